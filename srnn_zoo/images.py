@@ -1,0 +1,143 @@
+"""Pictures: one file to one RGB image, whatever is in it, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+__all__ = ["ImageError", "Picture", "find_images", "open_image"]
+
+MIN_SIDE = 8  # pixels; below, there is nothing to recognise
+MAX_ASPECT = 50  # long side over short side; above, the crop is a speck and the resize is huge
+
+# what Pillow's decoders raise for damaged files
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
+
+
+class ImageError(ValueError):
+    """A file that is not a usable picture. The message is one sentence that starts with the path."""
+
+
+class Picture(NamedTuple):
+    """An RGB image, upright, and what had to be done to make it one."""
+
+    image: Image.Image
+    notes: tuple[str, ...]
+
+
+def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The files named, and every picture below the folders named, sorted within each folder.
+
+    Raises:
+        ImageError: for a path that does not exist, or a folder without pictures.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        extensions = Image.registered_extensions()
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in extensions and p.is_file())
+        if not inside:
+            raise ImageError(f"{path}: no pictures in this folder")
+        found.extend(inside)
+    return found
+
+
+def open_image(path: str | os.PathLike[str]) -> Picture:
+    """Read a picture as an upright RGB image.
+
+    Orientation follows EXIF. Greyscale, palette, CMYK, 16-bit and floating-point pictures are converted, transparent
+    ones shown on white, and of an animation the first frame is taken; the notes say so.
+
+    Raises:
+        ImageError: if the file is missing, not a picture, truncated, damaged, absurdly large, thinner than 8 pixels or
+            more than 50 times as long as wide, or has values that are not finite.
+    """
+    name = os.fspath(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow warns at half of what it refuses
+            with Image.open(name) as file:
+                notes = _animation_notes(file)
+                _check_shape(name, *file.size)
+                file.load()
+                image = ImageOps.exif_transpose(file)
+                image, more = _to_rgb(name, image)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name}: a folder, not a picture") from None
+    except PermissionError:
+        raise ImageError(f"{name}: no permission to read it") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: refused as a decompression bomb ({error})") from None
+    except UnidentifiedImageError:
+        empty = Path(name).stat().st_size == 0
+        raise ImageError(f"{name}: {'an empty file' if empty else 'not a picture that Pillow can read'}") from None
+    except _DECODING_ERRORS as error:
+        raise ImageError(f"{name}: truncated or damaged ({error})") from None
+    return Picture(image, (*notes, *more))
+
+
+def _check_shape(name: str, width: int, height: int) -> None:
+    short, long = sorted((width, height))
+    if short < MIN_SIDE:
+        raise ImageError(f"{name}: {width} x {height} pixels; a picture needs at least {MIN_SIDE} on each side")
+    if long > MAX_ASPECT * short:
+        raise ImageError(f"{name}: {width} x {height} pixels; one side is over {MAX_ASPECT} times the other")
+
+
+def _animation_notes(image: Image.Image) -> tuple[str, ...]:
+    frames = getattr(image, "n_frames", 1)
+    return (f"the first of {frames} frames",) if frames > 1 else ()
+
+
+def _to_rgb(name: str, image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """The image in mode RGB, and a note where that changed more than the encoding."""
+    mode = image.mode
+    if mode == "RGB":
+        return image, ()
+    if mode == "F" or mode.startswith("I"):
+        return _to_8_bits(name, image).convert("RGB"), (f"{_KINDS.get(mode, mode)}, scaled to 8 bits",)
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        if rgba.getchannel("A").getextrema() == (255, 255):
+            return rgba.convert("RGB"), ()
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB"), ("transparent, shown on white",)
+    kind = _KINDS.get(mode)
+    return image.convert("RGB"), (f"{kind}, converted to RGB",) if kind else ()
+
+
+_KINDS = {"1": "black and white", "L": "greyscale", "CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "Lab", "HSV": "HSV"}
+_KINDS |= {"I": "32-bit greyscale", "F": "floating-point greyscale"}
+_KINDS |= dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), "16-bit greyscale")
+
+
+def _to_8_bits(name: str, image: Image.Image) -> Image.Image:
+    """A 16-bit, integer or float greyscale image as 8 bits: its type's range, or its own where that has none."""
+    low, high = (float(v) for v in _extrema(image))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ImageError(f"{name}: has values that are not finite")
+    top = 1.0 if image.mode == "F" else 65535.0
+    bottom = min(low, 0.0)
+    top = max(high, top)
+    scale = 255.0 / (top - bottom)
+    return image.convert("F").point(lambda value: value * scale + (0.0 - bottom) * scale).convert("L")
+
+
+def _extrema(image: Image.Image) -> Any:
+    import numpy as np
+
+    values = np.asarray(image)
+    return values.min(), values.max()

