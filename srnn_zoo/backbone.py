@@ -183,5 +183,5 @@ def prefix_group_matcher(matcher: dict[str, Any], prefix: str = "backbone") -> d
 
 def unexpected_argument(error: TypeError) -> str | None:
     """The argument a call did not expect, read from Python's own message."""
-    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    found = re.search(r"unexpected keyword argument(?:\(s\):)? \[?'(\w+)'", str(error))
     return found.group(1) if found else None

@@ -294,7 +294,8 @@ class Concat(Collect):
             self.fusion.weight.copy_(torch.eye(dim).repeat(1, height) / height)
 
     def output(self, state: Tensor) -> Tensor:
-        if isinstance(state, Tensor) and state.shape[1] != self.height * self.dim and not torch.jit.is_scripting():
+        traced = torch.jit.is_scripting() or torch.jit.is_tracing() or not isinstance(state, Tensor)
+        if not traced and state.shape[1] != self.height * self.dim:
             raise ValueError(
                 f"variant 'concat' fuses exactly {self.height} levels; got {state.shape[1] // self.dim}. "
                 "Choose a recurrent variant for images of variable height"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -27,10 +28,14 @@ MAX_PLOTTED = 12
 
 def main() -> None:
     """Entry point of the command; whatever a user can put right is said in one line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal's encoding does not
     try:
         app()
     except KeyboardInterrupt:
         _fail("interrupted", code=130)
+    except OSError as error:  # a full disk
+        _fail(str(error), code=1)
 
 
 def _version(show: bool) -> None:
@@ -93,12 +98,12 @@ def predict(
     skipped: list[Skipped] = []
     kept: list[Prediction] = []
     hide_bar = len(paths) <= batch_size or not sys.stderr.isatty()
-    for result in tqdm(results, total=len(paths), unit="picture", disable=hide_bar, leave=False):
+    for result in tqdm(_readable(results), total=len(paths), unit="picture", disable=hide_bar, leave=False):
         if isinstance(result, Skipped):
             skipped.append(result)
             continue
         with tqdm.external_write_mode():
-            typer.echo(json.dumps(_as_dict(result), ensure_ascii=False) if as_json else _as_text(result))
+            typer.echo(json.dumps(_as_dict(result)) if as_json else _as_text(result))
         if plot is not None:
             kept.append(result)
     if plot is not None and kept:
@@ -137,7 +142,10 @@ def info(
 ) -> None:
     """Show a model's parameters, GMACs of every level, input sizes and licence. Nothing is downloaded."""
     network = _create(name, variant, _parse_sizes(sizes), pretrained=False)
-    facts = _facts(network)
+    try:
+        facts = _facts(network)
+    except ValueError as error:  # a backbone of one fixed size
+        _fail(str(error))
     typer.echo(json.dumps(facts) if as_json else _facts_as_text(facts))
 
 
@@ -235,12 +243,12 @@ def _load(name: str, variant: str, sizes: list[int] | None, device: str | None) 
     """A pretrained model in eval mode on its device."""
     import torch
 
-    model = _create(name, variant, sizes, pretrained=True).eval()
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return model.to(chosen)
+        torch.zeros(1, device=chosen).tolist()  # before the work; "meta" exists, but has no values to give
     except (RuntimeError, AssertionError) as error:
         _fail(f"--device {chosen}: {str(error).splitlines()[0]}")
+    return _create(name, variant, sizes, pretrained=True).eval().to(chosen)
 
 
 def _create(name: str, variant: str, sizes: list[int] | None, *, pretrained: bool) -> SRNN:
@@ -252,8 +260,20 @@ def _create(name: str, variant: str, sizes: list[int] | None, *, pretrained: boo
         options = {"scales": [size / sizes[-1] for size in sizes], "img_size": sizes[-1]}
     try:
         return create_model(name, pretrained=pretrained, variant=variant, **options)
-    except (ValueError, TypeError, WeightsUnavailableError) as error:
+    except (ValueError, TypeError, OSError, WeightsUnavailableError) as error:
         _fail(str(error))
+
+
+def _readable(results: Iterable[Prediction | Skipped]) -> Iterator[Prediction | Skipped]:
+    """The results, or one line where levels of such sizes fit neither the backbone nor the memory."""
+    import torch
+
+    try:
+        yield from results
+    except ValueError as error:
+        _fail(str(error))
+    except (MemoryError, torch.OutOfMemoryError):
+        _fail("out of memory; a smaller --batch-size or smaller --sizes may fit")
 
 
 def _check_plot(file: Path, pictures: int) -> None:
@@ -264,12 +284,12 @@ def _check_plot(file: Path, pictures: int) -> None:
         _fail(f"--plot draws up to {MAX_PLOTTED} pictures; got {pictures}")
     try:
         check_plot_file(file)
-    except (ImportError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         _fail(f"--plot: {error}")
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    typer.echo(f"srnn-zoo: {message}", err=True)
+    typer.echo(f"srnn-zoo: {' '.join(message.splitlines())}", err=True)
     raise SystemExit(code)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-import struct
+import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ __all__ = ["ImageError", "Picture", "find_images", "open_image"]
 MIN_SIDE = 8  # pixels; below, there is nothing to recognise
 MAX_ASPECT = 50  # long side over short side; above, the crop is a speck and the resize is huge
 
-# what Pillow's decoders raise for damaged files
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
+# documents, films and data whose suffixes Pillow knows, but that it cannot show
+_NOT_PICTURES = frozenset({"BUFR", "GRIB", "HDF5", "MPEG", "PALM", "PDF"})
+_filters_lock = threading.Lock()  # the warning filters belong to the process, and pictures are read in threads
 
 
 class ImageError(ValueError):
@@ -35,16 +37,18 @@ class Picture(NamedTuple):
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """The files named, and every picture below the folders named, sorted within each folder.
 
+    In a folder a picture is what has a picture's suffix; hidden files and folders are passed over. A file that is named
+    is not looked at: `open_image` says what is wrong with it.
+
     Raises:
-        ImageError: for a path that does not exist, or a folder without pictures.
+        ImageError: for a folder without pictures.
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if not path.is_dir():
+        if not os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir raises where it may not look
             found.append(path)
             continue
-        extensions = Image.registered_extensions()
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in extensions and p.is_file())
+        inside = sorted(p for p in path.rglob("*") if _looks_like_a_picture(p, path))
         if not inside:
             raise ImageError(f"{path}: no pictures in this folder")
         found.extend(inside)
@@ -63,14 +67,14 @@ def open_image(path: str | os.PathLike[str]) -> Picture:
     """
     name = os.fspath(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow warns at half of what it refuses
-            with Image.open(name) as file:
-                notes = _animation_notes(file)
-                _check_shape(name, *file.size)
-                file.load()
-                image = ImageOps.exif_transpose(file)
-                image, more = _to_rgb(name, image)
+        with _no_bomb_warning():
+            file = Image.open(name)
+        with file:
+            notes = _animation_notes(file)
+            _check_shape(name, *file.size)
+            _load(file)
+            image = ImageOps.exif_transpose(file)
+            image, more = _to_rgb(name, image)
     except ImageError:
         raise
     except FileNotFoundError:
@@ -84,9 +88,34 @@ def open_image(path: str | os.PathLike[str]) -> Picture:
     except UnidentifiedImageError:
         empty = Path(name).stat().st_size == 0
         raise ImageError(f"{name}: {'an empty file' if empty else 'not a picture that Pillow can read'}") from None
-    except _DECODING_ERRORS as error:
-        raise ImageError(f"{name}: truncated or damaged ({error})") from None
+    except Exception as error:  # Pillow's decoders raise nearly every kind of error for damaged files
+        if isinstance(error, OSError) and error.strerror:  # the file system's, not a decoder's
+            raise ImageError(f"{name}: {error.strerror}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{name}: truncated or damaged ({reason})") from None
     return Picture(image, (*notes, *more))
+
+
+def _looks_like_a_picture(path: Path, folder: Path) -> bool:
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    is_file = os.path.isfile(path)  # noqa: PTH113 -- Path.is_file raises where it may not look
+    return kind is not None and kind not in _NOT_PICTURES and not hidden and is_file
+
+
+@contextlib.contextmanager
+def _no_bomb_warning() -> Iterator[None]:
+    """Pillow warns at half of what it refuses; what it does not refuse is read without a word."""
+    with _filters_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def _load(file: Image.Image) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    big = limit is not None and file.width * file.height > limit
+    with _no_bomb_warning() if big else contextlib.nullcontext():  # TIFF is checked again here
+        file.load()
 
 
 def _check_shape(name: str, width: int, height: int) -> None:

@@ -75,6 +75,7 @@ class SRNN(nn.Module):
         ValueError: for an unknown variant or interpolation, or scales that do not grow to 1.0.
     """
 
+    _stored_args: dict[str, Any]
     __jit_unused_properties__ = ["img_size", "zero_shot", "set_input_size", "_model_args"]  # noqa: RUF012 -- TorchScript wants a list
 
     def __init__(
@@ -102,7 +103,7 @@ class SRNN(nn.Module):
         self.pretrained_cfg = self.default_cfg = srnn_config(cast("dict[str, Any]", backbone.pretrained_cfg), scales)
         if img_size is not None:
             self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *pair(img_size))
-        self._stored_args: dict[str, Any] = {}
+        self._stored_args = {}
         if activation == "auto":
             activation = "relu" if has_nonnegative_features(backbone) else "identity"
 
@@ -144,16 +145,18 @@ class SRNN(nn.Module):
 
     @torch.jit.unused
     def _levels(self, x: Images) -> list[Tensor]:
+        traced = torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy)  # a traced tensor has nothing to check
         if isinstance(x, Sequence):
-            check_levels(x)
-            self._check_images(x[0])
+            if not traced:
+                check_levels(x)
+                self._check_images(x[0])
             return list(x)
-        if isinstance(x, Tensor):
+        if not traced:
+            if not isinstance(x, Tensor):
+                raise TypeError(f"an SRNN reads a tensor, a list of levels or a Pyramid; got {type(x).__name__}")
             self._check_images(x)
-        elif not isinstance(x, torch.fx.Proxy):  # a traced tensor has no values to check
-            raise TypeError(f"an SRNN reads a tensor, a list of levels or a Pyramid; got {type(x).__name__}")
         levels = build_levels(x, self._ratios, self.interpolation, self.size_multiple)
-        if isinstance(x, Tensor) and len(levels) > 1:
+        if not traced and len(levels) > 1:
             _check_growth(x, levels, self.scales, self.size_multiple)
         return levels
 
@@ -271,9 +274,11 @@ class SRNN(nn.Module):
         cast(Any, self.backbone).set_grad_checkpointing(enable)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups from stem to head, for layer-wise learning rates: the backbone's, then cell and fc."""
-        inner = cast(Any, self.backbone).group_matcher(coarse=coarse)
-        return {**prefix_group_matcher(inner), "head": [(r"^cell|fc", (99999,))]}
+        """Parameter groups from stem to head, for layer-wise learning rates: the backbone's.
+
+        The cell and fc match none of them, which timm takes for the last group.
+        """
+        return prefix_group_matcher(cast(Any, self.backbone).group_matcher(coarse=coarse))
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters without weight decay: the backbone's."""

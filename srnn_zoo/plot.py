@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[
         file: where to write, in any format matplotlib knows by its suffix.
 
     Raises:
-        ImportError, ValueError: see `check_plot_file`.
+        ImportError, ValueError: see `check_plot_file`; also for no predictions.
     """
+    if not predictions:
+        raise ValueError("no predictions to draw")
     check_plot_file(file)
     from matplotlib.figure import Figure
 
@@ -36,7 +39,8 @@ def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[
     figure = Figure(figsize=(3.3 * columns, 5.2 * len(predictions)), layout="constrained", facecolor="white")
     rows: Any = figure.subfigures(len(predictions), 1, squeeze=False)
     for row, prediction in zip(rows[:, 0], predictions, strict=True):
-        row.suptitle(Path(prediction.path).name, color=_INK, fontsize=12, fontweight="bold", x=0.02, ha="left")
+        title = _short(Path(prediction.path).name, 30 * columns)
+        row.suptitle(title, color=_INK, fontsize=12, fontweight="bold", x=0.02, ha="left", parse_math=False)
         axes = row.subplots(2, columns, squeeze=False, height_ratios=(3, 2))
         for column, answer in enumerate(prediction.answers):
             level = next(x for x in prediction.levels if tuple(x.shape[-2:]) == answer.size)
@@ -44,7 +48,9 @@ def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[
             _draw_bars(axes[1, column], answer, prediction.answers[-1].top[0][0])
         for unused in axes[:, len(prediction.answers) :].flat:
             unused.axis("off")
-    figure.savefig(os.fspath(file), dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a file name in a script the font lacks
+        figure.savefig(os.fspath(file), dpi=120)
 
 
 def check_plot_file(file: str | os.PathLike[str]) -> None:
@@ -52,18 +58,22 @@ def check_plot_file(file: str | os.PathLike[str]) -> None:
 
     Raises:
         ImportError: without matplotlib, with the `pip install` line.
-        ValueError: for a suffix that matplotlib cannot write, or a folder that does not exist.
+        ValueError: for a suffix that matplotlib cannot write, a folder that does not exist, or no permission.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError:
         raise missing_extra("matplotlib", "plot", "drawing") from None
     path = Path(file)
-    formats = FigureCanvasAgg.filetypes
+    formats = FigureCanvasAgg.filetypes.keys() - {"pgf"}  # that one needs LaTeX
     if path.suffix.lstrip(".").lower() not in formats:
         raise ValueError(f"cannot write {path.name!r}: give it one of the suffixes {', '.join(sorted(formats))}")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"no folder {path.parent} to write to")
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise ValueError(f"no permission to write {path}")
 
 
 def _draw_level(axis: Any, level: Tensor, largest: tuple[int, int]) -> None:
@@ -76,18 +86,17 @@ def _draw_level(axis: Any, level: Tensor, largest: tuple[int, int]) -> None:
 
 
 def _draw_bars(axis: Any, answer: Answer, leader: str) -> None:
-    names = [_short(name) for name, _ in answer.top]
+    names = [_short(name.split(",")[0]) for name, _ in answer.top]
     values = [100 * probability for _, probability in answer.top]
     positions = range(len(values), 0, -1)
     colours = [_ACCENT if name == leader else _BAR for name, _ in answer.top]
     axis.barh(positions, values, height=0.36, color=colours)
     for position, name, value in zip(positions, names, values, strict=True):
-        axis.text(0, position + 0.28, name, color=_INK, fontsize=8, va="bottom")
+        axis.text(0, position + 0.28, name, color=_INK, fontsize=8, va="bottom", parse_math=False)
         axis.text(value + 1.5, position, f"{value:.1f} %", color=_QUIET, fontsize=8, va="center")
     axis.set(xlim=(0, 115), ylim=(0.5, len(values) + 0.95))
     axis.axis("off")
 
 
 def _short(name: str, length: int = 30) -> str:
-    first = name.split(",")[0]
-    return first if len(first) <= length else f"{first[: length - 1]}…"
+    return name if len(name) <= length else f"{name[: length - 1]}…"

@@ -71,7 +71,14 @@ def predict(
 
     Yields:
         a `Prediction`, or `Skipped` for a picture that cannot be read.
+
+    Raises:
+        ValueError: if `topk` or `batch_size` is less than 1, for sizes that do not grow, and for those that the model's
+            backbone cannot read.
     """
+    for option, value in {"topk": topk, "batch_size": batch_size}.items():
+        if value < 1:
+            raise ValueError(f"{option} must be 1 or more; got {value}")
     *to_levels, normalize = create_transform(model, sizes=sizes).transforms
     names = class_names(model)
     device = next(model.parameters()).device

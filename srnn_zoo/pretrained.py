@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import os
@@ -91,14 +92,14 @@ def create_base_cnn(
         raise ValueError(unknown_name(f"tag of {architecture}", tag, [key.partition(".")[2] for key in configs]))
     config = configs.get(name, PretrainedCfg())
     overlay = _weights_source(architecture, name, config, file, cache_dir)
-    return create_timm_model(
-        architecture,
-        pretrained=True,
-        pretrained_cfg=config.tag,
-        pretrained_cfg_overlay=overlay,
-        cache_dir=cache_dir,
-        **kwargs,
-    )
+    kwargs |= {"pretrained": True, "pretrained_cfg": config.tag, "pretrained_cfg_overlay": overlay}
+    try:
+        return create_timm_model(architecture, cache_dir=cache_dir, **kwargs)
+    except (TypeError, ValueError):
+        raise
+    except Exception as error:  # each hub client and file format has errors of its own
+        source = overlay.get("file") or f"the download ({config.hf_hub_id or config.url})"
+        raise WeightsUnavailableError(f"cannot load the weights of {name} from {source}: {error}") from error
 
 
 def init_from_base_cnn(model: SRNN, base_cnn: nn.Module, classifier: bool = True) -> None:
@@ -113,7 +114,7 @@ def init_from_base_cnn(model: SRNN, base_cnn: nn.Module, classifier: bool = True
         classifier: whether to take F as well; needs a linear one.
 
     Raises:
-        ValueError: if the two differ in architecture (missing or wrongly shaped keys are listed), or F is not linear.
+        ValueError: if the two differ in architecture (missing or wrongly shaped keys are listed), or F is not affine.
     """
     state = base_cnn.state_dict()
     wanted = model.backbone.state_dict()
@@ -124,18 +125,25 @@ def init_from_base_cnn(model: SRNN, base_cnn: nn.Module, classifier: bool = True
     classes = int(cast(Any, base_cnn).num_classes)
     if not classifier or classes == 0 or classes != model.num_classes:
         return
-    weight, bias = _linear_parameters(cast(Any, base_cnn).get_classifier(), model.pretrained_cfg["architecture"])
-    fc = cast(nn.Linear, model.fc)
-    with torch.no_grad():
-        fc.weight.copy_(weight)
-        fc.bias.zero_() if bias is None else fc.bias.copy_(bias)
+    name = model.pretrained_cfg["architecture"]
+    weight, bias = _linear_parameters(cast(Any, base_cnn).get_classifier(), model.num_features, name)
+    model.fc.load_state_dict({"weight": weight, "bias": bias})
     model.pretrained_cfg["notes"] = (ZERO_SHOT_NOTE,)
 
 
-def _linear_parameters(classifier: Any, name: str) -> tuple[Tensor, Tensor | None]:
-    """Weight (K, D) and bias (K) of a linear or 1 x 1 convolutional classifier."""
-    if isinstance(classifier, nn.Linear) or (isinstance(classifier, nn.Conv2d) and classifier.kernel_size == (1, 1)):
-        return classifier.weight.flatten(1), classifier.bias
+@torch.no_grad()
+def _linear_parameters(classifier: Any, dim: int, name: str) -> tuple[Tensor, Tensor]:
+    """Weight (K, D) and bias (K) of a classifier; what timm folds into it besides one linear layer is folded in."""
+    inner = getattr(classifier, "fc", classifier)  # a few architectures return the pooling head around it
+    if isinstance(inner, nn.Linear) or (isinstance(inner, nn.Conv2d) and inner.kernel_size == (1, 1)):
+        return inner.weight.flatten(1), inner.weight.new_zeros(len(inner.weight)) if inner.bias is None else inner.bias
+    if isinstance(classifier, nn.Module) and not isinstance(classifier, nn.ModuleList):
+        affine = copy.deepcopy(classifier).double().eval()
+        bias = affine(torch.zeros(1, dim, dtype=torch.float64))
+        weight = (affine(torch.eye(dim, dtype=torch.float64)) - bias).T
+        probe = torch.linspace(-3, 3, dim, dtype=torch.float64)[None]
+        if torch.allclose(affine(probe), probe @ weight.T + bias):
+            return weight, bias[0]
     raise ValueError(
         f"{name} has no zero-shot form: its base CNN classifies with {type(classifier).__name__}, not with one linear "
         "layer. Use pretrained_backbone=True and train the classifier"

@@ -216,7 +216,7 @@ def _create_backbone(architecture: str, **arguments: Any) -> Any:
             raise
         raise TypeError(unknown_name("option", name, _options(), "see help(srnn_zoo.create_model)")) from error
     known = inspect.signature(type(backbone)).parameters  # some architectures swallow any argument
-    for name in arguments.keys() - known.keys():
+    for name in arguments.keys() - known.keys() - {"in_chans"}:
         if difflib.get_close_matches(name, _options(), n=1, cutoff=0.8):
             raise TypeError(unknown_name("option", name, _options()))
     return backbone

@@ -34,8 +34,8 @@ class ScalePyramid:
     Raises:
         ValueError: for sizes that do not grow, are not positive, or are none, and an unknown interpolation.
 
-    The three kinds of image agree but for rounding: uint8 tensors within 1 of 255 from Pillow, float tensors within
-    1 of 255 after clamping; unclamped, bicubic overshoots at sharp edges (docs/pyramids.md has the figures).
+    The three kinds of image agree but for rounding, uint8 tensors within 2 grey levels of Pillow; and float tensors
+    keep bicubic's overshoot, which the others clamp at black and white (docs/pyramids.md has the figures).
 
     Example:
         >>> ScalePyramid(sizes=(224, 448))

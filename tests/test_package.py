@@ -1,0 +1,89 @@
+"""The package as it is shipped: its wheel, its metadata, and what the repository may hold."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from configparser import ConfigParser
+from importlib.metadata import entry_points, requires, version
+from pathlib import Path
+
+import pytest
+
+import srnn_zoo
+
+from .conftest import ROOT
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)], check=True, capture_output=True, text=True
+    )
+    return folder
+
+
+@pytest.mark.xdist_group("dist")
+def test_the_wheel_holds_the_package_its_types_and_its_licence_and_nothing_else(dist: Path) -> None:
+    names = set(zipfile.ZipFile(next(dist.glob("*.whl"))).namelist())
+    modules = {f"srnn_zoo/{p.relative_to(ROOT / 'srnn_zoo').as_posix()}" for p in (ROOT / "srnn_zoo").rglob("*.py")}
+    info = f"srnn_zoo-{srnn_zoo.__version__}.dist-info"
+    metadata = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt")}
+    assert names == modules | metadata | {"srnn_zoo/py.typed", f"{info}/licenses/LICENSE"}
+
+
+@pytest.mark.xdist_group("dist")
+def test_the_source_archive_builds_the_same(dist: Path) -> None:
+    with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", "srnn_zoo/cells.py", "srnn_zoo/py.typed"} <= names
+
+
+def test_version_command_and_extras_are_those_of_the_metadata() -> None:
+    assert version("srnn-zoo") == srnn_zoo.__version__
+    assert [e.value for e in entry_points(group="console_scripts", name="srnn-zoo")] == ["srnn_zoo.cli:main"]
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert {"demo", "plot", "docs", "test", "dev"} <= set(config["options.extras_require"])
+    assert any(r.startswith("timm>=") for r in requires("srnn-zoo") or [])
+
+
+def tracked_files() -> list[Path]:
+    try:
+        output = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in output.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_the_repository_holds_no_machines_path_and_no_large_file() -> None:
+    home = str(ROOT.parent) + "/"
+    for path in tracked_files():
+        assert path.stat().st_size <= 2_000_000, path
+        if path.suffix not in (".png", ".jpg"):
+            assert home not in path.read_text(encoding="utf-8"), path
+
+
+def test_every_module_opens_with_one_sentence_and_stays_readable() -> None:
+    for path in [path for path in tracked_files() if path.suffix == ".py"]:
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith('"""'), path
+        assert text.count("\n") <= 400, path
+
+
+def test_the_readmes_python_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every Python block of README.md, in order, in one namespace, in a folder that holds a photo.jpg."""
+    from PIL import Image
+    from skimage import data
+
+    Image.fromarray(data.chelsea()).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert blocks
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)

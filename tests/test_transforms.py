@@ -1,0 +1,155 @@
+"""Transforms: ScalePyramid on every kind of image, and the presets that belong to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2 import functional as TF
+
+import srnn_zoo
+from srnn_zoo import Pyramid, ScalePyramid, create_model, create_transform
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """A smooth picture with some noise, 96 wide and 64 high."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 255, 96)[None, :, None] * np.linspace(0.3, 1, 64)[:, None, None]
+    return Image.fromarray((ramp + rng.uniform(0, 20, (64, 96, 3))).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "gaussian"])
+def test_every_kind_of_image_gives_levels_of_its_own_kind_and_nearly_the_same_values(
+    picture: Image.Image, interpolation: Any
+) -> None:
+    pyramid = ScalePyramid((16, 32), interpolation)
+    uint8 = TF.pil_to_tensor(picture)
+    from_pil, from_uint8, from_float = pyramid(picture), pyramid(uint8), pyramid(uint8 / 255)
+    assert [level.size for level in from_pil] == [(24, 16), (48, 32)]
+    for pil, integer, floating in zip(from_pil, from_uint8, from_float, strict=True):
+        assert isinstance(pil, Image.Image)
+        assert pil.mode == "RGB"
+        assert (integer.dtype, floating.dtype) == (torch.uint8, torch.float32)
+        reference = TF.pil_to_tensor(pil).float()
+        assert (integer.float() - reference).abs().max() <= 1
+        assert ((floating * 255).clamp(0, 255) - reference).abs().max() <= 1.5
+
+
+@pytest.mark.data
+def test_pillow_uint8_and_float_levels_of_photographs_agree_within_the_stated_bounds(
+    imagenet_sample: list[Path],
+) -> None:
+    """The bounds that docs/pyramids.md states; benchmarks/resize_agreement.py measures the distances themselves."""
+    for path in imagenet_sample[:12]:
+        image = Image.open(path).convert("RGB")
+        uint8 = TF.pil_to_tensor(image)
+        for interpolation, worst in (("bicubic", 16), ("bilinear", 1.5)):
+            pyramid = ScalePyramid((64, 128), interpolation)
+            for pil, integer, floating in zip(pyramid(image), pyramid(uint8), pyramid(uint8 / 255), strict=True):
+                reference = TF.pil_to_tensor(pil).float()
+                assert (integer.float() - reference).abs().max() <= 2
+                distance = ((floating * 255).clamp(0, 255) - reference).abs()
+                assert distance.max() <= worst  # Pillow clamps bicubic's overshoot between its two passes
+                assert distance.mean() <= 0.5
+
+
+@pytest.mark.parametrize("kind", ["pil", "tensor"])
+def test_levels_are_resized_from_the_image_itself(picture: Image.Image, kind: str) -> None:
+    image: Any = picture if kind == "pil" else TF.pil_to_tensor(picture) / 255
+    both, alone = ScalePyramid((16, 48))(image)[0], ScalePyramid((16,))(image)[0]
+    assert both.tobytes() == alone.tobytes() if kind == "pil" else torch.equal(both, alone)
+
+
+def test_a_size_is_a_short_side_or_a_height_and_width(picture: Image.Image) -> None:
+    levels = ScalePyramid((16, (40, 50)))(picture)
+    assert [(x.height, x.width) for x in levels] == [(16, 24), (40, 50)]
+    portrait = picture.transpose(Image.Transpose.ROTATE_90)
+    assert [(x.height, x.width) for x in ScalePyramid((16,))(portrait)] == [(24, 16)]
+    batch = torch.rand(2, 5, 3, 64, 96)
+    for interpolation in ("bicubic", "gaussian"):
+        assert ScalePyramid((16,), interpolation)(batch)[0].shape == (2, 5, 3, 16, 24)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((),), "at least one level"),
+        (((64, 32),), "must grow, smallest first"),
+        (((32, 32),), "must grow"),
+        (((0, 32),), "must be positive"),
+        (((-1, 32),), "must be positive"),
+        (((32,), "bicubik"), "unknown interpolation 'bicubik'; did you mean 'bicubic'"),
+        (((32,), "lanczos"), "choose one of bicubic, bilinear, gaussian"),
+    ],
+)
+def test_bad_sizes_and_names_are_refused_in_one_sentence(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScalePyramid(*arguments)
+
+
+def test_what_is_no_image_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="a PIL image or a tensor; got ndarray"):
+        ScalePyramid((8,))(np.zeros((8, 8, 3)))  # pyright: ignore
+
+
+def test_the_eval_preset_is_timms_crop_at_the_largest_level(lite0: srnn_zoo.SRNN, picture: Image.Image) -> None:
+    from timm.data import create_transform as timm_transform
+    from timm.data import resolve_model_data_config
+
+    small, large = create_transform(lite0)(picture)
+    assert (small.shape, large.shape) == ((3, 224, 224), (3, 448, 448))
+    expected = timm_transform(**resolve_model_data_config(lite0))(picture)
+    assert torch.allclose(large, expected, atol=1e-6)
+    crop = (large * 0.5 + 0.5) * 255
+    halved = F.interpolate(crop[None], (224, 224), mode="bicubic", antialias=True, align_corners=False)[0]
+    assert ((small * 0.5 + 0.5) * 255 - halved).abs().max() <= 1.5  # uint8 rounding, between the two passes too
+
+
+def test_the_model_builds_the_same_levels_on_device(lite0: srnn_zoo.SRNN, picture: Image.Image) -> None:
+    small, large = create_transform(lite0)(picture)
+    built = lite0.levels(large[None])
+    assert torch.equal(built[1][0], large)
+    assert (built[0][0] - small).abs().max() <= 1.5 * 2 / 255  # rounding to grey levels, in units of std 0.5
+
+
+def test_the_train_preset_takes_one_crop_for_all_levels(picture: Image.Image) -> None:
+    model = create_model("srnn_test_resnet")
+    transform = create_transform(model, train=True, sizes=(32, 64))
+    first, second = transform(picture), transform(picture)
+    assert not torch.equal(first[1], second[1])
+    for small, large in (first, second):
+        halved = F.interpolate(large[None], (32, 32), mode="bicubic", antialias=True, align_corners=False)[0]
+        assert (small - halved).abs().max() <= 1.5 / 255 / 0.225
+    names = repr(transform)
+    assert all(step in names for step in ("RandomResizedCrop", "RandomHorizontalFlip", "ColorJitter"))
+    assert "RandAugment" in repr(create_transform(model, train=True, auto_augment="rand-m9"))
+
+
+def test_presets_follow_the_models_scales_and_channels(picture: Image.Image) -> None:
+    model = create_model("srnn_test_resnet", scales=(0.25, 0.5, 1.0), in_chans=1)
+    levels = create_transform(model)(picture)
+    assert [tuple(x.shape) for x in levels] == [(1, 160, 160), (1, 320, 320), (1, 640, 640)]
+    five = create_model("srnn_test_resnet", in_chans=5)
+    assert create_transform(five)(torch.rand(5, 64, 64))[0].shape == (5, 160, 160)
+    with pytest.raises(TypeError, match="has 1 or 3 channels"):
+        create_transform(five)(picture)
+
+
+@pytest.mark.data
+def test_a_plain_dataloader_feeds_a_model_in_both_presets(grocery: Path) -> None:
+    model = create_model("srnn_test_resnet", num_classes=81)
+    for train in (False, True):
+        dataset = ImageFolder(grocery / "train", create_transform(model, train=train, sizes=(64, 128)))
+        levels, targets = next(iter(DataLoader(dataset, batch_size=4)))
+        assert Pyramid(levels).sizes == [(64, 64), (128, 128)]
+        loss = F.cross_entropy(model(levels), targets)
+        loss.backward()
+        assert loss.isfinite()
