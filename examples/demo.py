@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-PICTURES = ("chelsea.png", "coffee.png", "rocket.jpg")
+PICTURES = ("chelsea.png", "coffee.png", "camera.png")
 
 
 def main() -> int:

@@ -40,7 +40,7 @@ _CELLS: dict[str, type[Cell]] = {}
 def register_cell(name: str) -> Callable[[CellT], CellT]:
     """Class decorator: makes a `Cell` available as `variant=name`.
 
-    Example:
+    Examples:
         >>> @register_cell("keep_last")
         ... class KeepLast(Cell):
         ...     def forward(self, features, state):
@@ -120,8 +120,8 @@ class Cell(nn.Module):
         """What `SRNN.forward_features` returns: `output` as a map `(B, D, 1, 1)`."""
         return self.output(state)[:, :, None, None]
 
-    def merge_logits(self, logits: Tensor, batch_size: int) -> Tensor:
-        """Logits of every position of the feature map `(batch_size * positions, K)` to one answer an image `(B, K)`."""
+    def merge_logits(self, logits: Tensor, feature_map: Tensor) -> Tensor:
+        """Logits of every position of a feature map, `(B * positions, K)`, to one answer an image `(B, K)`."""
         return logits
 
     def phi(self, x: Tensor) -> Tensor:
@@ -273,8 +273,8 @@ class MeanProb(MeanLogit):
     def feature_map(self, state: Tensor) -> Tensor:
         return state.unflatten(1, (-1, self.dim)).transpose(1, 2)[..., None]
 
-    def merge_logits(self, logits: Tensor, batch_size: int) -> Tensor:
-        log_prob = F.log_softmax(logits, dim=-1).unflatten(0, (batch_size, -1))
+    def merge_logits(self, logits: Tensor, feature_map: Tensor) -> Tensor:
+        log_prob = F.log_softmax(logits, dim=-1).unflatten(0, (feature_map.shape[0], -1))
         return log_prob.logsumexp(dim=1) - torch.zeros_like(log_prob).logsumexp(dim=1)  # log of the mean over levels
 
 

@@ -1,7 +1,6 @@
 """SRNN: a pyramid, one backbone that reads every level, a cell that runs over scale, one classifier."""
 
-from __future__ import annotations
-
+# annotations are evaluated here: torch.fx copies forward's into the code it writes, and TorchScript reads them there
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -34,7 +33,7 @@ __all__ = ["SRNN", "Step"]
 if TYPE_CHECKING:
     Images: TypeAlias = Tensor | Sequence[Tensor]
 else:
-    Images = Tensor  # TorchScript reads annotations, and scripts the tensor path
+    Images = Tensor  # scripts and traces take the tensor path
 
 
 class Step(NamedTuple):
@@ -75,7 +74,6 @@ class SRNN(nn.Module):
         ValueError: for an unknown variant or interpolation, or scales that do not grow to 1.0.
     """
 
-    _stored_args: dict[str, Any]
     __jit_unused_properties__ = ["img_size", "zero_shot", "set_input_size", "_model_args"]  # noqa: RUF012 -- TorchScript wants a list
 
     def __init__(
@@ -135,7 +133,7 @@ class SRNN(nn.Module):
         if pre_logits or self.num_classes == 0:
             return x.mean(dim=(2, 3))
         positions = x.flatten(2).transpose(1, 2).flatten(0, 1)  # (B * positions, D)
-        return self.cell.merge_logits(self.fc(self.head_drop(positions)), x.shape[0])
+        return self.cell.merge_logits(self.fc(self.head_drop(positions)), x)
 
     def levels(self, x: Images) -> list[Tensor]:
         """The levels of an input, smallest first: built from one tensor, or checked where they are given."""
@@ -193,7 +191,7 @@ class SRNN(nn.Module):
     def steps(self, x: Images) -> Iterator[Step]:
         """The answers level by level, smallest first; a level is read only when its step is asked for.
 
-        Example:
+        Examples:
             >>> for step in model.steps(images):
             ...     print(step.size, step.logits.argmax(1))
 
@@ -311,7 +309,7 @@ class SRNN(nn.Module):
         Returns:
             The maps with `intermediates_only` (no other level is read then), else `(forward_features(x), maps)`.
         """
-        backbone = cast(Any, self.backbone)
+        backbone = self._backbone_with("forward_intermediates")
         *smaller, largest = self.levels(x)
         options = {"indices": indices, "norm": norm, "output_fmt": output_fmt}
         if intermediates_only:
@@ -325,9 +323,16 @@ class SRNN(nn.Module):
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drop the backbone's layers after the last of `indices`, as timm's method of the same name."""
+        backbone = self._backbone_with("prune_intermediate_layers")
         if prune_head:
             self.reset_classifier(0, "")
-        return cast(Any, self.backbone).prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+        return backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+
+    def _backbone_with(self, method: str) -> Any:
+        """The backbone, or an error where it lacks an optional part of timm's protocol."""
+        if not hasattr(self.backbone, method):
+            raise RuntimeError(f"backbone {self.pretrained_cfg['architecture']!r} has no {method} in timm")
+        return self.backbone
 
 
 def _check_growth(x: Tensor, levels: list[Tensor], scales: Sequence[float], multiple: int) -> None:

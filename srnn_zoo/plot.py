@@ -16,10 +16,11 @@ from .predict import Answer, Prediction
 __all__ = ["check_plot_file", "plot_predictions"]
 
 _INK, _QUIET, _ACCENT, _BAR = "#1f2430", "#8a8f99", "#2a6fb0", "#b9c3d0"
+_MAX_BARS = 8  # more classes than that would overlap
 
 
 def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[str]) -> None:
-    """Draw one row a picture: its levels side by side at their relative sizes, and under each the top classes.
+    """Draw one row a picture: its levels side by side at their relative sizes, and under each up to 8 classes.
 
     The class that leads after the last level is drawn in colour at every level, so that its rise can be followed.
 
@@ -39,7 +40,8 @@ def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[
     figure = Figure(figsize=(3.3 * columns, 5.2 * len(predictions)), layout="constrained", facecolor="white")
     rows: Any = figure.subfigures(len(predictions), 1, squeeze=False)
     for row, prediction in zip(rows[:, 0], predictions, strict=True):
-        title = _short(Path(prediction.path).name, 30 * columns)
+        name = os.fsencode(Path(prediction.path).name).decode(errors="replace")  # it may hold bytes that are no text
+        title = _short(name, 26 * columns)
         row.suptitle(title, color=_INK, fontsize=12, fontweight="bold", x=0.02, ha="left", parse_math=False)
         axes = row.subplots(2, columns, squeeze=False, height_ratios=(3, 2))
         for column, answer in enumerate(prediction.answers):
@@ -86,10 +88,11 @@ def _draw_level(axis: Any, level: Tensor, largest: tuple[int, int]) -> None:
 
 
 def _draw_bars(axis: Any, answer: Answer, leader: str) -> None:
-    names = [_short(name.split(",")[0]) for name, _ in answer.top]
-    values = [100 * probability for _, probability in answer.top]
+    top = answer.top[:_MAX_BARS]
+    names = [_short(name.split(",")[0]) for name, _ in top]
+    values = [100 * probability for _, probability in top]
     positions = range(len(values), 0, -1)
-    colours = [_ACCENT if name == leader else _BAR for name, _ in answer.top]
+    colours = [_ACCENT if name == leader else _BAR for name, _ in top]
     axis.barh(positions, values, height=0.36, color=colours)
     for position, name, value in zip(positions, names, values, strict=True):
         axis.text(0, position + 0.28, name, color=_INK, fontsize=8, va="bottom", parse_math=False)

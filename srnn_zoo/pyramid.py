@@ -30,7 +30,7 @@ class Pyramid(Sequence[Tensor]):
         TypeError: if a level is not a tensor.
         ValueError: if there is no level, a level is not 4-D, the levels do not grow, or B, C, device or dtype differ.
 
-    Example:
+    Examples:
         >>> pyramid = Pyramid.from_images(torch.rand(2, 3, 64, 96), scales=(0.5, 1.0))
         >>> pyramid
         Pyramid(height=2, sizes=[(32, 48), (64, 96)], batch_size=2)

@@ -88,7 +88,7 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> SRNN:
         TypeError: for an unknown option, with the closest names.
         WeightsUnavailableError: where weights are neither on this machine nor to be had from the network.
 
-    Example:
+    Examples:
         >>> model = create_model("srnn_resnet18", variant="vanilla", num_classes=37)
     """
     if ":" not in name:
@@ -106,7 +106,7 @@ def list_models(pattern: str = "") -> list[str]:
     Args:
         pattern: a wildcard pattern for the whole name; a plain word is looked for anywhere in it.
 
-    Example:
+    Examples:
         >>> list_models("srnn_resnet1*")[:2]
         ['srnn_resnet10t', 'srnn_resnet14t']
     """
@@ -191,15 +191,13 @@ def _create(
             notes.extend(model.pretrained_cfg.get("notes", ()))
         return model
 
-    model = build_model_with_cfg(
-        cast(Any, build),
-        f"{PREFIX}{architecture}",
-        own_weights,
-        pretrained_cfg=config.to_dict(),
-        feature_cfg={"feature_cls": "getter"},
-        cache_dir=cast(Any, cache_dir),
+    arguments: dict[str, Any] = {
+        "pretrained_cfg": config.to_dict(),
+        "cache_dir": cache_dir,
+        "feature_cfg": {"feature_cls": "getter", "out_indices": None},  # all maps of `forward_intermediates`
         **{key: value for key, value in kwargs.items() if key not in scale_options},
-    )
+    }
+    model = build_model_with_cfg(cast(Any, build), f"{PREFIX}{architecture}", own_weights, **arguments)
     if notes:
         model.pretrained_cfg["notes"] = tuple(notes)
     model._model_args = kwargs

@@ -37,7 +37,7 @@ class ScalePyramid:
     The three kinds of image agree but for rounding, uint8 tensors within 2 grey levels of Pillow; and float tensors
     keep bicubic's overshoot, which the others clamp at black and white (docs/pyramids.md has the figures).
 
-    Example:
+    Examples:
         >>> ScalePyramid(sizes=(224, 448))
         ScalePyramid(sizes=(224, 448), interpolation='bicubic')
         >>> [level.shape[1:] for level in ScalePyramid((32, 64))(torch.rand(3, 64, 96))]
@@ -138,7 +138,7 @@ def create_transform(
     Raises:
         ValueError: for sizes that do not grow.
 
-    Example:
+    Examples:
         >>> dataset = torchvision.datasets.ImageFolder(root, create_transform(model, train=True))
         >>> levels, targets = next(iter(DataLoader(dataset, batch_size=32)))
         >>> logits = model(levels)

@@ -108,7 +108,7 @@ def test_mean_prob_is_the_mean_of_the_levels_probabilities(height: int) -> None:
     feature_map = cell.feature_map(run(cell, levels))
     assert feature_map.shape == (BATCH, DIM, height, 1)
     positions = feature_map.flatten(2).transpose(1, 2).flatten(0, 1)
-    probabilities = cell.merge_logits(fc(positions), BATCH).softmax(1)
+    probabilities = cell.merge_logits(fc(positions), feature_map).softmax(1)
     for image in range(BATCH):
         total = [0.0] * CLASSES
         for level in levels:
@@ -117,7 +117,7 @@ def test_mean_prob_is_the_mean_of_the_levels_probabilities(height: int) -> None:
             total = [t + e / sum(exponentials) for t, e in zip(total, exponentials, strict=True)]
         expected = torch.tensor([t / height for t in total], dtype=torch.float64)
         assert (probabilities[image] - expected).abs().max() <= 1e-12
-        assert abs(cell.merge_logits(fc(positions), BATCH)[image].exp().sum() - 1) <= 1e-12
+        assert abs(cell.merge_logits(fc(positions), feature_map)[image].exp().sum() - 1) <= 1e-12
 
 
 @pytest.mark.parametrize("activation", ["relu", "identity"])

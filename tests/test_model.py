@@ -258,6 +258,20 @@ def test_features_only_gives_maps_with_their_info(images: Tensor) -> None:
     assert all(name.startswith("backbone.") for name in model.feature_info.module_name())
 
 
+def test_features_only_takes_as_many_maps_as_there_are() -> None:
+    model: Any = timm.create_model("srnn_test_convnext", features_only=True).eval()
+    assert model.feature_info.reduction() == [4, 8, 16, 32]
+    with pytest.raises(RuntimeError, match="'srnn_densenet121' has no prune_intermediate_layers in timm"):
+        timm.create_model("srnn_densenet121", features_only=True)
+
+
+def test_a_symbolic_trace_can_be_scripted(images: Tensor) -> None:
+    model = create_model(TINY).eval()
+    traced = torch.fx.symbolic_trace(model)
+    assert list(traced.graph.nodes)[-2].op == "call_module"  # the last value of the graph is the logits
+    assert torch.allclose(torch.jit.script(traced)(images), model(images), atol=1e-5)
+
+
 def test_the_input_size_is_set_where_the_backbone_has_it() -> None:
     vit = create_model("srnn_test_vit").eval()
     assert vit.img_size == (320, 320)
