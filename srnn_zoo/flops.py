@@ -37,7 +37,7 @@ def count_gmacs(model: SRNN, img_size: tuple[int, int] | None = None) -> Cost:
         model: any SRNN; it is not changed.
         img_size: `(H, W)` of the largest level, by default the model's own.
     """
-    twin = copy.deepcopy(model).to("meta").eval()
+    twin = copy.deepcopy(model).requires_grad_(False).to("meta").eval()
     gmacs: list[float] = []
     features: list[torch.Tensor] = []
     with torch.inference_mode():

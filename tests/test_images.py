@@ -79,7 +79,6 @@ KINDS: dict[str, tuple[bytes, np.ndarray, str]] = {
     "palette GIF, one colour transparent": (encoded(PALETTE, "GIF", transparency=SEE_THROUGH), PALETTE_ON_WHITE, WHITE),
     "RGBA": (encoded(with_alpha(PHOTO, ALPHA), "PNG"), ON_WHITE, WHITE),
     "RGBA, opaque": (encoded(with_alpha(PHOTO, 255), "PNG"), values(PHOTO), ""),
-    "RGBA, invisible": (encoded(with_alpha(PHOTO, 0), "PNG"), np.full((24, 32, 3), 255.0), WHITE),
     "LA": (
         encoded(with_alpha(Image.fromarray(GREYS), ALPHA), "PNG"),
         thrice(GREYS * (ALPHA / 255) + 255.0 - ALPHA),
