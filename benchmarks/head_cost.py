@@ -1,8 +1,9 @@
 """What cell and classifier add to the time of the backbone: an SRNN against its backbone alone on the same levels.
 
 Both are timed in every round, one after the other, and the order is swapped every round. The figure is the median over
-the rounds of the ratio of the two times, which other work on the machine disturbs least. Cell and classifier are timed
-by themselves as well, between the two.
+the rounds of the ratio of the two times, which other work on the machine disturbs least; one thread, because with more
+the slowest of them decides, and that is the one that other work disturbs. Cell and classifier are timed by themselves
+as well, between the two.
 """
 
 from __future__ import annotations
@@ -42,19 +43,23 @@ class Times(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=100, help="rounds for each variant (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, help="images in a batch (default: %(default)s)")
     parser.add_argument("--model", default="srnn_resnet18", help="name of a model (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", default=["half_gru"], help="variants to time (default: half_gru)")
     parser.add_argument("--csv", type=Path, default=RESULTS / "head_cost.csv", help="file to write")
     args = parser.parse_args()
 
+    torch.set_num_threads(args.threads)
     rows: list[Row] = []
     for variant in args.variants:
         model = srnn_zoo.create_model(args.model, variant=variant).eval()
         sizes = model.level_sizes()
         levels = [torch.randn(args.batch_size, model.in_chans, *size) for size in sizes]
         rounds = paired_times(model, levels, args.rounds)
-        rows.append({"model": args.model, "batch_size": args.batch_size, **table_row(model, rounds)})
+        rows.append(
+            {"model": args.model, "batch_size": args.batch_size, "threads": args.threads, **table_row(model, rounds)}
+        )
     report(rows, args.csv)
 
 

@@ -40,7 +40,7 @@ def count_gmacs(model: SRNN, img_size: tuple[int, int] | None = None) -> Cost:
     twin = copy.deepcopy(model).requires_grad_(False).to("meta").eval()
     gmacs: list[float] = []
     features: list[torch.Tensor] = []
-    with torch.inference_mode():
+    with torch.no_grad():  # in inference mode older counters see nothing
         for height, width in model.level_sizes(img_size):
             images = torch.empty(1, model.in_chans, height, width, device="meta")
             with FlopCounterMode(display=False) as counter:

@@ -97,7 +97,8 @@ def check_levels(levels: Sequence[Tensor]) -> None:
         if x.dim() != 4:
             raise ValueError(f"a level must be (B, C, H, W); got shape {tuple(x.shape)}")
     first = levels[0]
-    for small, large in itertools.pairwise(levels):
+    for index in range(1, len(levels)):  # not pairwise: older torch.compile cannot read it
+        small, large = levels[index - 1], levels[index]
         size, next_size = tuple(small.shape[-2:]), tuple(large.shape[-2:])
         if not (size[0] <= next_size[0] and size[1] <= next_size[1] and size != next_size):
             sizes = " then ".join(f"{x.shape[-2]} x {x.shape[-1]}" for x in levels)
