@@ -111,15 +111,19 @@ def has_nonnegative_features(backbone: nn.Module) -> bool:
     weights it has. A rectified net cannot give a negative feature; any other gives some among its hundreds.
     """
     if next(backbone.parameters()).is_meta:
-        with torch.device("cpu"):  # weights without values show nothing; a twin with values does
+        with (
+            torch.device("cpu"),
+            torch.random.fork_rng(devices=[]),
+        ):  # weights without values show nothing; a twin with values does
             config = cast("dict[str, Any]", backbone.pretrained_cfg)
             return has_nonnegative_features(create_backbone(config["architecture"]))
-    training = backbone.training
+    training = [module for module in backbone.modules() if module.training]
     backbone.eval()
     try:
         features = _probe(backbone)
     finally:
-        backbone.train(training)
+        for module in training:
+            module.training = True
     return bool((features >= 0).all() and (features > 0).any())
 
 

@@ -54,8 +54,11 @@ def register_cell(name: str) -> Callable[[CellT], CellT]:
 
     def register(cls: CellT) -> CellT:
         holder = _CELLS.get(name)
-        if holder is not None and holder.__qualname__ != cls.__qualname__:
-            raise ValueError(f"variant {name!r} is already registered by {holder.__qualname__}; choose another name")
+        if holder is not None and (holder.__module__, holder.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(
+                f"variant {name!r} is already registered by {holder.__module__}.{holder.__qualname__}; "
+                "choose another name"
+            )
         _CELLS[name] = cls
         return cls
 
@@ -274,7 +277,7 @@ class MeanProb(MeanLogit):
         return state.unflatten(1, (-1, self.dim)).transpose(1, 2)[..., None]
 
     def merge_logits(self, logits: Tensor, feature_map: Tensor) -> Tensor:
-        log_prob = F.log_softmax(logits, dim=-1).unflatten(0, (feature_map.shape[0], -1))
+        log_prob = F.log_softmax(logits, dim=-1).unflatten(0, (feature_map.shape[0], feature_map.shape[2]))
         return log_prob.logsumexp(dim=1) - torch.zeros_like(log_prob).logsumexp(dim=1)  # log of the mean over levels
 
 

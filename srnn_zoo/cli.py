@@ -56,7 +56,10 @@ def _root(
 
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Name of a model; see `srnn-zoo list`.")]
-VariantOption = Annotated[str, typer.Option("--variant", "-v", help="What happens between two scales.")]
+VariantOption = Annotated[
+    str | None,
+    typer.Option("--variant", "-v", help="What happens between two scales. [default: half_gru, or as saved]"),
+]
 SizesOption = Annotated[
     str | None, typer.Option("--sizes", help="Sizes of the levels in pixels, smallest first: 224,448.")
 ]
@@ -64,9 +67,9 @@ SizesOption = Annotated[
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.", show_default=False)],
+    images: Annotated[list[str], typer.Argument(help="Picture files, or folders of them.", show_default=False)],
     model: ModelOption = DEFAULT_MODEL,
-    variant: VariantOption = "half_gru",
+    variant: VariantOption = None,
     sizes: SizesOption = None,
     topk: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures classified at a time.")] = 8,
@@ -84,6 +87,8 @@ def predict(
     from .predict import Skipped
     from .predict import predict as predict_pictures
 
+    if not all(images):
+        _fail("a path is empty")
     try:
         paths = find_images(images)
     except ImageError as error:
@@ -127,6 +132,8 @@ def list_command(
     from .cells import list_cells
     from .registry import list_models
 
+    if cells and pattern:
+        _fail("--variants takes no pattern")
     names = list_cells() if cells else list_models(pattern)
     if not names:
         _fail(f"no model matches {pattern!r}; `srnn-zoo list` gives all names")
@@ -136,7 +143,7 @@ def list_command(
 @app.command()
 def info(
     name: Annotated[str, typer.Argument(help="Name of a model.", show_default=False)],
-    variant: VariantOption = "half_gru",
+    variant: VariantOption = None,
     sizes: SizesOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -239,7 +246,7 @@ def _parse_sizes(text: str | None) -> list[int] | None:
     return sizes
 
 
-def _load(name: str, variant: str, sizes: list[int] | None, device: str | None) -> SRNN:
+def _load(name: str, variant: str | None, sizes: list[int] | None, device: str | None) -> SRNN:
     """A pretrained model in eval mode on its device."""
     import torch
 
@@ -247,20 +254,20 @@ def _load(name: str, variant: str, sizes: list[int] | None, device: str | None) 
     try:
         torch.zeros(1, device=chosen).tolist()  # before the work; "meta" exists, but has no values to give
     except (RuntimeError, AssertionError) as error:
-        _fail(f"--device {chosen}: {str(error).splitlines()[0]}")
+        kind = type(error).__name__
+        _fail(f"--device {chosen} is not to be had here ({kind}); cpu always is")
     return _create(name, variant, sizes, pretrained=True).eval().to(chosen)
 
 
-def _create(name: str, variant: str, sizes: list[int] | None, *, pretrained: bool) -> SRNN:
-    from .pretrained import WeightsUnavailableError
+def _create(name: str, variant: str | None, sizes: list[int] | None, *, pretrained: bool) -> SRNN:
     from .registry import create_model
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {} if variant is None else {"variant": variant}
     if sizes is not None:
-        options = {"scales": [size / sizes[-1] for size in sizes], "img_size": sizes[-1]}
+        options |= {"scales": [size / sizes[-1] for size in sizes], "img_size": sizes[-1]}
     try:
-        return create_model(name, pretrained=pretrained, variant=variant, **options)
-    except (ValueError, TypeError, OSError, WeightsUnavailableError) as error:
+        return create_model(name, pretrained=pretrained, **options)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:  # timm's own are RuntimeErrors
         _fail(str(error))
 
 

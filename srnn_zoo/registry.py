@@ -25,7 +25,7 @@ from timm.models import (
 from ._errors import unknown_name
 from .backbone import create_backbone, srnn_config, unexpected_argument
 from .model import SRNN
-from .pretrained import create_base_cnn, init_from_base_cnn
+from .pretrained import create_base_cnn, init_from_base_cnn, require_hub_model
 from .pyramid import Interpolation, pair, scale_ratios
 
 PREFIX = "srnn_"
@@ -91,6 +91,8 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> SRNN:
     Examples:
         >>> model = create_model("srnn_resnet18", variant="vanilla", num_classes=37)
     """
+    if name.startswith("hf-hub:"):
+        require_hub_model(name.removeprefix("hf-hub:"), kwargs.get("cache_dir"))
     if ":" not in name:
         architecture, _, tag = name.partition(".")
         get_factory(architecture)
@@ -123,7 +125,8 @@ def get_factory(name: str) -> ModelFactory:
         ValueError: for an unknown name, with the closest ones.
     """
     architecture = name.removeprefix(PREFIX)
-    if name.startswith(PREFIX) and not timm.is_model(name) and timm.is_model(architecture):
+    known = timm.is_model(architecture) and not architecture.startswith(PREFIX)
+    if name.startswith(PREFIX) and known and not timm.is_model(name):
         register(architecture)
     if not name.startswith(PREFIX) or not timm.is_model(name):
         raise ValueError(unknown_name("model", name, list_models(), "srnn_zoo.list_models() gives all names"))
@@ -178,8 +181,12 @@ def _create(
     scale_options = {key: kwargs[key] for key in _SCALE_OPTIONS & kwargs.keys()}  # not for timm: it has a `variant` too
     notes: list[str] = []
 
-    def build(in_chans: int = 3, **arguments: Any) -> SRNN:
+    def build(in_chans: int = 3, backbone_img_size: Any = None, **arguments: Any) -> SRNN:
         options = {key: arguments.pop(key) for key in _TIMM_OPTIONS & arguments.keys()} | scale_options
+        if "img_size" in options and len(options.get("scales", (0.5, 1.0))) == 1 and _fixed_size(architecture):
+            backbone_img_size = pair(options["img_size"])
+        if backbone_img_size is not None:
+            arguments["img_size"] = tuple(backbone_img_size)
         backbone = _create_backbone(architecture, in_chans=in_chans, **arguments)
         model = SRNN(backbone, **options)
         if (pretrained or pretrained_backbone) and not own_weights:
@@ -204,6 +211,12 @@ def _create(
     return cast(SRNN, model)
 
 
+def _fixed_size(architecture: str) -> bool:
+    """Whether timm makes the architecture for one size, given as `img_size`."""
+    config = timm.models.get_pretrained_cfg(architecture)
+    return config is not None and config.fixed_input_size
+
+
 def _create_backbone(architecture: str, **arguments: Any) -> Any:
     """The backbone, or an error with the closest name for an option that is neither an SRNN's nor the backbone's."""
     try:
@@ -214,7 +227,7 @@ def _create_backbone(architecture: str, **arguments: Any) -> Any:
             raise
         raise TypeError(unknown_name("option", name, _options(), "see help(srnn_zoo.create_model)")) from error
     known = inspect.signature(type(backbone)).parameters  # some architectures swallow any argument
-    for name in arguments.keys() - known.keys() - {"in_chans"}:
+    for name in arguments.keys() - known.keys() - set(_options()):
         if difflib.get_close_matches(name, _options(), n=1, cutoff=0.8):
             raise TypeError(unknown_name("option", name, _options()))
     return backbone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
@@ -47,9 +47,11 @@ class ScalePyramid:
     def __init__(
         self, sizes: Sequence[int | Sequence[int]] = (224, 448), interpolation: Interpolation = "bicubic"
     ) -> None:
-        self.sizes = tuple(size if isinstance(size, int) else (size[0], size[1]) for size in sizes)
+        if not isinstance(sizes, Iterable):
+            raise ValueError(f"sizes must be a sequence such as (224, 448); got {sizes!r}")
+        pairs = [pair(size) for size in sizes]
+        self.sizes = tuple(p if isinstance(size, Sequence) else p[0] for size, p in zip(sizes, pairs, strict=True))
         self.interpolation = check_interpolation(interpolation)
-        pairs = [pair(size) for size in self.sizes]
         if not pairs:
             raise ValueError("sizes must name at least one level, such as (224, 448); got none")
         if any(a[0] > b[0] or a[1] > b[1] or a == b for a, b in itertools.pairwise(pairs)):
@@ -71,6 +73,8 @@ class ScalePyramid:
             return cast(ImageT, F.resize(cast(Any, image), list(target), interpolation=mode, antialias=True))
         if isinstance(image, Tensor):
             return cast(ImageT, _gaussian_level(image, target))
+        if image.mode not in ("L", "RGB"):
+            raise ValueError(f"a Gaussian pyramid needs an L or RGB image; got mode {image.mode}: convert it first")
         return cast(ImageT, F.to_pil_image(_gaussian_level(F.pil_to_tensor(image), target), mode=image.mode))
 
     def __repr__(self) -> str:
@@ -133,10 +137,11 @@ def create_transform(
         model: whose `level_sizes()`, `interpolation` and `pretrained_cfg` are used.
         train: random resized crop, horizontal flip and colour jitter instead of resize and centre crop.
         sizes: sizes of the levels, smallest first, instead of the model's own.
-        **augmentation: for `timm.data.create_transform`, such as `color_jitter=0.2` or `auto_augment="rand-m9"`.
+        **augmentation: for `timm.data.create_transform`, such as `color_jitter=0.2` or `auto_augment="rand-m9"`;
+            `interpolation`, `mean` and `std` take the place of the model's own.
 
     Raises:
-        ValueError: for sizes that do not grow.
+        ValueError: for sizes that do not grow, and for random erasing, which timm does after normalisation.
 
     Examples:
         >>> dataset = torchvision.datasets.ImageFolder(root, create_transform(model, train=True))
@@ -147,16 +152,16 @@ def create_transform(
     from timm.data import resolve_model_data_config
     from torchvision.transforms import Compose
 
-    pyramid = ScalePyramid(sizes or model.level_sizes(), interpolation=cast(Interpolation, model.interpolation))
-    config = resolve_model_data_config(model)
+    if any(name.startswith("re_") and value for name, value in augmentation.items()):
+        raise ValueError("random erasing is not part of the levels' transform; erase in the training loop")
+    config = {**resolve_model_data_config(model), **augmentation}
+    interpolation = augmentation.get("interpolation", model.interpolation)
+    pyramid = ScalePyramid(sizes or model.level_sizes(), interpolation=cast(Interpolation, interpolation))
     largest = pair(pyramid.sizes[-1])
-    interpolation = config["interpolation"] if model.interpolation == "gaussian" else model.interpolation
     options = {
-        "interpolation": interpolation,
-        "crop_pct": config["crop_pct"],
-        "crop_mode": config["crop_mode"],
-        "mean": config["mean"],
         **augmentation,
+        "interpolation": "bicubic" if interpolation == "gaussian" else interpolation,
+        **{key: config[key] for key in ("crop_pct", "crop_mode", "mean")},
     }
     crop = create_timm_transform(
         (model.in_chans, *largest), is_training=train, normalize=False, use_prefetcher=False, **options

@@ -148,20 +148,24 @@ def test_the_rule_can_be_overruled_and_the_choice_is_stored() -> None:
 
 def test_looking_at_features_leaves_no_trace() -> None:
     backbone = create_backbone("test_resnet").train()
+    frozen = next(module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)).eval()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     random_state = torch.get_rng_state()
     assert has_nonnegative_features(backbone)
     assert backbone.training
+    assert not frozen.training
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
 def test_a_model_can_be_made_on_the_meta_device() -> None:
+    random_state = torch.get_rng_state()
     with torch.device("meta"):
         model = create_model("srnn_test_resnet")
         signed = create_model("srnn_test_convnext")
     assert {p.device.type for p in model.parameters()} == {"meta"}
     assert (model.cell.activation, signed.cell.activation) == ("relu", "identity")
+    assert torch.equal(torch.get_rng_state(), random_state)
 
 
 def test_the_stride_is_the_multiple_only_where_a_backbone_insists() -> None:

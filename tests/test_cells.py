@@ -215,8 +215,10 @@ def test_a_user_can_register_a_cell_and_use_it_by_name(monkeypatch: pytest.Monke
     images = torch.rand(2, 3, 64, 64)
     small, large = (model.level_features(x) for x in model.levels(images))
     assert torch.equal(model(images), model.fc(torch.maximum(small, large)))
-    with pytest.raises(ValueError, match="already registered by"):
-        register_cell("vanilla")(KeepLargest)
+    impostor = type("Vanilla", (Cell,), {"__module__": "elsewhere"})
+    for cls in (KeepLargest, impostor):
+        with pytest.raises(ValueError, match=r"already registered by srnn_zoo\.cells\.Vanilla"):
+            register_cell("vanilla")(cls)
 
 
 def test_the_papers_variants_come_first_in_the_list() -> None:

@@ -261,8 +261,14 @@ def test_features_only_gives_maps_with_their_info(images: Tensor) -> None:
 def test_features_only_takes_as_many_maps_as_there_are() -> None:
     model: Any = timm.create_model("srnn_test_convnext", features_only=True).eval()
     assert model.feature_info.reduction() == [4, 8, 16, 32]
-    with pytest.raises(RuntimeError, match="'srnn_densenet121' has no prune_intermediate_layers in timm"):
-        timm.create_model("srnn_densenet121", features_only=True)
+
+
+def test_a_backbone_without_an_optional_method_says_so(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model(TINY)
+    for method in ("forward_intermediates", "prune_intermediate_layers"):
+        monkeypatch.delattr(type(model.backbone), method)
+        with pytest.raises(RuntimeError, match=f"'{TINY}' has no {method} in timm"):
+            getattr(model, method)(images)
 
 
 def test_a_symbolic_trace_can_be_scripted(images: Tensor) -> None:
@@ -314,13 +320,35 @@ def test_a_level_the_backbone_cannot_read_is_named() -> None:
     with pytest.raises(ValueError, match=r"'srnn_inception_v3' .*cannot read a level of 40 x 40; .* 299 x 299"):
         model(torch.zeros(1, 3, 80, 80))
     vit = create_model("srnn_test_vit").eval()
-    with pytest.raises(ValueError, match="too small for scales"):
-        vit(torch.zeros(1, 3, 16, 16))
+    for size in (1, 8, 16):
+        with pytest.raises(ValueError, match=f"an image of {size} x {size} is too small for scales"):
+            vit(torch.zeros(1, 3, size, size))
 
 
 def test_nan_images_give_nan_answers_not_confident_ones() -> None:
     logits = create_model(TINY).eval()(torch.full((1, 3, 64, 64), float("nan")))
     assert logits.isnan().all()
+
+
+def test_an_empty_batch_gives_no_answers(model: SRNN, images: Tensor) -> None:
+    assert model(images[:0]).shape == (0, 7)
+
+
+def test_the_cell_is_made_in_the_backbones_dtype_and_on_its_device() -> None:
+    model: Any = timm.create_model("srnn_test_vit", dtype=torch.bfloat16).eval()
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model(torch.rand(1, 3, 64, 64).bfloat16()).isfinite().all()
+    assert {p.device.type for p in create_model(TINY, device="meta").parameters()} == {"meta"}
+
+
+def test_a_backbone_with_a_classifier_is_refused() -> None:
+    with pytest.raises(ValueError, match="num_classes=0; this one has 1000"):
+        SRNN(timm.create_model("test_resnet"))
+
+
+def test_maps_alone_need_no_smaller_levels() -> None:
+    model: Any = timm.create_model("srnn_test_vit", features_only=True).eval()
+    assert [x.shape[-1] for x in model(torch.rand(1, 3, 16, 16))] == [1] * 6
 
 
 def test_a_model_trains_to_zero_loss_on_one_batch() -> None:

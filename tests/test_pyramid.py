@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -167,9 +168,33 @@ def test_a_level_that_is_no_tensor_is_a_type_error() -> None:
         ((float("nan"), 1.0), "must be positive"),
         ((0.25, 0.5), "end with 1.0"),
         ((1.0, 2.0), "end with 1.0"),
-        ((1e-5, 1.0), "leave nothing"),
+        ((1e-5, 1.0), "make no levels"),
+        ((0.9999, 1.0), "make no levels"),
+        ("0.5,1", "a sequence of numbers"),
+        (1.0, "a sequence of numbers"),
     ],
 )
-def test_scales_that_make_no_pyramid_are_refused_in_one_sentence(scales: tuple[float, ...], message: str) -> None:
+def test_scales_that_make_no_pyramid_are_refused_in_one_sentence(scales: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         scale_ratios(scales)
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (
+            torch.rand(1, 3, 4, 4),
+            {"scales": (0.1, 1.0)},
+            r"4 x 4 is too small for scales \(0.1, 1\) .* 0 x 0 and 4 x 4",
+        ),
+        (torch.rand(1, 3, 16, 16), {"multiple": 16}, "too small for scales .* in steps of 16 pixels"),
+        (torch.rand(1, 3, 16, 16), {"interpolation": "nearest"}, "unknown interpolation 'nearest'"),
+        (torch.rand(3, 16, 16), {}, r"must be float \(B, C, H, W\); got torch.float32, shape \(3, 16, 16\)"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), {}, "must be float"),
+    ],
+)
+def test_images_that_make_no_pyramid_are_refused_in_one_sentence(
+    images: torch.Tensor, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Pyramid.from_images(images, **options)

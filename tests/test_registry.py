@@ -116,6 +116,7 @@ def test_a_tag_brings_the_preprocessing_of_its_weights() -> None:
         ("srnn_resnt18", {}, ValueError, "unknown model 'srnn_resnt18'; did you mean 'srnn_resnet18'"),
         ("resnet18", {}, ValueError, "did you mean 'srnn_resnet18'"),
         ("srnn_vit_tiny", {}, ValueError, "did you mean 'srnn_vit_tiny_patch16_224'"),
+        ("srnn_srnn_resnet18", {}, ValueError, "unknown model 'srnn_srnn_resnet18'"),
         ("zzz", {}, ValueError, r"srnn_zoo.list_models\(\) gives all names"),
         ("srnn_resnet18.tv_in2k", {}, ValueError, "unknown tag of srnn_resnet18 'tv_in2k'; did you mean 'tv_in1k'"),
         ("srnn_resnet18", {"variant": "half-gru"}, ValueError, "unknown variant 'half-gru'; did you mean 'half_gru'"),

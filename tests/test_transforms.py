@@ -86,6 +86,9 @@ def test_a_size_is_a_short_side_or_a_height_and_width(picture: Image.Image) -> N
         (((32, 32),), "must grow"),
         (((0, 32),), "must be positive"),
         (((-1, 32),), "must be positive"),
+        ((224,), "must be a sequence such as"),
+        (((100.5, 200),), r"a whole number or \(height, width\); got 100.5"),
+        ((((1, 2, 3), (4, 5, 6)),), r"a whole number or \(height, width\); got \(1, 2, 3\)"),
         (((32,), "bicubik"), "unknown interpolation 'bicubik'; did you mean 'bicubic'"),
         (((32,), "lanczos"), "choose one of bicubic, bilinear, gaussian"),
     ],
@@ -93,6 +96,11 @@ def test_a_size_is_a_short_side_or_a_height_and_width(picture: Image.Image) -> N
 def test_bad_sizes_and_names_are_refused_in_one_sentence(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ScalePyramid(*arguments)
+
+
+def test_other_modes_must_be_converted_for_a_gaussian_pyramid(picture: Image.Image) -> None:
+    with pytest.raises(ValueError, match="needs an L or RGB image; got mode P"):
+        ScalePyramid((8,), "gaussian")(picture.convert("P"))
 
 
 def test_what_is_no_image_is_a_type_error() -> None:
@@ -141,6 +149,17 @@ def test_presets_follow_the_models_scales_and_channels(picture: Image.Image) -> 
     assert create_transform(five)(torch.rand(5, 64, 64))[0].shape == (5, 160, 160)
     with pytest.raises(TypeError, match="has 1 or 3 channels"):
         create_transform(five)(picture)
+
+
+def test_statistics_and_interpolation_can_be_replaced_and_erasing_is_refused() -> None:
+    model = create_model("srnn_test_resnet")
+    text = repr(create_transform(model, mean=(0.1,) * 3, std=(0.2,) * 3, interpolation="bilinear", crop_pct=0.5))
+    assert "mean=(0.1, 0.1, 0.1), std=(0.2, 0.2, 0.2)" in text
+    assert text.count("bilinear") == 2
+    assert "Resize(size=640" in text
+    with pytest.raises(ValueError, match="random erasing is not part"):
+        create_transform(model, train=True, re_prob=0.5)
+    assert create_transform(create_model("srnn_test_resnet", interpolation="gaussian"))
 
 
 @pytest.mark.data
