@@ -74,7 +74,8 @@ class SRNN(nn.Module):
         ValueError: for an unknown variant or interpolation, or scales that do not grow to 1.0.
     """
 
-    __jit_unused_properties__ = ["img_size", "zero_shot", "set_input_size", "_model_args"]  # noqa: RUF012 -- TorchScript wants a list
+    # TorchScript wants a list
+    __jit_unused_properties__ = ["img_size", "zero_shot", "set_input_size", "_model_args"]  # noqa: RUF012
 
     def __init__(
         self,
