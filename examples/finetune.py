@@ -31,7 +31,8 @@ def main() -> None:
         args.model, variant=args.variant, scales=scales, pretrained=True, num_classes=len(classes)
     ).to(device)
     dataset = ImageFolder(args.folder, srnn_zoo.create_transform(model, train=True, sizes=args.sizes))
-    loader = DataLoader(dataset, batch_size=args.batch_size, shuffle=True, num_workers=2, drop_last=True)
+    full_batches = len(dataset) > args.batch_size  # batch norm does not like a last batch of one
+    loader = DataLoader(dataset, batch_size=args.batch_size, shuffle=True, num_workers=2, drop_last=full_batches)
     optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.epochs * len(loader))
 

@@ -1,0 +1,44 @@
+"""The examples run as they are written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from .conftest import ROOT
+
+
+def run(*arguments: str | Path, cwd: Path) -> str:
+    command = [sys.executable, str(ROOT / "examples" / arguments[0]), *map(str, arguments[1:])]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_demo_names_what_is_on_its_pictures_and_draws_it(tmp_path: Path) -> None:
+    output = run("demo.py", cwd=tmp_path)
+    assert all(name in output for name in ("Egyptian cat", "espresso", "tripod"))
+    assert (tmp_path / "demo.png").stat().st_size > 100_000
+
+
+def test_a_cell_of_ones_own_runs(tmp_path: Path) -> None:
+    assert run("own_cell.py", cwd=tmp_path).count("(") == 2
+
+
+@pytest.mark.data
+def test_fine_tuning_on_photographs_learns_and_saves(grocery: Path, tmp_path: Path) -> None:
+    for folder in sorted((grocery / "train").iterdir())[::60]:  # two that look unlike
+        (tmp_path / "photos" / folder.name).mkdir(parents=True)
+        for picture in sorted(folder.glob("*.jpg"))[:12]:
+            (tmp_path / "photos" / folder.name / picture.name).symlink_to(picture.resolve())
+    output = run(
+        "finetune.py", tmp_path / "photos", "--sizes", "64", "96", "--epochs", "5", "--batch-size", "8", cwd=tmp_path
+    )
+    accuracies = [float(line.split()[-2]) for line in output.splitlines()]
+    assert len(accuracies) == 5
+    assert max(accuracies) >= 75  # two classes
+    assert torch.load(tmp_path / "srnn.pth", weights_only=True)["fc.weight"].shape == (2, 1280)
