@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from .conftest import ROOT
 
 def run(*arguments: str | Path, cwd: Path) -> str:
     command = [sys.executable, str(ROOT / "examples" / arguments[0]), *map(str, arguments[1:])]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # more threads than free cores wait for one another
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
