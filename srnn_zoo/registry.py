@@ -169,14 +169,7 @@ def _create(
 ) -> SRNN:
     """Build through timm's own builder, which resolves the config, loads SRNN weights and wraps `features_only`."""
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    config = resolve_pretrained_cfg(f"{PREFIX}{architecture}", cast(Any, pretrained_cfg), pretrained_cfg_overlay)
-    if not isinstance(pretrained_cfg, dict | PretrainedCfg):
-        ratio = scale_ratios(kwargs.get("scales", (0.5, 1.0)))[0]
-        channels, *size = config.input_size  # as registered: twice the backbone's own
-        height, width = (length * ratio[1] // (2 * ratio[0]) for length in size)
-        if "img_size" in kwargs:
-            height, width = pair(kwargs["img_size"])
-        config = dataclasses.replace(config, input_size=(channels, height, width))
+    config = _resolve_config(architecture, pretrained_cfg, pretrained_cfg_overlay, kwargs)
     own_weights = pretrained and bool(config.has_weights or config.state_dict)
     scale_options = {key: kwargs[key] for key in _SCALE_OPTIONS & kwargs.keys()}  # not for timm: it has a `variant` too
     notes: list[str] = []
@@ -209,6 +202,24 @@ def _create(
         model.pretrained_cfg["notes"] = tuple(notes)
     model._model_args = kwargs
     return cast(SRNN, model)
+
+
+def _resolve_config(
+    architecture: str,
+    pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None,
+    overlay: dict[str, Any] | None,
+    kwargs: dict[str, Any],
+) -> PretrainedCfg:
+    """The config as timm resolves it; one that does not come with weights gets the input size of these scales."""
+    config = resolve_pretrained_cfg(f"{PREFIX}{architecture}", cast(Any, pretrained_cfg), overlay)
+    if isinstance(pretrained_cfg, dict | PretrainedCfg):
+        return config
+    numerator, denominator = scale_ratios(kwargs.get("scales", (0.5, 1.0)))[0]
+    channels, *size = config.input_size  # as registered: twice the backbone's own
+    height, width = (length * denominator // (2 * numerator) for length in size)
+    if "img_size" in kwargs:
+        height, width = pair(kwargs["img_size"])
+    return dataclasses.replace(config, input_size=(channels, height, width))
 
 
 def _fixed_size(architecture: str) -> bool:
