@@ -21,7 +21,7 @@ from tqdm import tqdm
 import srnn_zoo
 from srnn_zoo.images import open_image
 
-SIZES = (224, 448)
+MODELS = ("srnn_tf_efficientnet_lite0", "srnn_tf_efficientnet_lite1", "srnn_tf_efficientnet_lite2")
 CHECKED_PICTURES = 8
 
 
@@ -42,8 +42,8 @@ class Method(NamedTuple):
 
 
 METHODS = (
-    Method("single scale 224", "vanilla", slice(0, 1)),  # vanilla with one level is the base CNN
-    Method("single scale 448", "vanilla", slice(1, 2)),
+    Method("single scale, small", "vanilla", slice(0, 1)),  # vanilla with one level is the base CNN
+    Method("single scale, large", "vanilla", slice(1, 2)),
     Method("mean_prob", "mean_prob"),
     Method("mean_logit", "mean_logit", is_mean_logit=True),
     Method("vanilla", "vanilla"),
@@ -57,22 +57,29 @@ METHODS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="srnn_tf_efficientnet_lite0", help="name of a model (default: %(default)s)")
+    parser.add_argument("--model", nargs="+", default=MODELS, help="names of models (default: Lite0, 1 and 2)")
     parser.add_argument("--batch-size", type=int, default=8, help="pictures read at a time (default: %(default)s)")
     parser.add_argument("--csv", type=Path, default=RESULTS / "zero_shot_imagenet_sample.csv", help="file to write")
     args = parser.parse_args()
 
+    report([row for name in args.model for row in table(name, args.batch_size)], args.csv)
+
+
+@torch.inference_mode()
+def table(name: str, batch_size: int) -> list[Row]:
+    """The rows of one model, at its own sizes of the levels."""
     models = {
-        variant: srnn_zoo.create_model(args.model, pretrained=True, variant=variant).eval()
+        variant: srnn_zoo.create_model(name, pretrained=True, variant=variant).eval()
         for variant in dict.fromkeys(method.variant for method in METHODS)
     }
-    loader = DataLoader(pictures(models["mean_logit"]), args.batch_size)
-    with torch.inference_mode():
-        features, targets = read_features(models["mean_logit"], loader)
-        logits = {m.name: classify(models[m.variant], features[m.levels]) for m in METHODS}
-        difference = check_whole_models(models, loader, logits)
-    print(f"largest logit difference to whole models on {CHECKED_PICTURES} pictures: {difference:.1e}\n")
-    report([table_row(method, logits, targets) for method in METHODS], args.csv)
+    model = models["mean_logit"]
+    loader = DataLoader(pictures(model), batch_size)
+    features, targets = read_features(model, loader)
+    logits = {m.name: classify(models[m.variant], features[m.levels]) for m in METHODS}
+    difference = check_whole_models(models, loader, logits)
+    print(f"{name}: largest logit difference to whole models on {CHECKED_PICTURES} pictures: {difference:.1e}")
+    sizes = [height for height, _ in model.level_sizes()]
+    return [{"model": name, **table_row(method, sizes[method.levels], logits, targets)} for method in METHODS]
 
 
 def pictures(model: srnn_zoo.SRNN) -> ImageFolder:
@@ -80,7 +87,7 @@ def pictures(model: srnn_zoo.SRNN) -> ImageFolder:
     index_of = {name: index for index, name in enumerate(ImageNetInfo().label_names())}
     folder = ImageFolder(
         str(imagenet_sample()),
-        transform=srnn_zoo.create_transform(model, sizes=SIZES),
+        transform=srnn_zoo.create_transform(model),
         loader=lambda path: open_image(path).image,
     )
     folder.target_transform = lambda target: index_of[folder.classes[target]]
@@ -89,7 +96,7 @@ def pictures(model: srnn_zoo.SRNN) -> ImageFolder:
 
 def read_features(model: srnn_zoo.SRNN, loader: DataLoader) -> tuple[list[Tensor], Tensor]:
     """C(x_s) of all pictures, `(N, D)` for every level, and their classes `(N,)`."""
-    features: list[list[Tensor]] = [[] for _ in SIZES]
+    features: list[list[Tensor]] = [[] for _ in model.scales]
     targets: list[Tensor] = []
     for levels, target in tqdm(loader, unit="batch", disable=None):
         for seen, level in zip(features, levels, strict=True):
@@ -120,12 +127,12 @@ def check_whole_models(models: dict[str, srnn_zoo.SRNN], loader: DataLoader, log
     return difference
 
 
-def table_row(method: Method, logits: dict[str, Tensor], targets: Tensor) -> Row:
+def table_row(method: Method, sizes: list[int], logits: dict[str, Tensor], targets: Tensor) -> Row:
     own, ensemble = logits[method.name], logits["mean_logit"]
     correct = int((own.argmax(dim=1) == targets).sum())
     return {
         "method": method.name,
-        "levels": "+".join(str(size) for size in SIZES[method.levels]),
+        "levels": "+".join(str(size) for size in sizes),
         "correct": correct,
         "pictures": len(targets),
         "top1_percent": f"{100 * correct / len(targets):.1f}",
