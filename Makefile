@@ -15,6 +15,11 @@ test: $(VENV)/.test
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
+# the same Hub, by the newest huggingface_hub 1.x, which transformers 5 may not accept: an environment of its own
+test-hub1: $(VENV)-hub1/.test
+	$(VENV)-hub1/bin/python -m pip install --quiet --disable-pip-version-check 'huggingface_hub<2'
+	$(VENV)-hub1/bin/python -m pytest tests/test_hub.py tests/test_hub_server*.py tests/test_faults.py tests/test_weights.py
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -7,15 +7,19 @@ Every timm architecture has a factory, `srnn_zoo.srnn_<architecture>`, and a nam
 
 from __future__ import annotations
 
+from ._errors import WeightsUnavailableError
 from ._version import __version__
+from .build import ModelFactory
 from .cells import Cell, list_cells, register_cell
+from .convert import to_base_cnn
 from .factories import *  # noqa: F403
 from .flops import count_gmacs
 from .model import SRNN, Step
-from .pretrained import WeightsUnavailableError, init_from_base_cnn
+from .pretrained import init_from_base_cnn
 from .pyramid import Pyramid
-from .registry import ModelFactory, create_model, get_factory, list_models
+from .registry import create_model, get_factory, list_models, register_weights
 from .transforms import ScalePyramid, create_transform
+from .weights import Weights, get_weights, list_pretrained
 
 __all__ = [
     "SRNN",
@@ -24,15 +28,20 @@ __all__ = [
     "Pyramid",
     "ScalePyramid",
     "Step",
+    "Weights",
     "WeightsUnavailableError",
     "__version__",
     "count_gmacs",
     "create_model",
     "create_transform",
+    "get_weights",
     "init_from_base_cnn",
     "list_cells",
     "list_models",
+    "list_pretrained",
     "register_cell",
+    "register_weights",
+    "to_base_cnn",
 ]
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["missing_extra", "unknown_name"]
+__all__ = ["WeightsUnavailableError", "missing_extra", "unknown_name"]
+
+
+class WeightsUnavailableError(RuntimeError):
+    """Weights are not on this machine nor to be had from the network now, or cannot be read."""
 
 
 def unknown_name(kind: str, name: str, choices: Iterable[str], listing: str = "") -> str:

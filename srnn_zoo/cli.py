@@ -55,7 +55,9 @@ def _root(
     pass
 
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="Name of a model; see `srnn-zoo list`.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="Name of a model (`srnn-zoo list`), folder of a saved one, or Hub id.")
+]
 VariantOption = Annotated[
     str | None,
     typer.Option("--variant", "-v", help="What happens between two scales. [default: half_gru, or as saved]"),
@@ -127,22 +129,25 @@ def predict(
 def list_command(
     pattern: Annotated[str, typer.Argument(help="A word, or a wildcard pattern such as 'srnn_resnet*'.")] = "",
     cells: Annotated[bool, typer.Option("--variants", help="List the variants instead.")] = False,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="List the weights of SRNNs instead.")] = False,
 ) -> None:
-    """List the models, or the variants."""
+    """List the models, the variants, or the weights."""
     from .cells import list_cells
     from .registry import list_models
+    from .weights import list_pretrained
 
-    if cells and pattern:
-        _fail("--variants takes no pattern")
-    names = list_cells() if cells else list_models(pattern)
+    if cells and (pattern or pretrained):
+        _fail("--variants takes no pattern and goes without --pretrained")
+    names = list_cells() if cells else list_pretrained(pattern) if pretrained else list_models(pattern)
     if not names:
-        _fail(f"no model matches {pattern!r}; `srnn-zoo list` gives all names")
+        kind, option = ("weights", " --pretrained") if pretrained else ("model", "")
+        _fail(f"no {kind} matches {pattern!r}; `srnn-zoo list{option}` gives all names")
     typer.echo("\n".join(names))
 
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="Name of a model.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name of a model, or folder of a saved one.", show_default=False)],
     variant: VariantOption = None,
     sizes: SizesOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -181,9 +186,19 @@ def _facts(model: SRNN) -> dict[str, Any]:
         "interpolation": config["interpolation"],
         "mean": list(config["mean"]),
         "std": list(config["std"]),
-        "backbone_weights": f"{config['architecture'].removeprefix('srnn_')}.{config.get('tag') or ''}".rstrip("."),
+        "base_model": _base_model(model),
         "licence": config.get("license") or "not stated by timm",
     }
+
+
+def _base_model(model: SRNN) -> str:
+    """Whose weights a model starts from; for a name alone, what `pretrained=True` would take."""
+    from .weights import find_weights
+
+    architecture, tag = model.pretrained_cfg["architecture"], model.pretrained_cfg.get("tag") or ""
+    entry = find_weights(f"{architecture}.{tag}")
+    of_timm = entry.base if entry is not None else f"{architecture.removeprefix('srnn_')}.{tag}".rstrip(".")
+    return model.metadata.get("base_model") or of_timm
 
 
 def _facts_as_text(facts: dict[str, Any]) -> str:
@@ -198,7 +213,7 @@ def _facts_as_text(facts: dict[str, Any]) -> str:
         "features": facts["features"],
         "classes": facts["classes"],
         "preprocessing": f"{facts['interpolation']}, mean {facts['mean']}, std {facts['std']}",
-        "zero-shot from": facts["backbone_weights"],
+        "base model": facts["base_model"],
         "licence": f"{facts['licence']} (of these weights)",
     }
     return "\n".join([facts["model"], *(f"  {key:<15}{value}" for key, value in rows.items())])
@@ -265,6 +280,11 @@ def _create(name: str, variant: str | None, sizes: list[int] | None, *, pretrain
     options: dict[str, Any] = {} if variant is None else {"variant": variant}
     if sizes is not None:
         options |= {"scales": [size / sizes[-1] for size in sizes], "img_size": sizes[-1]}
+    if name and ":" not in name and Path(name).is_dir():
+        name = f"local-dir:{name}"
+        pretrained = True  # nothing needs downloading
+    elif ":" not in name and "/" in name:
+        name = f"hf-hub:{name}"
     try:
         return create_model(name, pretrained=pretrained, **options)
     except (ValueError, TypeError, OSError, RuntimeError) as error:  # timm's own are RuntimeErrors

@@ -18,6 +18,7 @@ from .backbone import (
     srnn_config,
 )
 from .cells import create_cell
+from .hub import HubMixin
 from .pyramid import (
     Interpolation,
     build_levels,
@@ -36,6 +37,9 @@ else:
     Images = Tensor  # scripts and traces take the tensor path
 
 
+_NOT_STORED = frozenset({"weights", "pretrained_backbone", "pretrained_model_args"})
+
+
 class Step(NamedTuple):
     """What an SRNN knows after a level.
 
@@ -52,7 +56,7 @@ class Step(NamedTuple):
     state: Tensor
 
 
-class SRNN(nn.Module):
+class SRNN(HubMixin, nn.Module):
     """Scale-recurrent network (D.-Q. Zhang, 2018, section 3) over any timm backbone, with timm's model protocol.
 
     `model(x)` takes the largest level `(B, C, H, W)` and builds the smaller ones on x's device; `model([x_1, …, x_n])`
@@ -69,6 +73,12 @@ class SRNN(nn.Module):
         global_pool: `"avg"`, or `""` with `num_classes=0` to get the state as a map.
         img_size: the size of the largest level `(H, W)` this model is meant for; by default the one that makes the
             smallest level the backbone's own size.
+
+    Attributes:
+        pretrained_cfg: timm's: the preprocessing and what the weights are.
+        metadata: what else belongs to the weights, in JSON's types, all optional: `base_model` (a Hub id, or timm's
+            name of the base CNN's weights), `dataset`, `metrics` (`{"imagenet-1k": {"top1": 71.5}}`, in per cent),
+            `recipe` and `license`. It is saved with the model and comes back.
 
     Raises:
         ValueError: for an unknown variant or interpolation, or scales that do not grow to 1.0.
@@ -104,6 +114,7 @@ class SRNN(nn.Module):
         self.pretrained_cfg = self.default_cfg = srnn_config(cast("dict[str, Any]", backbone.pretrained_cfg), scales)
         if img_size is not None:
             self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *pair(img_size))
+        self.metadata = cast("dict[str, Any]", {})
         self._stored_args = {}
         if activation == "auto":
             activation = "relu" if has_nonnegative_features(backbone) else "identity"
@@ -256,8 +267,8 @@ class SRNN(nn.Module):
 
     @_model_args.setter
     def _model_args(self, args: dict[str, Any]) -> None:
-        # a saved model must not download its backbone again
-        self._stored_args = {k: v for k, v in args.items() if k != "pretrained_backbone"}
+        # a saved model must not download other weights when it is loaded
+        self._stored_args = {k: v for k, v in args.items() if k not in _NOT_STORED}
 
     def get_classifier(self) -> nn.Module:
         """F, the classifier."""
@@ -279,7 +290,10 @@ class SRNN(nn.Module):
         else:
             like = next(self.backbone.parameters())
             self.fc = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-        self.pretrained_cfg.pop("notes", None)  # what they said was of the old classifier
+        for name in ("notes", "label_names", "label_descriptions"):  # what they said was of the old classifier
+            self.pretrained_cfg.pop(name, None)
+        for name in ("dataset", "metrics", "recipe"):
+            self.metadata.pop(name, None)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in the backbone. Non-reentrant only, as the levels share the backbone."""

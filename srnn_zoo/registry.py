@@ -3,74 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import inspect
-import os
+import warnings
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol, cast
+from pathlib import Path
+from typing import Any, cast
 
 import timm
-from timm.models import (
-    DefaultCfg,
-    PretrainedCfg,
-    build_model_with_cfg,
-    get_arch_pretrained_cfgs,
-    model_entrypoint,
-    register_model,
-    resolve_pretrained_cfg,
-)
+from timm.models import DefaultCfg, PretrainedCfg, get_arch_pretrained_cfgs, model_entrypoint, register_model
 
 from ._errors import unknown_name
-from .backbone import create_backbone, srnn_config, unexpected_argument
+from .backbone import srnn_config
+from .build import ModelFactory, build
+from .download import download_files
 from .model import SRNN
-from .pretrained import create_base_cnn, init_from_base_cnn, require_hub_model
-from .pyramid import Interpolation, pair, scale_ratios
+from .saved import CONFIG_FILE, WEIGHTS_FILES, check_architecture
+from .weights import PipFile, Weights, add_weights, weights_of
+
+__all__ = ["create_model", "documented", "get_factory", "list_models", "register", "register_all", "register_weights"]
 
 PREFIX = "srnn_"
 
-_SCALE_OPTIONS = frozenset({"variant", "scales", "activation", "interpolation"})
-_TIMM_OPTIONS = frozenset({"num_classes", "drop_rate", "global_pool", "img_size"})  # the rest is for the backbone
-
 default_cfgs: dict[str, DefaultCfg] = {}  # timm's register_model reads it
-
-
-class ModelFactory(Protocol):
-    """A function that makes one architecture's SRNN."""
-
-    __name__: str
-    __doc__: str | None
-    __signature__: inspect.Signature
-
-    def __call__(
-        self,
-        pretrained: bool = False,
-        *,
-        variant: str = "half_gru",
-        scales: Sequence[float] = (0.5, 1.0),
-        activation: Literal["auto", "relu", "identity"] = "auto",
-        interpolation: Interpolation = "bicubic",
-        num_classes: int | None = None,
-        in_chans: int = 3,
-        drop_rate: float = 0.0,
-        img_size: int | tuple[int, int] | None = None,
-        pretrained_backbone: bool | str | os.PathLike[str] = False,
-        cache_dir: str | os.PathLike[str] | None = None,
-        **backbone_args: Any,
-    ) -> SRNN:
-        """See `create_model`."""
-        ...
 
 
 def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> SRNN:
     """An SRNN by name: `srnn_` and any timm architecture, with or without one of timm's tags.
 
     Args:
-        name: such as `"srnn_resnet18"` or `"srnn_resnet18.tv_in1k"`; the tag chooses the backbone's weights and
-            preprocessing.
-        pretrained: take backbone *and* classifier from timm's weights, U = I and zero gates: a zero-shot model that
-            works before any training. With another `num_classes` than theirs, the classifier is new.
+        name: such as `"srnn_resnet18"`; with a tag of `list_pretrained()`, such as `"srnn_resnet18.half_gru_in1k"`, or
+            with one of timm's, which chooses the backbone's weights and preprocessing: `"srnn_resnet18.tv_in1k"`. And
+            `"hf-hub:owner/name"` or `"local-dir:PATH"` for a saved model.
+        pretrained: take the best weights there are for this architecture and variant (`list_pretrained()`), else
+            backbone *and* classifier from timm's weights, U = I and zero gates: a zero-shot model that works before
+            any training. With another `num_classes` than theirs, the classifier is new.
         variant: what happens between two scales (`list_cells()`).
         scales: relative sizes of the levels; they grow and end with 1.0.
         activation: φ: `"auto"`, `"relu"` or `"identity"` (`SRNN`).
@@ -79,6 +46,7 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> SRNN:
         in_chans: channels of the images.
         drop_rate: dropout before the classifier.
         img_size: the size `(H, W)` of the largest level the model is meant for.
+        weights: a saved model (a folder, or a Hub id `"owner/name@revision"`), an SRNN's weights file, or a tag.
         pretrained_backbone: take the backbone alone from timm's weights, or from a checkpoint file of the base CNN.
         cache_dir: where downloads go.
         **kwargs: for the timm backbone, such as `drop_path_rate`.
@@ -92,7 +60,11 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> SRNN:
         >>> model = create_model("srnn_resnet18", variant="vanilla", num_classes=37)
     """
     if name.startswith("hf-hub:"):
-        require_hub_model(name.removeprefix("hf-hub:"), kwargs.get("cache_dir"))
+        wanted = (CONFIG_FILE, WEIGHTS_FILES) if pretrained else (CONFIG_FILE,)
+        config, *_ = download_files(name.removeprefix("hf-hub:"), *wanted, cache_dir=kwargs.get("cache_dir"))
+        name = f"local-dir:{config.parent}"
+    if name.startswith("local-dir:"):
+        check_architecture(Path(name.removeprefix("local-dir:")))
     if ":" not in name:
         architecture, _, tag = name.partition(".")
         get_factory(architecture)
@@ -137,7 +109,7 @@ def register(architecture: str) -> ModelFactory:
     """Make the factory `srnn_<architecture>` and register it with timm, with the preprocessing of every tag."""
 
     def factory(pretrained: bool = False, **kwargs: Any) -> SRNN:
-        return _create(architecture, pretrained=pretrained, **kwargs)
+        return build(architecture, pretrained=pretrained, **kwargs)
 
     factory.__name__ = factory.__qualname__ = f"{PREFIX}{architecture}"
     factory.__doc__ = f"SRNN over timm's `{architecture}`. Arguments: see `srnn_zoo.create_model`."
@@ -146,107 +118,51 @@ def register(architecture: str) -> ModelFactory:
         for name, config in get_arch_pretrained_cfgs(architecture).items()
         if config.architecture
     }
+    for weights in weights_of(factory.__name__):
+        configs[weights.tag] = _weights_config(weights, next(iter(configs.values())))
     if configs:
         default_cfgs[factory.__name__] = DefaultCfg(tags=deque(configs), cfgs=configs)
     return cast(ModelFactory, register_model(factory))
+
+
+def register_weights(weights: Weights) -> None:
+    """Add weights to `list_pretrained()`: their tag then works here, in timm and in torchvision, as any other.
+
+    Args:
+        weights: the entry; its name's architecture is one of `list_models()`.
+
+    Raises:
+        ValueError: for an unknown architecture, or a name that is taken.
+
+    Examples:
+        >>> register_weights(Weights("srnn_resnet18.half_gru_flowers", "owner/name@v1", sha256=…, …))
+    """
+    get_factory(weights.architecture)
+    add_weights(weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # timm says that the name is taken
+        register(weights.architecture.removeprefix(PREFIX))
+
+
+def _weights_config(weights: Weights, default: PretrainedCfg) -> PretrainedCfg:
+    """timm's config of an entry. As all configs here, it has twice the backbone's own size (`sources`)."""
+    height, width = weights.sizes[0]
+    return dataclasses.replace(
+        default,
+        tag=weights.tag,
+        hf_hub_id=None if isinstance(weights.source, PipFile) else weights.source,
+        input_size=(3, 2 * height, 2 * width),
+        num_classes=weights.num_classes,
+        label_names=weights.categories or None,
+        license=weights.license or None,
+        **weights.preprocessing,
+    )
 
 
 def register_all() -> None:
     """Register an SRNN for every architecture timm knows."""
     for architecture in timm.list_models(exclude_filters=f"{PREFIX}*"):
         register(architecture)
-
-
-def _create(
-    architecture: str,
-    *,
-    pretrained: bool,
-    pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
-    pretrained_cfg_overlay: dict[str, Any] | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    pretrained_backbone: bool | str | os.PathLike[str] = False,
-    **kwargs: Any,
-) -> SRNN:
-    """Build through timm's own builder, which resolves the config, loads SRNN weights and wraps `features_only`."""
-    kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    config = _resolve_config(architecture, pretrained_cfg, pretrained_cfg_overlay, kwargs)
-    own_weights = pretrained and bool(config.has_weights or config.state_dict)
-    scale_options = {key: kwargs[key] for key in _SCALE_OPTIONS & kwargs.keys()}  # not for timm: it has a `variant` too
-    notes: list[str] = []
-
-    def build(in_chans: int = 3, backbone_img_size: Any = None, **arguments: Any) -> SRNN:
-        options = {key: arguments.pop(key) for key in _TIMM_OPTIONS & arguments.keys()} | scale_options
-        if "img_size" in options and len(options.get("scales", (0.5, 1.0))) == 1 and _fixed_size(architecture):
-            backbone_img_size = pair(options["img_size"])
-        if backbone_img_size is not None:
-            arguments["img_size"] = tuple(backbone_img_size)
-        backbone = _create_backbone(architecture, in_chans=in_chans, **arguments)
-        model = SRNN(backbone, **options)
-        if (pretrained or pretrained_backbone) and not own_weights:
-            file = None if isinstance(pretrained_backbone, bool) else pretrained_backbone
-            base_cnn = create_base_cnn(
-                architecture, config.tag or "", file=file, cache_dir=cache_dir, in_chans=in_chans, **arguments
-            )
-            init_from_base_cnn(model, base_cnn, classifier=pretrained)
-            notes.extend(model.pretrained_cfg.get("notes", ()))
-        return model
-
-    arguments: dict[str, Any] = {
-        "pretrained_cfg": config.to_dict(),
-        "cache_dir": cache_dir,
-        "feature_cfg": {"feature_cls": "getter", "out_indices": None},  # all maps of `forward_intermediates`
-        **{key: value for key, value in kwargs.items() if key not in scale_options},
-    }
-    model = build_model_with_cfg(cast(Any, build), f"{PREFIX}{architecture}", own_weights, **arguments)
-    if notes:
-        model.pretrained_cfg["notes"] = tuple(notes)
-    model._model_args = kwargs
-    return cast(SRNN, model)
-
-
-def _resolve_config(
-    architecture: str,
-    pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None,
-    overlay: dict[str, Any] | None,
-    kwargs: dict[str, Any],
-) -> PretrainedCfg:
-    """The config as timm resolves it; one that does not come with weights gets the input size of these scales."""
-    config = resolve_pretrained_cfg(f"{PREFIX}{architecture}", cast(Any, pretrained_cfg), overlay)
-    if isinstance(pretrained_cfg, dict | PretrainedCfg):
-        return config
-    numerator, denominator = scale_ratios(kwargs.get("scales", (0.5, 1.0)))[0]
-    channels, *size = config.input_size  # as registered: twice the backbone's own
-    height, width = (length * denominator // (2 * numerator) for length in size)
-    if "img_size" in kwargs:
-        height, width = pair(kwargs["img_size"])
-    return dataclasses.replace(config, input_size=(channels, height, width))
-
-
-def _fixed_size(architecture: str) -> bool:
-    """Whether timm makes the architecture for one size, given as `img_size`."""
-    config = timm.models.get_pretrained_cfg(architecture)
-    return config is not None and config.fixed_input_size
-
-
-def _create_backbone(architecture: str, **arguments: Any) -> Any:
-    """The backbone, or an error with the closest name for an option that is neither an SRNN's nor the backbone's."""
-    try:
-        backbone = create_backbone(architecture, **arguments)
-    except TypeError as error:
-        name = unexpected_argument(error)
-        if name is None or name not in arguments:
-            raise
-        raise TypeError(unknown_name("option", name, _options(), "see help(srnn_zoo.create_model)")) from error
-    known = inspect.signature(type(backbone)).parameters  # some architectures swallow any argument
-    for name in arguments.keys() - known.keys() - set(_options()):
-        if difflib.get_close_matches(name, _options(), n=1, cutoff=0.8):
-            raise TypeError(unknown_name("option", name, _options()))
-    return backbone
-
-
-def _options() -> list[str]:
-    """All options a factory takes for the SRNN."""
-    return list(inspect.signature(ModelFactory.__call__).parameters)[1:-1]
 
 
 def documented(architecture: str, title: str) -> ModelFactory:

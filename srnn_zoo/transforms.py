@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .model import SRNN
 
-__all__ = ["NormalizeLevels", "ScalePyramid", "create_transform"]
+__all__ = ["NormalizeLevels", "ScalePyramid", "create_transform", "levels_transform"]
 
 ImageT = TypeVar("ImageT", Image.Image, Tensor)
 
@@ -148,15 +148,35 @@ def create_transform(
         >>> levels, targets = next(iter(DataLoader(dataset, batch_size=32)))
         >>> logits = model(levels)
     """
-    from timm.data import create_transform as create_timm_transform
     from timm.data import resolve_model_data_config
+
+    config = {**resolve_model_data_config(model), "input_size": (model.in_chans, *model.img_size)}
+    augmentation.setdefault("interpolation", model.interpolation)
+    return levels_transform(config, sizes or model.level_sizes(), train=train, **augmentation)
+
+
+def levels_transform(
+    config: Mapping[str, Any], sizes: Sequence[int | Sequence[int]], *, train: bool = False, **augmentation: Any
+) -> Compose:
+    """`create_transform` from a config with timm's keys (`input_size`, `mean`, `std`, `crop_pct`, …), without a model.
+
+    Args:
+        config: of which the channels, cropping, interpolation and statistics are used; what is missing is as timm's
+            configs have it by default (ImageNet's statistics, bicubic, a centre crop of 0.875).
+        sizes: sizes of the levels, smallest first.
+        train: as for `create_transform`.
+        **augmentation: as for `create_transform`.
+    """
+    from timm.data import create_transform as create_timm_transform
+    from timm.models import PretrainedCfg
     from torchvision.transforms import Compose
 
     if any(name.startswith("re_") and value for name, value in augmentation.items()):
         raise ValueError("random erasing is not part of the levels' transform; erase in the training loop")
-    config = {**resolve_model_data_config(model), **augmentation}
-    interpolation = augmentation.get("interpolation", model.interpolation)
-    pyramid = ScalePyramid(sizes or model.level_sizes(), interpolation=cast(Interpolation, interpolation))
+    config = {**PretrainedCfg().to_dict(), **config, **augmentation}
+    in_chans = config["input_size"][0]
+    interpolation = config["interpolation"]
+    pyramid = ScalePyramid(sizes, interpolation=cast(Interpolation, interpolation))
     largest = pair(pyramid.sizes[-1])
     options = {
         **augmentation,
@@ -164,10 +184,10 @@ def create_transform(
         **{key: config[key] for key in ("crop_pct", "crop_mode", "mean")},
     }
     crop = create_timm_transform(
-        (model.in_chans, *largest), is_training=train, normalize=False, use_prefetcher=False, **options
+        (in_chans, *largest), is_training=train, normalize=False, use_prefetcher=False, **options
     )
-    normalize = NormalizeLevels(*(_per_channel(config[key], model.in_chans) for key in ("mean", "std")))
-    return Compose([ConvertMode(model.in_chans), crop, pyramid, normalize])
+    normalize = NormalizeLevels(*(_per_channel(config[key], in_chans) for key in ("mean", "std")))
+    return Compose([ConvertMode(in_chans), crop, pyramid, normalize])
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

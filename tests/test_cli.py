@@ -285,6 +285,8 @@ def test_list_takes_a_word_a_wildcard_or_nothing() -> None:
     assert "srnn_skresnet18" not in wildcard
     assert run("list", "--variants").out.splitlines() == srnn_zoo.list_cells()
     assert "no model matches 'resnet1800'; `srnn-zoo list` gives all names" in refused("list", "resnet1800")
+    assert run("list", "--pretrained").out.splitlines() == srnn_zoo.list_pretrained()
+    assert "no weights matches 'zzz'; `srnn-zoo list --pretrained`" in refused("list", "--pretrained", "zzz")
 
 
 def test_info_shows_gmacs_parameters_and_licence() -> None:
@@ -294,6 +296,7 @@ def test_info_shows_gmacs_parameters_and_licence() -> None:
     assert "half_gru, activation relu" in said.out
     assert "apache-2.0" in said.out
     facts = json.loads(run("info", "srnn_resnet18", "--json", "--variant", "vanilla").out)
+    assert facts["base_model"] == "resnet18.a1_in1k"
     assert [level["gmacs"] for level in facts["levels"]] == pytest.approx([1.81, 7.25], abs=0.005)
     assert facts["variant"] == "vanilla"
     parts = facts["million_parameters"]

@@ -1,0 +1,108 @@
+"""torch.hub loads an SRNN from a repository that is not installed."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import srnn_zoo
+from srnn_zoo import factories
+
+from .conftest import ROOT
+
+# a process that can import everything that is installed but this package, whichever way that is installed
+NOT_INSTALLED = f"""
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in f"{{finder!r}}"]
+sys.path[:] = [path for path in sys.path if path not in ("", {str(ROOT)!r})]
+sys.path_importer_cache.clear()
+import importlib.util
+facts = {{"installed": importlib.util.find_spec("srnn_zoo") is not None}}
+"""
+
+
+def hub_entry_points() -> list[str]:
+    return ["srnn", *(name for name in vars(factories) if name.startswith("srnn_"))]
+
+
+def test_torch_hub_lists_helps_and_loads_without_the_package_installed(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "owner_srnn-zoo_main").symlink_to(ROOT)  # as torch.hub leaves a repository it has downloaded
+    code = f"""{NOT_INSTALLED}
+import json, torch
+repo, options = "owner/srnn-zoo:main", dict(skip_validation=True, trust_repo=True)
+facts["list"] = torch.hub.list(repo, **options)
+facts["help"] = torch.hub.help(repo, "srnn", **options)
+model = torch.hub.load(repo, "srnn", "test_resnet", variant="vanilla", num_classes=3, **options)
+facts["model"] = [type(model).__module__, model.variant, list(model(torch.rand(2, 3, 96, 96)).shape)]
+facts["file"] = sys.modules["srnn_zoo"].__file__
+print(json.dumps(facts))
+"""
+    environment = {**os.environ, "TORCH_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    facts: dict[str, Any] = json.loads(done.stdout)
+    if facts.pop("installed"):
+        pytest.skip("srnn_zoo is installed in site-packages itself")
+    assert sorted(facts["list"]) == sorted(hub_entry_points())
+    assert facts["help"].startswith("SRNN over any timm backbone.")
+    assert facts["model"] == ["srnn_zoo.model", "vanilla", [2, 3]]
+    assert facts["file"] == str(tmp_path / "hub" / "owner_srnn-zoo_main" / "srnn_zoo" / "__init__.py")
+
+
+def load(name: str, *args: Any, **kwargs: Any) -> Any:
+    return torch.hub.load(str(ROOT), name, *args, source="local", **kwargs)
+
+
+def test_an_entry_point_is_the_factory_of_its_name() -> None:
+    model = load("srnn_resnet18", variant="vanilla", num_classes=3)
+    assert isinstance(model, srnn_zoo.SRNN)
+    assert (model.variant, model.num_classes) == ("vanilla", 3)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "srnn_test_resnet", "test_resnet.r160_in1k"])
+def test_any_backbone_has_an_entry_point(backbone: str) -> None:
+    model = load("srnn", backbone, scales=(0.25, 1.0), num_classes=2)
+    assert model.pretrained_cfg["architecture"] == "srnn_test_resnet"
+    assert model.scales == (0.25, 1.0)
+
+
+def test_pretrained_weights_come_with_it(lite0: srnn_zoo.SRNN) -> None:
+    model = load("srnn", "tf_efficientnet_lite0", pretrained=True)
+    assert torch.equal(model.fc.weight, lite0.fc.weight)
+    assert model.zero_shot
+
+
+def test_unknown_names_raise_torch_hubs_error_or_ours_with_the_closest() -> None:
+    with pytest.raises(RuntimeError, match="Cannot find callable srnn_resnet19 in hubconf"):
+        load("srnn_resnet19")
+    with pytest.raises(ValueError, match="unknown model 'srnn_resnet19'; did you mean"):
+        load("srnn", "resnet19")
+
+
+def test_every_entry_point_is_documented_and_nothing_else_leaks() -> None:
+    conf: dict[str, Any] = {}
+    exec(compile((ROOT / "hubconf.py").read_text(), "hubconf.py", "exec"), conf)
+    public = {name: value for name, value in conf.items() if callable(value) and not name.startswith("_")}
+    assert sorted(public) == sorted(hub_entry_points())
+    for value in public.values():
+        assert "pretrained:" in (inspect.getdoc(value) or "")
+
+
+def test_dependencies_are_modules_that_importing_the_package_needs() -> None:
+    conf: dict[str, Any] = {}
+    exec(compile((ROOT / "hubconf.py").read_text(), "hubconf.py", "exec"), conf)
+    code = "import sys, json, srnn_zoo; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert set(conf["dependencies"]) <= set(loaded)

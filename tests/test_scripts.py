@@ -1,0 +1,161 @@
+"""Other people's programs train, validate and export an SRNN, unmodified.
+
+They are run where checkouts of them are: SRNN_ZOO_TIMM names one of huggingface/pytorch-image-models, SRNN_ZOO_EXAMPLES
+one of pytorch/examples.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import srnn_zoo
+
+MODEL = "srnn_test_resnet"
+CLASSES = 6  # the programs compute the top-5 accuracy
+
+
+def checkout(variable: str) -> Path:
+    folder = os.environ.get(variable)
+    if folder is None:
+        pytest.skip(f"no checkout ({variable})")
+    return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def timm_scripts() -> Path:
+    return checkout("SRNN_ZOO_TIMM")
+
+
+@pytest.fixture(scope="module")
+def imagenet_example() -> Path:
+    return checkout("SRNN_ZOO_EXAMPLES") / "imagenet" / "main.py"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of six colours, in ImageFolder's layout; their names are unique."""
+    from torchvision.transforms.functional import to_pil_image
+
+    folder = tmp_path_factory.mktemp("photos")
+    generator = torch.Generator().manual_seed(0)
+    for split in ("train", "val"):
+        for label in range(CLASSES):
+            (folder / split / f"class{label}").mkdir(parents=True)
+            colour = torch.rand(3, 1, 1, generator=generator)
+            for number in range(4):
+                image = (colour + 0.2 * torch.rand(3, 72, 96, generator=generator)).clamp(0, 1)
+                to_pil_image(image).save(folder / split / f"class{label}" / f"{split}{label}{number}.png")
+    return folder
+
+
+def run(script: Path, *arguments: str | Path, cwd: Path) -> str:
+    """Standard output of a program that `srnn_zoo.run` started and that ended well."""
+    command = [sys.executable, "-m", "srnn_zoo.run", str(script), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def result(output: str) -> dict[str, float]:
+    """What timm's scripts print last, as JSON."""
+    found = json.loads(output.partition("--result\n")[2])
+    return found[-1]["validation"] if isinstance(found, list) else found
+
+
+@pytest.fixture(scope="module")
+def trained(timm_scripts: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint that timm's train.py leaves after an epoch."""
+    folder = tmp_path_factory.mktemp("train")
+    options = "--epochs 1 --batch-size 4 --workers 1 --device cpu --no-prefetcher --img-size 64 --experiment one"
+    output = run(
+        timm_scripts / "train.py",
+        *("--data-dir", photos, "--model", MODEL, "--num-classes", str(CLASSES), "--output", folder, *options.split()),
+        cwd=folder,
+    )
+    assert 0 <= result(output)["top1"] <= result(output)["top5"] <= 100
+    return folder / "one" / "model_best.pth.tar"
+
+
+@pytest.fixture(scope="module")
+def same_model(trained: Path) -> srnn_zoo.SRNN:
+    """The trained model, loaded by this package."""
+    model = srnn_zoo.create_model(MODEL, num_classes=CLASSES)
+    state = torch.load(trained, weights_only=False)["state_dict"]  # timm writes its arguments there as well
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def options(trained: Path) -> list[str | Path]:
+    return ["--model", MODEL, "--num-classes", str(CLASSES), "--checkpoint", trained, "--img-size", "64"]
+
+
+def test_timms_train_moves_every_weight_of_an_srnn(same_model: srnn_zoo.SRNN) -> None:
+    cell = same_model.cell.state_dict()
+    identity = torch.eye(same_model.num_features)
+    assert not torch.equal(cell["recurrent.weight"], identity)
+    assert cell["gate_input.weight"].any()
+    assert cell["gate_recurrent.weight"].any()
+
+
+def test_timms_validate_gives_the_accuracy_of_the_training(
+    timm_scripts: Path, photos: Path, trained: Path, tmp_path: Path
+) -> None:
+    arguments = ["--data-dir", photos, "--split", "val", *options(trained)]
+    output = run(
+        timm_scripts / "validate.py", *arguments, *"-b 4 -j 1 --device cpu --no-prefetcher".split(), cwd=tmp_path
+    )
+    assert result(output)["model"] == MODEL
+    summary = (trained.parent / "summary.csv").read_text().splitlines()
+    row = dict(zip(summary[0].split(","), summary[-1].split(","), strict=True))
+    assert result(output)["top1"] == pytest.approx(float(row["eval_top1"]), abs=1e-3)
+
+
+def test_timms_inference_names_every_picture(timm_scripts: Path, photos: Path, trained: Path, tmp_path: Path) -> None:
+    arguments = ["--data-dir", photos / "val", *options(trained), "--results-file", tmp_path / "answers.csv"]
+    run(
+        timm_scripts / "inference.py",
+        *arguments,
+        *"-b 4 -j 1 --device cpu --topk 2 --results-format csv".split(),
+        cwd=tmp_path,
+    )
+    answers = (tmp_path / "answers.csv").read_text()
+    assert all(picture.name in answers for picture in photos.glob("val/*/*.png"))
+
+
+def test_timms_onnx_export_writes_a_graph_with_the_models_logits(
+    timm_scripts: Path, trained: Path, same_model: srnn_zoo.SRNN, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run(timm_scripts / "onnx_export.py", tmp_path / "srnn.onnx", *options(trained), cwd=tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "srnn.onnx", providers=["CPUExecutionProvider"])
+    x = torch.rand(1, 3, 64, 64)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.from_numpy(logits), same_model(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("distributed", [False, True], ids=["one process", "torch.multiprocessing.spawn"])
+def test_pytorchs_imagenet_example_trains_an_srnn(
+    imagenet_example: Path, photos: Path, tmp_path: Path, distributed: bool
+) -> None:
+    options = "--epochs 1 -b 4 -j 1 -p 1 --no-accel --dist-backend gloo".split()
+    if distributed:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        options += ["--multiprocessing-distributed", "--world-size", "1", "--rank", "0", "--dist-url", address]
+    output = run(imagenet_example, photos, "-a", MODEL, *options, cwd=tmp_path)
+    assert " *   Acc@1 " in output
+    saved = torch.load(tmp_path / "checkpoint.pth.tar", weights_only=True)
+    assert saved["arch"] == MODEL
+    srnn_zoo.create_model(MODEL).load_state_dict(saved["state_dict"])
