@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow check docs clean
+.PHONY: demo test test-hub1 slow check docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -16,7 +16,8 @@ slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
 # the same Hub, by the newest huggingface_hub 1.x, which transformers 5 may not accept: an environment of its own
-test-hub1: $(VENV)-hub1/.test
+test-hub1:
+	$(MAKE) $(VENV)-hub1/.test VENV=$(VENV)-hub1
 	$(VENV)-hub1/bin/python -m pip install --quiet --disable-pip-version-check 'huggingface_hub<2'
 	$(VENV)-hub1/bin/python -m pytest tests/test_hub.py tests/test_hub_server*.py tests/test_faults.py tests/test_weights.py
 
@@ -37,4 +38,4 @@ $(VENV):
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info
+	rm -rf $(VENV) $(VENV)-hub1 build dist site *.egg-info

@@ -112,7 +112,12 @@ def test_an_error_is_reported_with_the_line_of_the_program(tmp_path: Path) -> No
 def test_control_c_ends_a_program_as_it_ends_python(tmp_path: Path) -> None:
     (tmp_path / "long.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
     command = [sys.executable, "-m", "srnn_zoo.run", "long.py"]
-    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+
+    def heed_interrupts() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets its background jobs ignore them
+
+    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, preexec_fn=heed_interrupts, **pipes) as p:
         assert p.stdout is not None
         assert p.stdout.readline() == b"ready\n"
         p.send_signal(signal.SIGINT)

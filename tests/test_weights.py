@@ -7,7 +7,7 @@ import logging
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import timm
@@ -151,6 +151,20 @@ def test_weights_of_the_hub_work_under_their_tag_everywhere(
     assert "srnn_test_resnet: weights of ada/net" in caplog.text
     untrained = create_model(name)
     assert (untrained.num_classes, untrained.variant) == (3, "half_gru")
+
+
+def test_torchvision_opens_them_too(registered: Weights, model: SRNN, cache: Path) -> None:
+    import torchvision
+
+    from srnn_zoo.integrations.torchvision import register as register_with_torchvision
+
+    register_with_torchvision()
+    member: Any = torchvision.models.get_weight("SRNN_TEST_RESNET_Weights.HALF_GRU_IRIS")
+    loaded = torchvision.models.get_model("srnn_test_resnet", weights=member, cache_dir=cache)
+    assert same_weights(cast(SRNN, loaded), model)
+    assert member.meta["categories"] == list(registered.categories)
+    assert member.meta["sha256"] == registered.sha256
+    assert member.transforms().config["input_size"] == (3, 320, 320)
 
 
 def test_preprocessing_that_is_not_given_is_timms_default(entry: Weights) -> None:
