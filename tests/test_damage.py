@@ -37,17 +37,24 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-def test_a_flipped_bit_is_found_wherever_it_is(saved: Path) -> None:
-    size = (saved / FILE).stat().st_size
+def test_a_flipped_bit_never_changes_what_is_loaded(saved: Path, model: SRNN) -> None:
+    """Either it is found, or it has only spoilt the name under which the checksum is kept."""
     sound = (saved / FILE).read_bytes()
-    for at in (9, 40, 300, size // 3, size // 2, size - 1):
+    header = 8 + int.from_bytes(sound[:8], "little")
+    found = 0
+    places = [*range(8, header, 97), *range(header, len(sound), len(sound) // 8), len(sound) - 1]
+    for at in places:
         flip(saved / FILE, at)
-        with pytest.raises((WeightsUnavailableError, ValueError), match=r"model\.safetensors|saved"):
-            SRNN.from_pretrained(saved)
-        with pytest.raises((WeightsUnavailableError, ValueError), match=r"model\.safetensors|saved"):
-            timm.create_model(f"local-dir:{saved}", pretrained=True)
+        for load in (SRNN.from_pretrained, lambda folder: timm.create_model(f"local-dir:{folder}", pretrained=True)):
+            try:
+                loaded: Any = load(saved)
+            except (WeightsUnavailableError, ValueError) as error:
+                found += str(saved) in str(error)
+            else:
+                assert same_weights(loaded, model)
+                assert at < header
         (saved / FILE).write_bytes(sound)
-    SRNN.from_pretrained(saved)
+    assert found >= 2 * (len(places) - 2)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 1000, 100_000])

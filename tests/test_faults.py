@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from srnn_zoo import SRNN, WeightsUnavailableError, create_model
@@ -141,6 +142,7 @@ def test_a_download_that_times_out_says_so(
         SRNN.from_pretrained("ada/net", cache_dir=cache)
 
 
+@pytest.mark.skipif(huggingface_hub.__version__ < "1", reason="0.x takes it up in the next call only")
 def test_a_download_that_was_cut_goes_on_where_it_stopped(
     published: HubServer, cache: Path, no_backoff: None, monkeypatch: pytest.MonkeyPatch, model: SRNN
 ) -> None:

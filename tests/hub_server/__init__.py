@@ -63,13 +63,14 @@ class HubServer:
 
     def redirect_client(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let the `huggingface_hub` of this process talk to this hub, over plain HTTP and as nobody in particular."""
-        from huggingface_hub import constants, hf_api
+        from huggingface_hub import constants, file_download, hf_api
 
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
         monkeypatch.setattr(hf_api.api, "endpoint", self.url)  # read when the module was imported
         template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        for module in (constants, file_download):  # 0.30 looks in the second
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # younger than 0.30
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # it would ask the hub for more
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", os.devnull)
