@@ -63,7 +63,7 @@ def build(
     architecture: str,
     *,
     pretrained: bool = False,
-    weights: StrPath | None = None,
+    weights: StrPath | SavedModel | None = None,
     pretrained_cfg: TimmConfig = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     cache_dir: StrPath | None = None,
@@ -83,6 +83,7 @@ def build(
         cache_dir=cache_dir,
     )
     own = {key: plan.arguments[key] for key in _SCALE_OPTIONS & plan.arguments.keys()}  # timm has a `variant` too
+    file = None if isinstance(pretrained_backbone, bool) else pretrained_backbone
     about = [_About()]
 
     def make(in_chans: int = 3, backbone_img_size: Any = None, **arguments: Any) -> SRNN:
@@ -91,13 +92,19 @@ def build(
             backbone_img_size = pair(options["img_size"])
         if backbone_img_size is not None:
             arguments["img_size"] = tuple(backbone_img_size)
+        base_cnn = None
+        if plan.saved is None and (pretrained or pretrained_backbone):
+            base_cnn = create_base_cnn(
+                architecture, plan.base_tag, file=file, cache_dir=cache_dir, in_chans=in_chans, **arguments
+            )
+            if pretrained and file is not None and "num_classes" not in plan.arguments:
+                options["num_classes"] = cast(Any, base_cnn).num_classes
         model = SRNN(_create_backbone(architecture, in_chans=in_chans, **arguments), **options)
         if plan.saved is not None:
             about.append(_load_saved(model, plan.saved, plan.config))
-        elif pretrained or pretrained_backbone:
-            file = None if isinstance(pretrained_backbone, bool) else pretrained_backbone
-            arguments |= {"in_chans": in_chans, "file": file, "cache_dir": cache_dir}
-            about.append(_load_base_cnn(model, architecture, plan.base_tag, classifier=pretrained, **arguments))
+        elif base_cnn is not None:
+            init_from_base_cnn(model, base_cnn, classifier=pretrained)
+            about.append(_about_base_cnn(model, architecture, plan.base_tag, file))
         return model
 
     timm_options: dict[str, Any] = {
@@ -111,6 +118,8 @@ def build(
     model.pretrained_cfg.pop("notes", None)
     if about[-1].notes:
         model.pretrained_cfg["notes"] = about[-1].notes
+    if not about[-1].has_old_classifier:
+        model.pretrained_cfg.pop("label_names", None)
     model._model_args = plan.arguments
     return cast(SRNN, model)
 
@@ -120,24 +129,28 @@ class _About(NamedTuple):
 
     notes: tuple[str, ...] = ()
     metadata: dict[str, Any] = {}  # noqa: RUF012 (copied before it is changed)
+    has_old_classifier: bool = True
 
 
 def _load_saved(model: SRNN, saved: SavedModel, config: PretrainedCfg) -> _About:
-    """Load an SRNN's weights."""
-    if load_weights(model, saved.state, config.to_dict(), saved.source):
+    """Load an SRNN's weights, in the precision they were saved in."""
+    same_classes = load_weights(model, saved.state, config.to_dict(), saved.source)
+    dtypes = {value.dtype for value in saved.state.values() if value.is_floating_point()}
+    if saved.config and len(dtypes) == 1:
+        model.to(dtypes.pop())
+    metadata = saved.about.get("metadata", {})
+    if same_classes:
         _logger.info("%s: weights of %s", config.architecture, saved.source)
-        return _About(tuple(config.notes or ()), dict(saved.metadata))
+        model._zero_shot_fingerprint = float(saved.about.get("fingerprint", 0.0))
+        return _About(tuple(config.notes or ()), metadata)
     text = "%s: weights of %s; the classifier is new, of %d classes instead of %d"
     _logger.warning(text, config.architecture, saved.source, model.num_classes, config.num_classes)
-    base = config.hf_hub_id or saved.metadata.get("base_model")
-    return _About(metadata={"base_model": base} if base else {})
+    base = config.hf_hub_id or metadata.get("base_model")
+    return _About(metadata={"base_model": base} if base else {}, has_old_classifier=False)
 
 
-def _load_base_cnn(
-    model: SRNN, architecture: str, tag: str, *, classifier: bool, file: Any, **arguments: Any
-) -> _About:
-    """The paper's initialisation from timm's weights, or from a file of the base CNN's."""
-    init_from_base_cnn(model, create_base_cnn(architecture, tag, file=file, **arguments), classifier=classifier)
+def _about_base_cnn(model: SRNN, architecture: str, tag: str, file: StrPath | None) -> _About:
+    """What is true of a model with the paper's initialisation, or with the backbone's weights alone."""
     base = f"{architecture}.{tag}" if tag else architecture
     source = f"timm's {base}" if file is None else os.fspath(file)
     text = "%s: zero-shot, from %s" if model.zero_shot else "%s: the backbone's weights are those of %s"

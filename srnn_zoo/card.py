@@ -46,7 +46,8 @@ def model_card(model: SRNN, metadata: Mapping[str, Any], name: str) -> ModelCard
 
 
 def _license(model: SRNN, metadata: Mapping[str, Any]) -> str | None:
-    return metadata.get("license") or model.pretrained_cfg.get("license")
+    of_base_model = model.pretrained_cfg.get("license") if metadata.get("base_model") else None
+    return metadata.get("license") or of_base_model
 
 
 def _base_model(metadata: Mapping[str, Any]) -> str | None:
@@ -107,7 +108,12 @@ def _facts(model: SRNN, metadata: Mapping[str, Any]) -> str:
         "Data": ", ".join(_names(metadata.get("dataset")) or ()),
         "Recipe": _recipe(metadata.get("recipe")),
     }
-    return "\n".join(f"- **{name}:** {value}" for name, value in facts.items() if value) + "\n"
+    return "\n".join(f"- **{name}:** {_one_line(value)}" for name, value in facts.items() if value) + "\n"
+
+
+def _one_line(value: Any) -> str:
+    """Text that breaks neither a list nor a table."""
+    return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def _recipe(recipe: Any) -> str:
@@ -118,7 +124,7 @@ def _recipe(recipe: Any) -> str:
 
 def _metrics_table(metadata: Mapping[str, Any]) -> str:
     rows = [
-        f"| {dataset} | {name} | {value:g} |"
+        f"| {_one_line(dataset)} | {_one_line(name)} | {value:g} |"
         for dataset, figures in metadata.get("metrics", {}).items()
         for name, value in figures.items()
     ]
@@ -127,7 +133,7 @@ def _metrics_table(metadata: Mapping[str, Any]) -> str:
 
 def _usage(name: str) -> str:
     is_hub_id = "/" in name
-    place = name if is_hub_id else f"path/to/{name}"
+    place = name if is_hub_id else f"path/to/{name}".replace('"', r"\"")
     address = f"hf-hub:{place}" if is_hub_id else f"local-dir:{place}"
     return f"""## Use
 

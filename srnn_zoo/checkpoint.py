@@ -1,30 +1,58 @@
-"""Weights files: written with a checksum and never half, read without running code, refused where they do not fit."""
+"""Weights files: written with a checksum, read without running code, refused where they do not fit."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import load_pretrained, load_state_dict
+from timm.models import clean_state_dict, load_pretrained, load_state_dict
 from torch import Tensor, nn
 
 from ._errors import WeightsUnavailableError
 
-__all__ = ["check_keys", "file_sha256", "load_weights", "read_weights", "write_weights"]
+__all__ = [
+    "digest",
+    "file_sha256",
+    "fingerprint",
+    "load_weights",
+    "read_weights",
+    "read_weights_and_header",
+    "write_weights",
+]
 
-_DIGEST_KEY = "sha256"  # in the header of a safetensors file: of names, types, shapes and values
+DIGEST_KEY = "sha256"  # in the header of a safetensors file: of names, types, shapes and values
 
 
-def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write a state dict as safetensors, with a checksum in its header that `read_weights` verifies."""
+def write_weights(state: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) -> str:
+    """Write a state dict as safetensors with a checksum in the header; the same weights give the same bytes.
+
+    Args:
+        state: the weights.
+        path: where to.
+        header: more entries for the header.
+
+    Returns:
+        the checksum, of names, types, shapes and values.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    save_file(tensors, path, metadata={"format": "pt", _DIGEST_KEY: _digest(tensors)})
+    checksum = digest(tensors)
+    try:
+        save_file(tensors, path, metadata={"format": "pt", DIGEST_KEY: checksum, **header})
+    except SafetensorError as error:  # a full disk
+        raise OSError(f"cannot write {path}: {error}") from error
+    _sort_header(path)
+    return checksum
 
 
 def read_weights(path: str | os.PathLike[str], sha256: str = "") -> dict[str, Tensor]:
@@ -40,62 +68,55 @@ def read_weights(path: str | os.PathLike[str], sha256: str = "") -> dict[str, Te
         FileNotFoundError: if there is no such file.
         WeightsUnavailableError: if it is damaged, is other than `sha256` says, or would run code.
     """
+    return read_weights_and_header(path, sha256)[0]
+
+
+def read_weights_and_header(path: str | os.PathLike[str], sha256: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """`read_weights`, and the entries of the header, none of which a pickle has."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
     if sha256 and (found := file_sha256(path)) != sha256:
         raise WeightsUnavailableError(f"{path} is damaged (SHA-256 {found}, expected {sha256})")
     try:
-        state = load_state_dict(str(path), device="cpu", weights_only=True)
-        expected = _stored_digest(path)
+        state, header = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
     except Exception as error:  # each file format has errors of its own
-        raise WeightsUnavailableError(f"cannot read the weights in {path}: {type(error).__name__}: {error}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        if "weights_only" in reason:
+            reason = "it holds more than tensors, and unpickling that could run code"
+        raise WeightsUnavailableError(f"cannot read the weights in {path}: {reason}") from error
     wrong = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if wrong or not state:
         what = f"other things than tensors ({', '.join(map(str, wrong[:5]))})" if wrong else "nothing"
         raise WeightsUnavailableError(f"{path} is no state dict: it holds {what}")
-    if expected and _digest(state) != expected:
+    if header.get(DIGEST_KEY) and digest(state) != header[DIGEST_KEY]:
         raise WeightsUnavailableError(f"{path} is damaged: its weights do not match the checksum saved with them")
-    return state
+    return state, header
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+            found.update(block)
+    return found.hexdigest()
 
 
-def check_keys(model: nn.Module, state: Mapping[str, Tensor], source: str, skip: Collection[str] = ()) -> None:
-    """Refuse weights that are not this model's.
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    found = hashlib.sha256()
+    for key in sorted(state):
+        value: Any = state[key].contiguous()
+        found.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
-    Args:
-        model: that shall be loaded.
-        state: the weights.
-        source: where they come from, for the message.
-        skip: keys that may differ.
 
-    Raises:
-        ValueError: with all missing, unexpected and wrongly shaped keys.
-    """
-    wanted = model.state_dict()
-    shared = [key for key in wanted if key in state and key not in skip]
-    found = {
-        "missing": [key for key in wanted if key not in state and key not in skip],
-        "unexpected": [key for key in state if key not in wanted and key not in skip],
-        "wrongly shaped": [
-            f"{key} {tuple(state[key].shape)} for {tuple(wanted[key].shape)}"
-            for key in shared
-            if state[key].shape != wanted[key].shape
-        ],
-    }
-    if any(found.values()):
-        lists = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in found.items() if keys)
-        without = "missing: fc.weight, fc.bias" in lists and "unexpected" not in lists
-        hint = "; they have no classifier: give another num_classes for a new one" if without else ""
-        raise ValueError(f"the weights of {source} do not fit this model; {lists}{hint}")
+@torch.no_grad()
+def fingerprint(*modules: nn.Module) -> float:
+    """A number that training changes and a change of device or precision hardly does: Σ|w|."""
+    return sum(p.abs().sum(dtype=torch.float64).item() for module in modules for p in module.parameters())
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], config: dict[str, Any], source: str) -> bool:
@@ -120,7 +141,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], config: dict[str
     classifier = () if same_classes else (f"{config['classifier']}.weight", f"{config['classifier']}.bias")
     first = config.get("first_conv") or ()
     stem = () if net.in_chans == config["input_size"][0] else (first,) if isinstance(first, str) else tuple(first)
-    check_keys(model, state, source, skip=(*classifier, *(f"{name}.weight" for name in stem)))
+    _check_keys(model, state, source, skip=(*classifier, *(f"{name}.weight" for name in stem)))
     sources = dict.fromkeys(("url", "file", "hf_hub_id", "source"))
     load_pretrained(
         model,
@@ -131,20 +152,47 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], config: dict[str
     return same_classes
 
 
-def _digest(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        value: Any = state[key].contiguous()
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+def _check_keys(model: nn.Module, state: Mapping[str, Tensor], source: str, skip: Collection[str]) -> None:
+    wanted = model.state_dict()
+    found = {
+        "missing": [key for key in wanted if key not in state and key not in skip],
+        "unexpected": [key for key in state if key not in wanted and key not in skip],
+        "wrongly shaped": [
+            f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
+            for key, value in wanted.items()
+            if key in state and key not in skip and state[key].shape != value.shape
+        ],
+    }
+    if not any(found.values()):
+        return
+    hint = ""
+    if found["missing"] == ["fc.weight", "fc.bias"] and not found["unexpected"]:
+        hint = "; they have no classifier: give another num_classes for a new one"
+    elif not any(key.startswith("backbone.") for key in state) and any(f"backbone.{key}" in wanted for key in state):
+        hint = "; they are a base CNN's: give them as pretrained_backbone=, with pretrained=True for its classifier too"
+    lists = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in found.items() if keys)
+    raise ValueError(f"the weights of {source} do not fit this model{hint}; {lists}")
 
 
-def _stored_digest(path: Path) -> str:
-    """The checksum in a safetensors header; none where another program wrote the file."""
-    if path.suffix != ".safetensors":
-        return ""
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
-        return (file.metadata() or {}).get(_DIGEST_KEY, "")
+    with safe_open(path, framework="pt") as file:  # header and weights of the same file, whatever is put in its place
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+        return clean_state_dict(state), file.metadata() or {}
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    return load_state_dict(str(path), device="cpu", weights_only=True)
+
+
+def _sort_header(path: Path) -> None:
+    """Put the entries of the header into a fixed order, which safetensors leaves to chance."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))

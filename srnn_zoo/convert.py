@@ -36,7 +36,7 @@ def to_base_cnn(model: SRNN) -> nn.Module:
     """The timm model, with its classifier, that gives the same probabilities as an SRNN on one level.
 
     Its `state_dict()` is a checkpoint of the base CNN, as torchvision and timm write them. There is one where the state
-    after one level is a multiple of the features: in `vanilla` and the ensembles always, in gated cells as long as
+    after one level is a multiple of the features: in `vanilla` and the mean ensembles always, in gated cells as long as
     training has not moved the gates. A multiple is folded into the classifier.
 
     Args:
@@ -48,6 +48,8 @@ def to_base_cnn(model: SRNN) -> nn.Module:
     Examples:
         >>> torch.save(to_base_cnn(model).state_dict(), "resnet18.pth")
     """
+    if not model.cell.anytime:
+        raise ValueError(f"variant {model.variant!r} fuses a fixed number of levels: no base CNN does that")
     if model.num_classes == 0:
         raise ValueError("the model has no classifier (num_classes=0), so that there is no base CNN of it")
     architecture = model.pretrained_cfg["architecture"].removeprefix("srnn_")

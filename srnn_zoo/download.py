@@ -13,7 +13,6 @@ from urllib.parse import urlparse
 from ._errors import WeightsUnavailableError
 
 __all__ = [
-    "answers",
     "cached_hub_file",
     "download_files",
     "explain_hub_error",
@@ -23,16 +22,34 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
-NETWORK_TIMEOUT = 1.5  # seconds after which a host counts as out of reach, unless HF_HUB_ETAG_TIMEOUT says otherwise
+NETWORK_TIMEOUT = 1.5  # seconds after which a host counts as out of reach
+_TIMEOUT_VARIABLE = "HF_HUB_ETAG_TIMEOUT"  # the client's own, whose default is 10
 
 StrPath = str | os.PathLike[str]
 
 
-def answers(url: str) -> bool:
-    """Whether a host answers at all, whatever it says, within `NETWORK_TIMEOUT` seconds, name look-up included."""
+def why_unreachable(url: str) -> str:
+    """Why the Hub or another host cannot be asked now, within `NETWORK_TIMEOUT` seconds; an empty string if it can."""
+    from huggingface_hub import constants
+
+    if url.startswith(constants.ENDPOINT) and constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    if _answers(url, seconds := _timeout()):
+        return ""
+    return f"{urlparse(url).hostname} does not answer within {seconds:g} s ({_TIMEOUT_VARIABLE} sets the seconds)"
+
+
+def _timeout() -> float:
+    try:
+        return float(os.environ.get(_TIMEOUT_VARIABLE, NETWORK_TIMEOUT))
+    except ValueError:
+        return NETWORK_TIMEOUT
+
+
+def _answers(url: str, seconds: float) -> bool:
+    """Whether a host answers at all, whatever it says; name look-up included."""
     from huggingface_hub import get_session
 
-    seconds = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", NETWORK_TIMEOUT))
     answered = threading.Event()
 
     def ask() -> None:
@@ -47,15 +64,6 @@ def answers(url: str) -> bool:
     thread.start()
     thread.join(seconds)
     return answered.is_set()
-
-
-def why_unreachable(url: str) -> str:
-    """Why the Hub or another host cannot be asked now, or an empty string."""
-    from huggingface_hub import constants
-
-    if url == constants.ENDPOINT and constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    return "" if answers(url) else f"{urlparse(url).hostname} does not answer"
 
 
 def split_hub_id(model_id: str) -> tuple[str, str | None]:
@@ -112,15 +120,18 @@ def download_files(
         ValueError: if `model_id` can be no name on the Hub.
         WeightsUnavailableError: where a file cannot be had; without a network within two seconds.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import hf_hub_url
 
     repo, revision = split_hub_id(model_id)
     choices = [(names,) if isinstance(names, str) else names for names in filenames]
     cached = [_first_cached(repo, names, revision, cache_dir) for names in choices]
     if re.fullmatch("[0-9a-f]{40}", revision or "") and all(cached) and not force_download:
         return cast("list[Path]", cached)
-    unreachable = "local_files_only is set" if local_files_only else why_unreachable(constants.ENDPOINT)
+    address = hf_hub_url(repo, choices[0][0], revision=revision)  # of a file, as a hub may hang on these alone
+    unreachable = "local_files_only is set" if local_files_only else why_unreachable(address)
     if unreachable:
+        if force_download and all(cached):
+            raise WeightsUnavailableError(f"{repo} cannot be fetched again: {unreachable}")
         if not all(cached):
             raise WeightsUnavailableError(_advice_offline(repo, unreachable))
         _logger.info("%s from the cache, as %s", model_id, unreachable)

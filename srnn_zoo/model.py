@@ -1,6 +1,7 @@
 """SRNN: a pyramid, one backbone that reads every level, a cell that runs over scale, one classifier."""
 
 # annotations are evaluated here: torch.fx copies forward's into the code it writes, and TorchScript reads them there
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -18,6 +19,7 @@ from .backbone import (
     srnn_config,
 )
 from .cells import create_cell
+from .checkpoint import fingerprint
 from .hub import HubMixin
 from .pyramid import (
     Interpolation,
@@ -85,7 +87,13 @@ class SRNN(HubMixin, nn.Module):
     """
 
     # TorchScript wants a list
-    __jit_unused_properties__ = ["img_size", "zero_shot", "set_input_size", "_model_args"]  # noqa: RUF012
+    __jit_unused_properties__ = [  # noqa: RUF012
+        "img_size",
+        "zero_shot",
+        "fingerprint",
+        "set_input_size",
+        "_model_args",
+    ]
 
     def __init__(
         self,
@@ -115,6 +123,7 @@ class SRNN(HubMixin, nn.Module):
         if img_size is not None:
             self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *pair(img_size))
         self.metadata = cast("dict[str, Any]", {})
+        self._zero_shot_fingerprint = 0.0  # 0 where it is not known
         self._stored_args = {}
         if activation == "auto":
             activation = "relu" if has_nonnegative_features(backbone) else "identity"
@@ -241,16 +250,26 @@ class SRNN(HubMixin, nn.Module):
     def zero_shot(self) -> bool:
         """Whether this model has the paper's initialisation: by the notes in its config, while they are true.
 
-        Once training has moved the cell, the note is taken out of `pretrained_cfg` when this is read.
+        Once training has moved cell, backbone or classifier, the note goes out of `pretrained_cfg` when this is read.
         """
         notes = self.pretrained_cfg.get("notes", ())
         if not any(note.startswith("zero-shot") for note in notes):
             return False
         initial = create_cell(self.variant, self.num_features, height=len(self.scales)).state_dict()
-        if all(torch.equal(value.to(initial[key]), initial[key]) for key, value in self.cell.state_dict().items()):
+        state = self.cell.state_dict()
+        tolerance = 1e-9 if self.fc.get_parameter("weight").dtype in (torch.float32, torch.float64) else 1e-4
+        if all(torch.equal(value.to(initial[key]), initial[key]) for key, value in state.items()) and (
+            not self._zero_shot_fingerprint
+            or math.isclose(self.fingerprint, self._zero_shot_fingerprint, rel_tol=tolerance)
+        ):
             return True
         self.pretrained_cfg.pop("notes")
         return False
+
+    @property
+    def fingerprint(self) -> float:
+        """A number that changes when backbone or classifier are trained (Σ|w|)."""
+        return fingerprint(self.backbone, self.fc)
 
     @property
     def _model_args(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ._errors import WeightsUnavailableError, unknown_name
 from .backbone import create_timm_model
 from .checkpoint import file_sha256
-from .download import cached_hub_file, why_unreachable
+from .download import cached_hub_file, explain_hub_error, why_unreachable
 from .weights import PipFile, Weights, weights_of
 
 if TYPE_CHECKING:
@@ -71,8 +71,13 @@ def create_base_cnn(
     except (TypeError, ValueError):
         raise
     except Exception as error:  # each hub client and file format has errors of its own
-        source = overlay.get("file") or f"the download ({config.hf_hub_id or config.url})"
-        reason = f"{type(error).__name__}: {error}"
+        if "file" not in overlay and config.hf_hub_id:
+            reason = explain_hub_error(error, config.hf_hub_id)
+            raise WeightsUnavailableError(f"cannot load the weights of {name}: {reason}") from error
+        source = overlay.get("file") or f"the download ({config.url})"
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        if "weights_only" in reason:
+            reason = "it holds more than tensors, and unpickling that could run code"
         raise WeightsUnavailableError(f"cannot load the weights of {name} from {source}: {reason}") from error
 
 
@@ -103,6 +108,7 @@ def init_from_base_cnn(model: SRNN, base_cnn: nn.Module, classifier: bool = True
     weight, bias = _linear_parameters(cast(Any, base_cnn).get_classifier(), model.num_features, name)
     model.fc.load_state_dict({"weight": weight, "bias": bias})
     model.pretrained_cfg["notes"] = (ZERO_SHOT_NOTE,)
+    model._zero_shot_fingerprint = model.fingerprint
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ import fnmatch
 import inspect
 import warnings
 from collections import deque
-from pathlib import Path
 from typing import Any, cast
 
 import timm
@@ -18,7 +17,7 @@ from .backbone import srnn_config
 from .build import ModelFactory, build
 from .download import download_files
 from .model import SRNN
-from .saved import CONFIG_FILE, WEIGHTS_FILES, check_architecture
+from .saved import CONFIG_FILE, open_saved
 from .weights import PipFile, Weights, add_weights, weights_of
 
 __all__ = ["create_model", "documented", "get_factory", "list_models", "register", "register_all", "register_weights"]
@@ -59,12 +58,12 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> SRNN:
     Examples:
         >>> model = create_model("srnn_resnet18", variant="vanilla", num_classes=37)
     """
+    if name.startswith(("hf-hub:", "local-dir:")) and pretrained:
+        saved = open_saved(name, cache_dir=kwargs.get("cache_dir"))
+        return cast(SRNN, timm.create_model(saved.architecture, weights=saved, **kwargs))
     if name.startswith("hf-hub:"):
-        wanted = (CONFIG_FILE, WEIGHTS_FILES) if pretrained else (CONFIG_FILE,)
-        config, *_ = download_files(name.removeprefix("hf-hub:"), *wanted, cache_dir=kwargs.get("cache_dir"))
+        (config,) = download_files(name.removeprefix("hf-hub:"), CONFIG_FILE, cache_dir=kwargs.get("cache_dir"))
         name = f"local-dir:{config.parent}"
-    if name.startswith("local-dir:"):
-        check_architecture(Path(name.removeprefix("local-dir:")))
     if ":" not in name:
         architecture, _, tag = name.partition(".")
         get_factory(architecture)
@@ -100,6 +99,8 @@ def get_factory(name: str) -> ModelFactory:
     known = timm.is_model(architecture) and not architecture.startswith(PREFIX)
     if name.startswith(PREFIX) and known and not timm.is_model(name):
         register(architecture)
+    if "/" in name:
+        raise ValueError(f"{name!r} is no model's name; srnn_zoo.SRNN.from_pretrained opens a folder or a Hub id")
     if not name.startswith(PREFIX) or not timm.is_model(name):
         raise ValueError(unknown_name("model", name, list_models(), "srnn_zoo.list_models() gives all names"))
     return cast(ModelFactory, model_entrypoint(name))
@@ -138,10 +139,13 @@ def register_weights(weights: Weights) -> None:
         >>> register_weights(Weights("srnn_resnet18.half_gru_flowers", "owner/name@v1", sha256=…, …))
     """
     get_factory(weights.architecture)
+    architecture = weights.architecture.removeprefix(PREFIX)
+    if f"{architecture}.{weights.tag}" in get_arch_pretrained_cfgs(architecture):
+        raise ValueError(f"{weights.tag} is timm's tag of other weights")
     add_weights(weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # timm says that the name is taken
-        register(weights.architecture.removeprefix(PREFIX))
+        register(architecture)
 
 
 def _weights_config(weights: Weights, default: PretrainedCfg) -> PretrainedCfg:

@@ -42,7 +42,7 @@ def plan_weights(
     arguments: dict[str, Any],
     *,
     pretrained: bool,
-    weights: StrPath | None = None,
+    weights: StrPath | SavedModel | None = None,
     pretrained_cfg: TimmConfig = None,
     overlay: Mapping[str, Any] | None = None,
     base_cnn_given: bool = False,
@@ -64,20 +64,22 @@ def plan_weights(
         ValueError: for unknown weights, with the closest names, and for weights of another architecture or variant.
     """
     overlay = dict(overlay or {})
-    place: StrPath | None = None
+    place: StrPath | SavedModel | None = None
     if weights is not None:
         pretrained_cfg, place = _tag_or_place(name, weights)
-    entry = None if place or base_cnn_given else _entry(name, pretrained, pretrained_cfg, arguments)
+    entry = None if place else _entry(name, pretrained, pretrained_cfg, arguments, base_cnn_given)
     base_tag = ""
     if entry is not None:
         arguments = _entry_arguments(entry, arguments)
         pretrained_cfg, base_tag = entry.tag, entry.base.partition(".")[2]
     saved = _open(place, entry, pretrained_cfg, overlay, cache_dir) if pretrained else None
     if saved is not None:
-        _check_architecture(name, saved)
+        _check_same_kind(name, saved, arguments)
         arguments = {**saved.model_args, **arguments}
         pretrained_cfg = saved.config or pretrained_cfg
         overlay = {key: value for key, value in overlay.items() if key not in _LOCATIONS}
+        if entry is not None:
+            overlay = {"tag": entry.tag, **entry.preprocessing, **overlay}
         if not saved.config and "fc.weight" in saved.state:
             overlay["num_classes"] = len(saved.state["fc.weight"])
     config = _resolve_config(name, pretrained_cfg, overlay, arguments)
@@ -87,15 +89,16 @@ def plan_weights(
 _LOCATIONS = frozenset({"file", "state_dict", "hf_hub_id", "source"})
 
 
-def _tag_or_place(name: str, weights: StrPath) -> tuple[str | None, StrPath | None]:
-    """`weights=` as a tag, or as the path or Hub id that it is else."""
-    text = os.fspath(weights)
-    if Path(weights).exists() or "/" in text or not isinstance(weights, str):
+def _tag_or_place(name: str, weights: StrPath | SavedModel) -> tuple[str | None, StrPath | SavedModel | None]:
+    """`weights=` as a tag, or as the saved model, path or Hub id that it is else."""
+    if not isinstance(weights, str):
         return None, weights
-    tag = text.removeprefix(f"{name}.")
+    tag = weights.removeprefix(f"{name}.")
     tags = _tags(name)
     if tag in tags:
         return tag, None
+    if weights and ("/" in weights or Path(weights).exists()):
+        return None, weights
     hint = "or give a folder, a file or a Hub id (owner/name)"
     raise ValueError(f"{unknown_name(f'weights of {name}', tag, tags)} {hint}")
 
@@ -106,11 +109,13 @@ def _tags(name: str) -> list[str]:
     return [*(weights.tag for weights in weights_of(name)), *(key.partition(".")[2] for key in timms)]
 
 
-def _entry(name: str, pretrained: bool, pretrained_cfg: TimmConfig, arguments: Mapping[str, Any]) -> Weights | None:
+def _entry(
+    name: str, pretrained: bool, pretrained_cfg: TimmConfig, arguments: Mapping[str, Any], base_cnn_given: bool
+) -> Weights | None:
     """The entry of a tag, or without one the best."""
     if isinstance(pretrained_cfg, str):
         return find_weights(f"{name}.{pretrained_cfg}")
-    if pretrained_cfg is None and pretrained:
+    if pretrained_cfg is None and pretrained and not base_cnn_given:
         return best_weights(name, arguments.get("variant", "half_gru"))
     return None
 
@@ -123,13 +128,15 @@ def _entry_arguments(entry: Weights, arguments: dict[str, Any]) -> dict[str, Any
 
 
 def _open(
-    place: StrPath | None,
+    place: StrPath | SavedModel | None,
     entry: Weights | None,
     pretrained_cfg: TimmConfig,
     overlay: Mapping[str, Any],
     cache_dir: StrPath | None,
 ) -> SavedModel | None:
     """The saved model, where the weights are one's."""
+    if isinstance(place, SavedModel):
+        return place
     if place is not None:
         return open_saved(place, cache_dir=cache_dir)
     if entry is not None:
@@ -144,14 +151,14 @@ def _open(
     return open_saved(location, cache_dir=cache_dir) if location else None
 
 
-def _check_architecture(name: str, saved: SavedModel) -> None:
+def _check_same_kind(name: str, saved: SavedModel, arguments: Mapping[str, Any]) -> None:
+    """Refuse another architecture, and another variant, whose parameters may have the same names and shapes."""
     if saved.architecture not in ("", name):
         raise ValueError(f"the weights of {saved.source} are of {saved.architecture}; asked for {name}")
-    if not any(key.startswith("backbone.") for key in saved.state):
-        raise ValueError(
-            f"the weights of {saved.source} are a base CNN's, no SRNN's: give them as pretrained_backbone=, with "
-            "pretrained=True for the classifier too"
-        )
+    variant = saved.model_args.get("variant")
+    asked = arguments.get("variant", variant)
+    if variant and asked != variant and any(key.startswith("cell.") for key in saved.state):
+        raise ValueError(f"the weights of {saved.source} are of variant {variant!r}; asked for {asked!r}")
 
 
 def _resolve_config(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._errors import unknown_name
+from .download import split_hub_id
 from .transforms import levels_transform
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ __all__ = [
     "list_pretrained",
     "weights_of",
 ]
+
+
+_PREPROCESSING = frozenset({"mean", "std", "crop_pct", "crop_mode", "interpolation"})
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,9 @@ class Weights:
         metrics: figures by data set, such as `{"imagenet-1k": {"top1": 71.5}}`, in per cent.
         recipe: how it was trained.
         license: SPDX identifier in lower case.
+
+    Raises:
+        ValueError: for an entry that cannot be right, with what is wrong.
     """
 
     name: str
@@ -80,6 +88,33 @@ class Weights:
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     recipe: str = ""
     license: str = ""
+
+    def __post_init__(self) -> None:
+        wrong = self._fault()
+        if wrong:
+            raise ValueError(f"weights {self.name!r}: {wrong}")
+        object.__setattr__(self, "sha256", self.sha256.lower())
+
+    def _fault(self) -> str:
+        """What is wrong with the entry, or an empty string."""
+        if not re.fullmatch(r"srnn_\w+\.[\w.-]+", self.name):
+            return "a name is srnn_<architecture>.<tag>"
+        if not self.model_args.get("variant"):
+            return "model_args must name the variant"
+        if not self.tag.startswith(self.variant):
+            return f"the tag must begin with the variant, {self.variant}"
+        if not re.fullmatch("[0-9a-fA-F]{64}", self.sha256):
+            return f"sha256 must be 64 hexadecimal digits; got {self.sha256!r}"
+        if not self.sizes or any(len(size) != 2 for size in self.sizes):
+            return f"sizes must be (H, W) of every level, smallest first; got {self.sizes!r}"
+        if unknown := self.preprocessing.keys() - _PREPROCESSING:
+            return unknown_name("preprocessing", min(unknown), _PREPROCESSING)
+        if isinstance(self.source, str):
+            split_hub_id(self.source)
+        return ""
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     @property
     def architecture(self) -> str:
@@ -170,12 +205,8 @@ def add_weights(weights: Weights) -> None:
     """Enter weights into the list; `srnn_zoo.register_weights` tells timm as well.
 
     Raises:
-        ValueError: for a name that is taken by other weights, or is no architecture and tag.
+        ValueError: for a name that is taken by other weights.
     """
-    if not weights.architecture.startswith("srnn_") or not weights.tag:
-        raise ValueError(f"weights are named srnn_<architecture>.<tag>; got {weights.name!r}")
-    if len(weights.sha256) != 64:
-        raise ValueError(f"sha256 of {weights.name} must be 64 hexadecimal digits; got {weights.sha256!r}")
     if _WEIGHTS.get(weights.name, weights) != weights:
         raise ValueError(f"weights named {weights.name!r} exist already, and are others")
     _WEIGHTS[weights.name] = weights

@@ -86,5 +86,5 @@ def test_what_no_base_cnn_does_is_refused() -> None:
         to_base_cnn(create_model("srnn_test_resnet", num_classes=0))
     with pytest.raises(ValueError, match="does not classify with one linear layer"):
         to_base_cnn(create_model("srnn_deit_tiny_distilled_patch16_224", num_classes=5))
-    with pytest.raises(ValueError, match="concat"):
+    with pytest.raises(ValueError, match=r"variant 'concat' fuses a fixed number of levels"):
         to_base_cnn(create_model("srnn_test_resnet", variant="concat", num_classes=5))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import timm
@@ -139,14 +139,17 @@ def test_what_transformers_leaves_behind_is_understood(saved: Path) -> None:
     state = load_file(saved / FILE)
     headless = {key: value for key, value in state.items() if not key.startswith("fc.")}
     save_file(headless, saved / FILE)
-    with pytest.raises(ValueError, match=r"missing: fc\.weight, fc\.bias; they have no classifier: give another num_c"):
+    with pytest.raises(ValueError, match=r"they have no classifier: .*; missing: fc\.weight, fc\.bias"):
         SRNN.from_pretrained(saved)
     assert SRNN.from_pretrained(saved, num_classes=5).num_classes == 5
 
 
 def test_other_options_than_the_saved_ones_are_refused_where_weights_do_not_fit(saved: Path) -> None:
-    with pytest.raises(ValueError, match=r"unexpected: cell\.gate_input\.weight, cell\.gate_recurrent\.weight"):
-        SRNN.from_pretrained(saved, variant="vanilla")
+    for variant in ("vanilla", "mgu"):  # the second has the same keys and shapes
+        with pytest.raises(ValueError, match=f"are of variant 'half_gru'; asked for '{variant}'"):
+            SRNN.from_pretrained(saved, variant=variant)
+        with pytest.raises(ValueError, match=f"are of variant 'half_gru'; asked for '{variant}'"):
+            create_model("srnn_test_resnet", weights=saved / FILE, variant=variant)
     with pytest.raises(ValueError, match="are of srnn_test_resnet; asked for srnn_resnet18"):
         create_model("srnn_resnet18", weights=saved)
 
@@ -154,6 +157,11 @@ def test_other_options_than_the_saved_ones_are_refused_where_weights_do_not_fit(
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
+        (lambda c: c.update(srnn=None), "is damaged: srnn is None"),
+        (lambda c: c["srnn"].update(format_version="2"), "is damaged: format_version is '2'"),
+        (lambda c: c.update(model_args=None), "is damaged: model_args is None"),
+        (lambda c: c.update(num_classes="3"), "is damaged: num_classes is '3'"),
+        (lambda c: c["pretrained_cfg"].update(foo=1), r"that timm .* does not know: foo; pip install -U timm"),
         (lambda c: c["srnn"].update(format_version=2, srnn_zoo_version="9.0"), "srnn-zoo 9.0; .* pip install -U srnn-"),
         (lambda c: c.pop("architecture"), "is no timm config: it names no architecture"),
         (lambda c: ["a list"], "is no timm config"),
@@ -197,11 +205,48 @@ def test_a_save_that_is_refused_leaves_the_old_model(saved: Path, model: SRNN) -
     for options, message in [
         ({"label_names": ["a", "b"]}, "label_names must name each of the 3 classes, all different; got 2 names"),
         ({"label_names": ["a", "a", "b"]}, "got 3 names, 2 of them different"),
-        ({"recipe": object()}, "cannot be written as JSON"),
+        ({"label_names": "abc"}, "label_names must be a list of texts, one a class, in their order; got 'abc'"),
+        ({"label_names": {0: "a", 1: "b", 2: "c"}}, "must be a list of texts"),
+        ({"label_names": [1, 2, 3]}, "must be a list of texts"),
+        ({"recipe": object()}, "recipe cannot be saved as JSON: <object object"),
+        ({"recipe": {"lr": float("nan")}}, r"recipe\['lr'\] cannot be saved as JSON: nan"),
+        ({"metrics": {"top1": 91.2}}, "metrics are numbers by data set"),
+        ({"metrics": {"iris": {"top1": "high"}}}, "metrics are numbers by data set"),
+        ({"dataset": {"name": "iris"}}, "dataset must be a name, or a list of names"),
     ]:
         with pytest.raises(ValueError, match=message):
             model.save_pretrained(saved, **options)  # pyright: ignore
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+@pytest.mark.parametrize("variant", ["half_gru", "gru"])
+@pytest.mark.parametrize("name", ["README.md", "config.json", FILE])
+def test_a_save_that_is_killed_between_two_files_leaves_a_whole_model(name: str, variant: str, saved: Path) -> None:
+    """Killed before `name` was put in its place: the old model is there, or the new one, and never a mixture."""
+    old = SRNN.from_pretrained(saved)
+    new = create_model("srnn_test_resnet", num_classes=3, variant=variant)
+
+    def replace_until_killed(source: Path, target: Path) -> None:
+        if target.name == name:
+            os._exit(9)
+        source.rename(target)
+
+    child = os.fork()
+    if child == 0:
+        Path.replace = replace_until_killed  # pyright: ignore
+        new.save_pretrained(saved, label_names=["c", "b", "a"])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    has_new_config = name == FILE
+    for loaded in (SRNN.from_pretrained(saved), timm.create_model(f"local-dir:{saved}", pretrained=True)):
+        assert same_weights(cast(SRNN, loaded), new if has_new_config else old)
+        assert cast(SRNN, loaded).pretrained_cfg.get("label_names") == (["c", "b", "a"] if has_new_config else None)
+
+
+def test_the_halves_of_two_models_are_refused(saved: Path, tmp_path: Path) -> None:
+    create_model("srnn_test_resnet", num_classes=3).save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / FILE).replace(saved / FILE)
+    with pytest.raises(WeightsUnavailableError, match="the config of one model and the weights of another: save it"):
+        SRNN.from_pretrained(saved)
 
 
 @pytest.mark.parametrize("moment", ["write_weights", "model_card", "Path.replace"])

@@ -53,7 +53,9 @@ def test_without_a_network_a_cached_model_opens_and_another_is_refused_within_tw
     assert same_weights(LOADS[load](cache), model)
     assert time.perf_counter() - start <= 2
     start = time.perf_counter()
-    with pytest.raises(WeightsUnavailableError, match="does not answer: on a machine with network run `hf download"):
+    with pytest.raises(
+        WeightsUnavailableError, match=r"does not answer within 1.5 s .*: on a machine with network run `hf download"
+    ):
         LOADS[load](tmp_path / "empty")
     assert time.perf_counter() - start <= 2
 
@@ -63,9 +65,21 @@ def test_without_a_network_a_push_is_refused_within_two_seconds(
 ) -> None:
     dead()
     start = time.perf_counter()
-    with pytest.raises(ConnectionError, match=r"cannot push to ada/net: 127\.0\.0\.1 does not answer; save_pretrained"):
+    with pytest.raises(ConnectionError, match=r"cannot push to ada/net: 127\.0\.0\.1 does not answer within 1"):
         model.push_to_hub("ada/net")
     assert time.perf_counter() - start <= 2
+
+
+def test_a_hub_that_hangs_on_files_alone_is_known_within_two_seconds(
+    published: HubServer, cache: Path, model: SRNN
+) -> None:
+    SRNN.from_pretrained("ada/net", cache_dir=cache)
+    published.fault("/resolve/", silent=True)
+    start = time.perf_counter()
+    assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache), model)
+    with pytest.raises(WeightsUnavailableError, match=r"within 1\.5 s \(HF_HUB_ETAG_TIMEOUT sets the seconds\)"):
+        SRNN.from_pretrained("ada/net", cache_dir=cache, force_download=True)
+    assert time.perf_counter() - start <= 4
 
 
 def test_local_files_only_never_asks(published: HubServer, cache: Path, model: SRNN) -> None:
@@ -118,8 +132,20 @@ def test_a_refusal_is_one_sentence_and_the_cache_is_used_where_there_is_one(
         ("ada/empty", WeightsUnavailableError, "ada/empty has no file config.json: it is no model"),
         ("ada/half", WeightsUnavailableError, r"ada/half has no file pytorch_model\.bin: it is no model"),
         ("ada/gated", WeightsUnavailableError, r"ada/gated is gated: ask for access at http.*/ada/gated, then run"),
-        ("ada/net/x", FileNotFoundError, "no file or folder ada/net/x"),
-        ("./ada", FileNotFoundError, "no file or folder ./ada"),
+        ("ada/net/x", FileNotFoundError, "no file or folder 'ada/net/x'"),
+        ("./ada", FileNotFoundError, "no file or folder './ada'"),
+        ("hf-hub:ada/nothing", WeightsUnavailableError, "ada/nothing is no folder here, and the Hub has no such model"),
+        ("", FileNotFoundError, "no file or folder ''"),
+        (
+            "https://huggingface.co/ada/net",
+            ValueError,
+            r"give a Hub id \(owner/name or .*, not an addr",
+        ),
+        (
+            "srnn_resnet18",
+            ValueError,
+            r"is the name of a model: use srnn_zoo\.create_model\('srnn",
+        ),
         ("a b", ValueError, r"'a b' is neither a folder nor a Hub id \(owner/name"),
     ],
 )

@@ -153,6 +153,12 @@ def test_weights_of_the_hub_work_under_their_tag_everywhere(
     assert (untrained.num_classes, untrained.variant) == (3, "half_gru")
 
 
+def test_an_entrys_preprocessing_and_tag_are_the_models(entry: Weights, cache: Path) -> None:
+    register_weights(replace(entry, name="srnn_test_resnet.half_gru_whole", preprocessing={"crop_pct": 1.0}))
+    loaded = create_model("srnn_test_resnet.half_gru_whole", pretrained=True, cache_dir=cache)
+    assert (loaded.pretrained_cfg["tag"], loaded.pretrained_cfg["crop_pct"]) == ("half_gru_whole", 1.0)
+
+
 def test_torchvision_opens_them_too(registered: Weights, model: SRNN, cache: Path) -> None:
     import torchvision
 
@@ -184,12 +190,19 @@ def test_entries_that_make_no_sense_are_refused(entry: Weights, registered: Weig
     register_weights(entry)  # the same once more
     for changes, message in [
         ({"file_size": 3}, "exist already, and are others"),
-        ({"name": "srnn_resnet_18.x"}, "unknown model 'srnn_resnet_18'; did you mean"),
-        ({"name": "srnn_resnet18"}, "named srnn_<architecture>.<tag>"),
-        ({"name": "srnn_resnet18.x", "sha256": "abc"}, "64 hexadecimal digits; got 'abc'"),
+        ({"name": "srnn_resnet_18.half_gru"}, "unknown model 'srnn_resnet_18'; did you mean"),
+        ({"name": "srnn_resnet18"}, "a name is srnn_<architecture>.<tag>"),
+        ({"name": "srnn_resnet18.iris"}, "the tag must begin with the variant, half_gru"),
+        ({"sha256": "abc"}, "64 hexadecimal digits; got 'abc'"),
+        ({"model_args": {}}, "model_args must name the variant"),
+        ({"sizes": ()}, r"sizes must be \(H, W\) of every level"),
+        ({"preprocessing": {"crop": 1}}, "unknown preprocessing 'crop'; did you mean 'crop_"),
+        ({"source": "a/b/c"}, "neither a folder nor a Hub id"),
     ]:
         with pytest.raises(ValueError, match=message):
             register_weights(replace(entry, **changes))  # pyright: ignore
+    assert [name for name in list_pretrained() if "lite" not in name] == [entry.name]
+    assert replace(entry, sha256=entry.sha256.upper()) == entry
 
 
 def test_the_tags_variant_must_be_the_one_asked_for() -> None:
@@ -240,5 +253,5 @@ def test_unknown_weights_are_told_apart(tmp_path: Path) -> None:
     ]:
         with pytest.raises(error, match=message):
             create_model(LITE0, weights=given)
-    with pytest.raises(ValueError, match=r"base\.safetensors are a base CNN's, .* give them as pretrained_backbone="):
+    with pytest.raises(ValueError, match=r"base\.safetensors do .*; they are a base CNN's: give them as pre"):
         create_model("srnn_test_resnet", weights=tmp_path / "base.safetensors")
