@@ -3,7 +3,7 @@
 # annotations are evaluated here: torch.fx copies forward's into the code it writes, and TorchScript reads them there
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
 from timm.layers import use_reentrant_ckpt
@@ -21,6 +21,7 @@ from .backbone import (
 from .cells import create_cell
 from .checkpoint import fingerprint
 from .hub import HubMixin
+from .packing import PackedPyramid, Step, packed_features, packed_logits, steps
 from .pyramid import (
     Interpolation,
     build_levels,
@@ -34,7 +35,7 @@ from .pyramid import (
 __all__ = ["SRNN", "Step"]
 
 if TYPE_CHECKING:
-    Images: TypeAlias = Tensor | Sequence[Tensor]
+    Images: TypeAlias = Tensor | Sequence[Tensor] | PackedPyramid
 else:
     Images = Tensor  # scripts and traces take the tensor path
 
@@ -42,27 +43,12 @@ else:
 _NOT_STORED = frozenset({"weights", "pretrained_backbone", "pretrained_model_args"})
 
 
-class Step(NamedTuple):
-    """What an SRNN knows after a level.
-
-    Attributes:
-        level: index of the level, 0 for the smallest.
-        size: its `(H, W)` in pixels.
-        logits: the answer at this level, `(B, num_classes)`.
-        state: what the cell carries on, `(B, S)`.
-    """
-
-    level: int
-    size: tuple[int, int]
-    logits: Tensor
-    state: Tensor
-
-
 class SRNN(HubMixin, nn.Module):
     """Scale-recurrent network (D.-Q. Zhang, 2018, section 3) over any timm backbone, with timm's model protocol.
 
     `model(x)` takes the largest level `(B, C, H, W)` and builds the smaller ones on x's device; `model([x_1, …, x_n])`
-    and `model(Pyramid(…))` take the levels, smallest first, any number of them. It returns logits `(B, num_classes)`.
+    and `model(Pyramid(…))` take the levels, smallest first, any number of them; `model(Pyramid.pack(…))` images of
+    mixed heights. It returns logits `(B, num_classes)`.
 
     Args:
         backbone: a timm model made with `num_classes=0`: the base CNN C.
@@ -138,10 +124,19 @@ class SRNN(HubMixin, nn.Module):
 
     def forward(self, x: Images) -> Tensor:
         """Logits `(B, num_classes)` of the last state: F(h_n)."""
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript must not see the class
+            if isinstance(x, PackedPyramid):
+                return packed_logits(self, x)
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Images) -> Tensor:
-        """The last state h_n as a map `(B, D, 1, 1)`; for `mean_prob`, whose mean comes later, `(B, D, n, 1)`."""
+        """The last state h_n as a map `(B, D, 1, 1)`; for `mean_prob`, whose mean comes later, `(B, D, n, 1)`.
+
+        In a batch of mixed heights that n is their least common multiple, and every level fills an equal share of it.
+        """
+        if not torch.jit.is_scripting():  # noqa: SIM102
+            if isinstance(x, PackedPyramid):
+                return packed_features(self, x)
         return self.fuse([self.level_features(level) for level in self.levels(x)])
 
     def fuse(self, features: list[Tensor]) -> Tensor:
@@ -172,16 +167,17 @@ class SRNN(HubMixin, nn.Module):
         if isinstance(x, Sequence):
             if not traced:
                 check_levels(x)
-                self._check_images(x[0])
+                self.check_images(x[0])
             return list(x)
         if not traced:
             if not isinstance(x, Tensor):
                 raise TypeError(f"an SRNN reads a tensor, a list of levels or a Pyramid; got {type(x).__name__}")
-            self._check_images(x)
+            self.check_images(x)
             self.level_sizes((x.shape[-2], x.shape[-1]))
-        return build_levels(x, self._ratios, self.interpolation, self.size_multiple)
+        return build_levels(cast(Tensor, x), self._ratios, self.interpolation, self.size_multiple)
 
-    def _check_images(self, x: Tensor) -> None:
+    def check_images(self, x: Tensor) -> None:
+        """Raise the error that says why this model cannot read images."""
         if x.dim() != 4:
             raise ValueError(f"images must be (B, C, H, W); got shape {tuple(x.shape)}")
         if x.shape[1] != self.in_chans:
@@ -220,16 +216,7 @@ class SRNN(HubMixin, nn.Module):
 
         Cells that fuse a fixed number of levels (`concat`) have one step, the last.
         """
-        levels = self.levels(x)
-        state = torch.empty(0)
-        for index, level in enumerate(levels):
-            features = self.level_features(level)
-            if index == 0:
-                state = self.cell.initial_state(features)
-            state = self.cell(features, state)
-            if self.cell.anytime or index == len(levels) - 1:
-                logits = self.forward_head(self.cell.feature_map(state))
-                yield Step(index, (level.shape[-2], level.shape[-1]), logits, state)
+        yield from steps(self, x)
 
     def level_sizes(self, img_size: tuple[int, int] | None = None) -> list[tuple[int, int]]:
         """`(H_s, W_s)` of the levels built from an image of that size, by default `img_size`.
@@ -311,7 +298,7 @@ class SRNN(HubMixin, nn.Module):
             self.fc = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
         for name in ("notes", "label_names", "label_descriptions"):  # what they said was of the old classifier
             self.pretrained_cfg.pop(name, None)
-        for name in ("dataset", "metrics", "recipe"):
+        for name in ("dataset", "metrics", "recipe", "exit"):
             self.metadata.pop(name, None)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -361,6 +348,8 @@ class SRNN(HubMixin, nn.Module):
             The maps with `intermediates_only` (no other level is read then), else `(forward_features(x), maps)`.
         """
         backbone = self._backbone_with("forward_intermediates")
+        if isinstance(x, PackedPyramid):
+            raise TypeError("maps are of images of one size: give the images of a packed pyramid one by one (unpack)")
         options = {"indices": indices, "norm": norm, "output_fmt": output_fmt}
         if intermediates_only:
             whole = [(1, 1)]

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._errors import unknown_name
+from .packing import LazyLevels, PackedPyramid
 
 __all__ = ["INTERPOLATIONS", "Pyramid", "build_levels", "level_size", "level_sizes", "pair", "resize", "scale_ratios"]
 
@@ -23,6 +24,8 @@ INTERPOLATIONS: tuple[str, ...] = ("bicubic", "bilinear", "gaussian")
 
 class Pyramid(Sequence[Tensor]):
     """The levels of a batch of images, smallest first; each `(B, C, H_s, W_s)` with one B and C for all.
+
+    `Pyramid.pack` makes one of images of different heights and shapes.
 
     Args:
         levels: tensors, each larger than the one before.
@@ -61,10 +64,47 @@ class Pyramid(Sequence[Tensor]):
         level_sizes(images.shape[-2], images.shape[-1], ratios, multiple)
         return cls(build_levels(images, ratios, interpolation, multiple))
 
+    @staticmethod
+    def pack(images: Sequence[Sequence[Tensor]]) -> Pyramid | PackedPyramid:
+        """The pyramid of images of any heights, each with its own levels; as `PackedSequence` is of sentences.
+
+        Args:
+            images: for every image its levels `(C, H_s, W_s)`, smallest first, or its `LazyLevels`.
+
+        Returns:
+            A `Pyramid` where all images have the same height and sizes, else a `PackedPyramid`, whose level s holds
+            only the images that have it. A model gives its answers in the order of `images` for both.
+
+        Raises:
+            TypeError: if a level is not a tensor, or only some of the images have `LazyLevels`.
+            ValueError: if there is no image, the levels of one are no pyramid, or C, device or dtype differ.
+
+        Examples:
+            >>> Pyramid.pack([[torch.rand(3, 32, 32)], [torch.rand(3, 32, 32), torch.rand(3, 64, 64)]])
+            PackedPyramid(heights=[1, 2], sizes=[(32, 32), (64, 64)], batch_sizes=[2, 1])
+        """
+        if len(images) == 0:
+            raise ValueError("a batch needs at least one image; got none")
+        lazy = sum(isinstance(levels, LazyLevels) for levels in images)
+        if 0 < lazy < len(images):
+            raise TypeError(f"all images of a batch or none must have LazyLevels; got {lazy} of {len(images)}")
+        if lazy:
+            return PackedPyramid.pack(images)
+        check_images(images)
+        shapes = [[x.shape for x in levels] for levels in images]
+        if any(shape != shapes[0] for shape in shapes):
+            return PackedPyramid.pack(images)
+        return Pyramid([torch.stack(level) for level in zip(*images, strict=True)])
+
     @property
     def height(self) -> int:
         """The number of levels."""
         return len(self.levels)
+
+    @property
+    def heights(self) -> list[int]:
+        """The number of levels of every image."""
+        return [self.height] * self.batch_size
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -95,6 +135,21 @@ class Pyramid(Sequence[Tensor]):
 
     def __repr__(self) -> str:
         return f"Pyramid(height={self.height}, sizes={self.sizes}, batch_size={self.batch_size})"
+
+
+def check_images(images: Sequence[Sequence[Tensor]]) -> None:
+    """Raise the error that says which rule of `Pyramid.pack` the levels of these images break."""
+    for index, levels in enumerate(images):
+        shapes = [tuple(x.shape) for x in levels if isinstance(x, Tensor)]
+        if any(len(shape) != 3 for shape in shapes):
+            raise ValueError(f"image {index}: a level must be (C, H, W); got {shapes}")
+        try:
+            check_levels([x[None] if isinstance(x, Tensor) else x for x in levels])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"image {index}: {error}") from None
+    kinds = {(levels[0].shape[0], str(levels[0].device), levels[0].dtype) for levels in images}
+    if len(kinds) > 1:
+        raise ValueError(f"the images of a batch must share C, device and dtype; got {sorted(kinds, key=str)}")
 
 
 def check_levels(levels: Sequence[Tensor]) -> None:

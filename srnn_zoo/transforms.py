@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from .packing import LazyLevels
 from .pyramid import Interpolation, check_interpolation, pair, resize
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
     from .model import SRNN
 
-__all__ = ["NormalizeLevels", "ScalePyramid", "create_transform", "levels_transform"]
+__all__ = ["NormalizeLevels", "ScalePyramid", "VariablePyramid", "create_transform", "levels_transform"]
 
 ImageT = TypeVar("ImageT", Image.Image, Tensor)
 
@@ -57,17 +60,21 @@ class ScalePyramid:
         if any(a[0] > b[0] or a[1] > b[1] or a == b for a, b in itertools.pairwise(pairs)):
             raise ValueError(f"sizes must grow, smallest first; got {self.sizes}")
 
-    def __call__(self, image: ImageT) -> list[ImageT]:
+    @staticmethod
+    def variable(
+        base_size: int = 224, factor: float = 2.0, max_height: int | None = 4, **options: Any
+    ) -> VariablePyramid:
+        """A transform whose number of levels follows from an image's own size; arguments as for `VariablePyramid`."""
+        return VariablePyramid(base_size, factor, max_height, **options)
+
+    def __call__(self, image: ImageT) -> Sequence[ImageT]:
         return [self._level(image, size) for size in self.sizes]
 
     def _level(self, image: ImageT, size: int | tuple[int, int]) -> ImageT:
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional as F
 
-        if not isinstance(image, Image.Image | Tensor):
-            raise TypeError(f"ScalePyramid reads a PIL image or a tensor; got {type(image).__name__}")
-        height, width = (image.height, image.width) if isinstance(image, Image.Image) else image.shape[-2:]
-        target = _target_size(height, width, size)
+        target = _target_size(*_image_size(image), size)
         if self.interpolation != "gaussian":
             mode = InterpolationMode(self.interpolation)
             return cast(ImageT, F.resize(cast(Any, image), list(target), interpolation=mode, antialias=True))
@@ -79,6 +86,107 @@ class ScalePyramid:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(sizes={self.sizes}, interpolation={self.interpolation!r})"
+
+
+@dataclass
+class VariablePyramid(ScalePyramid):
+    """As many levels of one image as its own size gives: level s has the short side `base_size * factor ** s`.
+
+    The height is the number of levels whose short side is no longer than the image's own, so that nothing is upsampled,
+    but at most `max_height`. All levels show the same centre crop of the image at its own resolution: a square, or with
+    `keep_aspect` the longest crop whose long side is a multiple of `multiple` at the first level, so that images of
+    similar shape have levels of one shape. Other arguments of images and results are as for `ScalePyramid`.
+
+    Args:
+        base_size: short side of the first level in pixels.
+        factor: from one level to the next.
+        max_height: the greatest height; None for no limit.
+        min_height: the least height. It is 1 unless a model asks for more (`concat` for as many as it was made with).
+        small: what happens to an image too small for `min_height` levels: `"refuse"`, or `"upsample"` to just these.
+        keep_aspect: rectangular levels instead of squares.
+        multiple: what the long side of a rectangular first level is rounded down to.
+        interpolation: as for `ScalePyramid`.
+        levels_in_sequence: return `LazyLevels`, which are built one after the other when a model comes to them.
+
+    Raises:
+        ValueError: for arguments that make no pyramid; and from a call, for an image that is refused.
+
+    Examples:
+        >>> transform = ScalePyramid.variable(base_size=32, max_height=3)
+        >>> [[level.shape[-1] for level in transform(torch.rand(3, side, 2 * side))] for side in (32, 70, 500)]
+        [[32], [32, 64], [32, 64, 128]]
+        >>> transform.level_sizes(70, 200)
+        [(32, 32), (64, 64)]
+    """
+
+    base_size: int = 224
+    factor: float = 2.0
+    max_height: int | None = 4
+    _: KW_ONLY
+    min_height: int = 1
+    small: Literal["refuse", "upsample"] = "refuse"
+    keep_aspect: bool = False
+    multiple: int = 32
+    interpolation: Interpolation = "bicubic"
+    levels_in_sequence: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("base_size", "max_height", "min_height", "multiple"):
+            value = getattr(self, name)
+            if (not isinstance(value, int) or value < 1) and (name != "max_height" or value is not None):
+                raise ValueError(f"{name} must be a whole number of 1 or more; got {value!r}")
+        if self.max_height is not None and self.max_height < self.min_height:
+            raise ValueError(f"max_height must be at least min_height, {self.min_height}; got {self.max_height}")
+        if not 1 < self.factor < math.inf or round(self.base_size * self.factor) <= self.base_size:
+            raise ValueError(f"factor must make a level larger than one of {self.base_size}; got {self.factor}")
+        if self.small not in ("refuse", "upsample"):
+            raise ValueError(f'small must be "refuse" or "upsample"; got {self.small!r}')
+        check_interpolation(self.interpolation)
+
+    def __call__(self, image: ImageT) -> Sequence[ImageT]:
+        sizes = self.level_sizes(*_image_size(image))
+        levels = LazyLevels(image, sizes, self._cropped_level)
+        return levels if self.levels_in_sequence else list(levels)
+
+    def level_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """`(H_s, W_s)` of the levels of an image of that size in pixels; `HeightBatchSampler` groups images by them.
+
+        Raises:
+            ValueError: if the image is too small and `small` is `"refuse"`.
+        """
+        if min(height, width) < 1:
+            raise ValueError(f"an image has at least one pixel; got {height} x {width}")
+        sides = self._short_sides(min(height, width))
+        if sides[-1] > min(height, width) and self.small == "refuse":
+            raise ValueError(
+                f"an image of {height} x {width} is too small for levels of {' and '.join(map(str, sides))} pixels: "
+                'leave it out, choose a smaller base_size, or pass small="upsample"'
+            )
+        first = self.base_size
+        if self.keep_aspect:
+            exact = first * max(height, width) // min(height, width)
+            first = max(first, exact // self.multiple * self.multiple)
+        sizes = [(side, side * first // self.base_size) for side in sides]
+        return sizes if height <= width else [(long, short) for short, long in sizes]
+
+    def _short_sides(self, native: int) -> list[int]:
+        """Short sides of the levels of an image with that short side: those that fit, and `min_height` at least."""
+        sides: list[int] = []
+        while self.max_height is None or len(sides) < self.max_height:
+            side = round(self.base_size * self.factor ** len(sides))
+            if side > native and len(sides) >= self.min_height:
+                break
+            sides.append(side)
+        return sides
+
+    def _cropped_level(self, image: ImageT, size: tuple[int, int]) -> ImageT:
+        """A level of the largest centre crop that has its aspect ratio."""
+        from torchvision.transforms.v2 import functional as F
+
+        height, width = _image_size(image)
+        crop = min(height, width * size[0] // size[1]), min(width, height * size[1] // size[0])
+        cropped = F.center_crop(cast(Any, image), [max(1, length) for length in crop])
+        return self._level(cast(ImageT, cropped), size)
 
 
 class NormalizeLevels:
@@ -93,12 +201,17 @@ class NormalizeLevels:
         self.mean = tuple(mean)
         self.std = tuple(std)
 
-    def __call__(self, levels: Sequence[Image.Image | Tensor]) -> list[Tensor]:
+    def __call__(self, levels: Sequence[Image.Image | Tensor]) -> Sequence[Tensor]:
+        if isinstance(levels, LazyLevels):
+            return levels.map(self._normalize)
+        return [self._normalize(level) for level in levels]
+
+    def _normalize(self, level: Image.Image | Tensor) -> Tensor:
         from torchvision.transforms.v2 import functional as F
 
-        tensors = [F.to_image(level) if isinstance(level, Image.Image) else level for level in levels]
-        floats = [F.to_dtype(cast(Tensor, x), torch.float32, scale=True) for x in tensors]
-        return [F.normalize(x, list(self.mean), list(self.std)).as_subclass(Tensor) for x in floats]
+        tensor = F.to_image(level) if isinstance(level, Image.Image) else level
+        floats = F.to_dtype(tensor, torch.float32, scale=True)
+        return F.normalize(floats, list(self.mean), list(self.std)).as_subclass(Tensor)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(mean={self.mean}, std={self.std})"
@@ -125,7 +238,7 @@ def create_transform(
     model: SRNN,
     *,
     train: bool = False,
-    sizes: Sequence[int | tuple[int, int]] | None = None,
+    sizes: Sequence[int | tuple[int, int]] | VariablePyramid | None = None,
     **augmentation: Any,
 ) -> Compose:
     """The preprocessing that belongs to a model: a PIL image or tensor to a list of normalised levels, smallest first.
@@ -136,7 +249,8 @@ def create_transform(
     Args:
         model: whose `level_sizes()`, `interpolation` and `pretrained_cfg` are used.
         train: random resized crop, horizontal flip and colour jitter instead of resize and centre crop.
-        sizes: sizes of the levels, smallest first, instead of the model's own.
+        sizes: sizes of the levels, smallest first, instead of the model's own; or `ScalePyramid.variable(…)`, which
+            takes the place of every crop (in training there is the flip and colour jitter).
         **augmentation: for `timm.data.create_transform`, such as `color_jitter=0.2` or `auto_augment="rand-m9"`;
             `interpolation`, `mean` and `std` take the place of the model's own.
 
@@ -156,14 +270,18 @@ def create_transform(
 
 
 def levels_transform(
-    config: Mapping[str, Any], sizes: Sequence[int | Sequence[int]], *, train: bool = False, **augmentation: Any
+    config: Mapping[str, Any],
+    sizes: Sequence[int | Sequence[int]] | VariablePyramid,
+    *,
+    train: bool = False,
+    **augmentation: Any,
 ) -> Compose:
     """`create_transform` from a config with timm's keys (`input_size`, `mean`, `std`, `crop_pct`, …), without a model.
 
     Args:
         config: of which the channels, cropping, interpolation and statistics are used; what is missing is as timm's
             configs have it by default (ImageNet's statistics, bicubic, a centre crop of 0.875).
-        sizes: sizes of the levels, smallest first.
+        sizes: sizes of the levels, smallest first, or `ScalePyramid.variable(…)`.
         train: as for `create_transform`.
         **augmentation: as for `create_transform`.
     """
@@ -176,18 +294,35 @@ def levels_transform(
     config = {**PretrainedCfg().to_dict(), **config, **augmentation}
     in_chans = config["input_size"][0]
     interpolation = config["interpolation"]
-    pyramid = ScalePyramid(sizes, interpolation=cast(Interpolation, interpolation))
-    largest = pair(pyramid.sizes[-1])
+    variable = isinstance(sizes, VariablePyramid)
+    pyramid = sizes if variable else ScalePyramid(sizes, interpolation=cast(Interpolation, interpolation))
+    largest = pair(pyramid.base_size if isinstance(pyramid, VariablePyramid) else pyramid.sizes[-1])
     options = {
         **augmentation,
         "interpolation": "bicubic" if interpolation == "gaussian" else interpolation,
         **{key: config[key] for key in ("crop_pct", "crop_mode", "mean")},
     }
     crop = create_timm_transform(
-        (in_chans, *largest), is_training=train, normalize=False, use_prefetcher=False, **options
+        (in_chans, *largest),
+        is_training=train,
+        normalize=False,
+        use_prefetcher=False,
+        separate=variable and train,
+        **options,
     )
+    if variable:  # its levels are cropped from the image at its own resolution
+        crop = Compose([*crop[0].transforms[1:], *crop[1].transforms] if isinstance(crop, tuple) else [])
     normalize = NormalizeLevels(*(_per_channel(config[key], in_chans) for key in ("mean", "std")))
     return Compose([ConvertMode(in_chans), crop, pyramid, normalize])
+
+
+def _image_size(image: Any) -> tuple[int, int]:
+    """`(H, W)` of a PIL image or tensor."""
+    if isinstance(image, Image.Image):
+        return image.height, image.width
+    if not isinstance(image, Tensor):
+        raise TypeError(f"ScalePyramid reads a PIL image or a tensor; got {type(image).__name__}")
+    return image.shape[-2], image.shape[-1]
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -172,3 +176,111 @@ def test_a_plain_dataloader_feeds_a_model_in_both_presets(grocery: Path) -> None
         loss = F.cross_entropy(model(levels), targets)
         loss.backward()
         assert loss.isfinite()
+
+
+def size_of(level: Any) -> tuple[int, int]:
+    return (level.height, level.width) if isinstance(level, Image.Image) else tuple(level.shape[-2:])
+
+
+SIDE = st.integers(60, 4000)
+
+
+@given(
+    height=SIDE,
+    width=SIDE,
+    base=st.sampled_from([60, 112, 224]),
+    factor=st.sampled_from([1.25, 2**0.5, 2.0, 3.0]),
+    max_height=st.sampled_from([1, 3, 4, None]),
+    keep_aspect=st.booleans(),
+)
+def test_as_many_levels_as_the_image_has_pixels_for_and_none_upsampled(
+    height: int, width: int, base: int, factor: float, max_height: int | None, keep_aspect: bool
+) -> None:
+    transform = ScalePyramid.variable(base, factor, max_height, keep_aspect=keep_aspect)
+    native = min(height, width)
+    if native < base:
+        with pytest.raises(ValueError, match=f"{height} x {width} is too small for levels of {base} pixels: leave it"):
+            transform.level_sizes(height, width)
+        return
+    sizes = transform.level_sizes(height, width)
+    assert all(h <= height and w <= width for h, w in sizes)
+    assert [min(size) for size in sizes] == [round(base * factor**s) for s in range(len(sizes))]
+    assert len(sizes) == max_height or round(base * factor ** len(sizes)) > native
+    first = max(sizes[0])
+    assert first == base if not keep_aspect else first in (base, first // 32 * 32)
+    assert first <= base * max(height, width) / native < (first + 32 if keep_aspect else math.inf)
+    assert (sizes[0][0] <= sizes[0][1]) == (height <= width or not keep_aspect or first == base)
+
+
+@pytest.mark.parametrize("keep_aspect", [False, True])
+@pytest.mark.parametrize("interpolation", ["bicubic", "gaussian"])
+def test_variable_levels_show_one_centre_crop_resized_from_the_image(
+    picture: Image.Image, interpolation: Any, keep_aspect: bool
+) -> None:
+    transform = ScalePyramid.variable(
+        16, max_height=3, keep_aspect=keep_aspect, multiple=5, interpolation=interpolation
+    )
+    part = picture.crop((8, 0, 88, 64) if keep_aspect else (16, 0, 80, 64))  # 16 x 24 is rounded down to 16 x 20
+    uint8 = TF.pil_to_tensor
+    for image, cropped in ((picture, part), (uint8(picture), uint8(part)), (uint8(picture) / 255, uint8(part) / 255)):
+        levels = transform(image)
+        assert [size_of(level) for level in levels] == transform.level_sizes(64, 96)
+        for level in levels:
+            (expected,) = ScalePyramid((size_of(level),), interpolation)(cropped)
+            difference = np.asarray(level, dtype=float) - np.asarray(expected, dtype=float)
+            assert np.abs(difference).max() <= 1
+
+
+def test_small_images_are_refused_or_upsampled_to_the_least_height_as_asked() -> None:
+    small = Image.new("RGB", (30, 20))
+    with pytest.raises(ValueError, match=r"20 x 30 is too small for levels of 32 pixels: .* small=\"upsample\""):
+        ScalePyramid.variable(32)(small)
+    assert [x.size for x in ScalePyramid.variable(32, small="upsample")(small)] == [(32, 32)]
+    two = ScalePyramid.variable(32, max_height=2, min_height=2, small="upsample")
+    assert [x.size for x in two(small)] == [x.size for x in two(Image.new("RGB", (500, 400)))] == [(32, 32), (64, 64)]
+    with pytest.raises(ValueError, match="40 x 50 is too small for levels of 32 and 64 pixels"):
+        ScalePyramid.variable(32, min_height=2)(Image.new("RGB", (50, 40)))
+    with pytest.raises(ValueError, match="at least one pixel; got 0 x 5"):
+        ScalePyramid.variable(32, small="upsample")(torch.rand(3, 0, 5))
+
+
+def test_levels_in_sequence_are_those_built_at_once_and_pickle(picture: Image.Image) -> None:
+    model = create_model("srnn_test_resnet")
+    at_once, lazily = (
+        create_transform(model, sizes=ScalePyramid.variable(16, levels_in_sequence=lazily))(picture)
+        for lazily in (False, True)
+    )
+    assert repr(lazily) == "LazyLevels(sizes=[(16, 16), (32, 32), (64, 64)])"
+    for levels in (lazily, pickle.loads(pickle.dumps(lazily)), lazily[:3]):
+        assert all(torch.equal(a, b) for a, b in zip(levels, at_once, strict=True))
+    assert lazily[1] is not lazily[1]
+
+
+def test_the_training_preset_of_variable_levels_flips_and_jitters_at_native_resolution(picture: Image.Image) -> None:
+    model = create_model("srnn_test_resnet")
+    transform = create_transform(model, train=True, sizes=ScalePyramid.variable(16, max_height=2))
+    assert "RandomHorizontalFlip" in repr(transform)
+    assert "ColorJitter" in repr(transform)
+    assert "Crop" not in repr(transform)
+    assert not torch.equal(transform(picture)[1], transform(picture)[1])
+    assert [level.shape for level in transform(picture)] == [(3, 16, 16), (3, 32, 32)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_size": 0}, "base_size must be a whole number of 1 or more; got 0"),
+        ({"base_size": 22.5}, "base_size must be a whole number"),
+        ({"max_height": 0}, "max_height must be a whole number of 1 or more; got 0"),
+        ({"max_height": 2, "min_height": 3}, "max_height must be at least min_height, 3; got 2"),
+        ({"factor": 1.0}, "factor must make a level larger than one of 224; got 1.0"),
+        ({"factor": 1.001}, "factor must make a level larger"),
+        ({"factor": float("inf")}, "factor must make a level larger"),
+        ({"small": "pad"}, 'small must be "refuse" or "upsample"; got \'pad\''),
+        ({"multiple": 0}, "multiple must be a whole number"),
+        ({"interpolation": "lanczos"}, "choose one of bicubic"),
+    ],
+)
+def test_options_that_make_no_variable_pyramid_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScalePyramid.variable(**options)
