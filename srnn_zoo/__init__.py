@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from ._errors import WeightsUnavailableError
 from ._version import __version__
+from .anytime import Anytime
+from .budget import calibrate, collect, pareto, write_pareto
 from .build import ModelFactory
 from .cells import Cell, list_cells, register_cell
 from .convert import to_base_cnn
+from .data import HeightBatchSampler, pyramid_collate
 from .factories import *  # noqa: F403
 from .flops import count_gmacs
 from .model import SRNN, Step
+from .packing import LazyLevels, PackedPyramid
 from .pretrained import init_from_base_cnn
 from .pyramid import Pyramid
 from .registry import create_model, get_factory, list_models, register_weights
@@ -23,14 +27,20 @@ from .weights import Weights, get_weights, list_pretrained
 
 __all__ = [
     "SRNN",
+    "Anytime",
     "Cell",
+    "HeightBatchSampler",
+    "LazyLevels",
     "ModelFactory",
+    "PackedPyramid",
     "Pyramid",
     "ScalePyramid",
     "Step",
     "Weights",
     "WeightsUnavailableError",
     "__version__",
+    "calibrate",
+    "collect",
     "count_gmacs",
     "create_model",
     "create_transform",
@@ -39,9 +49,12 @@ __all__ = [
     "list_cells",
     "list_models",
     "list_pretrained",
+    "pareto",
+    "pyramid_collate",
     "register_cell",
     "register_weights",
     "to_base_cnn",
+    "write_pareto",
 ]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .model import SRNN
 
-__all__ = ["Cost", "count_gmacs"]
+__all__ = ["Cost", "count_gmacs", "level_gmacs"]
 
 
 class Cost(NamedTuple):
@@ -28,6 +29,26 @@ class Cost(NamedTuple):
     def total(self) -> float:
         """All levels and the head."""
         return sum(self.levels) + self.head
+
+
+def level_gmacs(model: SRNN, size: tuple[int, int]) -> float:
+    """GMACs of the backbone on one level of one image; counted once for every model and size.
+
+    Args:
+        model: any SRNN; it is not changed.
+        size: `(H, W)` of the level.
+    """
+    known = _counted.setdefault(model, {})
+    if size not in known:
+        twin = copy.deepcopy(model.backbone).requires_grad_(False).to("meta").eval()
+        images = torch.empty(1, model.in_chans, *size, device="meta")
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            twin(images)
+        known[size] = counter.get_total_flops() / 2e9
+    return known[size]
+
+
+_counted: WeakKeyDictionary[SRNN, dict[tuple[int, int], float]] = WeakKeyDictionary()
 
 
 def count_gmacs(model: SRNN, img_size: tuple[int, int] | None = None) -> Cost:
