@@ -14,7 +14,7 @@ from .exits import Confidence, Decision, Entropy, ExitRule, Margin, ScoreRule, e
 from .flops import level_gmacs
 from .model import SRNN
 from .packing import PackedPyramid
-from .pyramid import build_levels, scale_ratios
+from .stepwise import Levels
 
 __all__ = ["SCORE_RULES", "Anytime", "AnytimeOutput", "stored_rule"]
 
@@ -75,7 +75,9 @@ class Anytime(nn.Module):
         if isinstance(x, PackedPyramid):
             raise TypeError("give images of one height at a time (pyramid.unpack()), or the levels of each")
         model = self.model
-        levels = _Levels(model, x)
+        levels = Levels(model, x)
+        if levels.batch_size == 0:
+            raise ValueError("a batch needs at least one image; got none")
         if isinstance(self.exit, ScoreRule):
             self.exit.check(len(levels.sizes))
         costs = [level_gmacs(model, size) for size in levels.sizes]  # counted once
@@ -114,34 +116,6 @@ class Anytime(nn.Module):
 
     def extra_repr(self) -> str:
         return f"exit={self.exit!r}"
-
-
-class _Levels:
-    """The levels of a batch, each built when it is read, and only for the images that read it."""
-
-    def __init__(self, model: SRNN, x: Tensor | Sequence[Tensor]) -> None:
-        self.model = model
-        self.images = x if isinstance(x, Tensor) else None
-        if isinstance(x, Tensor):
-            model.check_images(x)
-            self.given: list[Tensor] = []
-            self.sizes = model.level_sizes((x.shape[-2], x.shape[-1]))
-            self.ratios = scale_ratios(model.scales)
-        else:
-            self.given = model.levels(x)
-            self.sizes = [(level.shape[-2], level.shape[-1]) for level in self.given]
-        first = x if isinstance(x, Tensor) else self.given[0]
-        self.batch_size, self.device = len(first), first.device
-        if self.batch_size == 0:
-            raise ValueError("a batch needs at least one image; got none")
-
-    def build(self, index: int, rows: Tensor) -> Tensor:
-        """A level of the images in these rows."""
-        source = self.given[index] if self.images is None else self.images
-        source = source if len(rows) == self.batch_size else source[rows]
-        if self.images is None:
-            return source
-        return build_levels(source, [self.ratios[index]], self.model.interpolation, self.model.size_multiple)[0]
 
 
 def stored_rule(model: SRNN) -> ScoreRule:

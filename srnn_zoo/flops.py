@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .model import SRNN
+if TYPE_CHECKING:
+    from .model import SRNN
 
 __all__ = ["Cost", "count_gmacs", "level_gmacs"]
 

@@ -21,7 +21,7 @@ from .backbone import (
 from .cells import create_cell
 from .checkpoint import fingerprint
 from .hub import HubMixin
-from .packing import PackedPyramid, Step, packed_features, packed_logits, steps
+from .packing import PackedPyramid, packed_features, packed_logits
 from .pyramid import (
     Interpolation,
     build_levels,
@@ -31,6 +31,7 @@ from .pyramid import (
     pair,
     scale_ratios,
 )
+from .stepwise import Step, steps
 
 __all__ = ["SRNN", "Step"]
 
@@ -207,16 +208,22 @@ class SRNN(HubMixin, nn.Module):
                 f"{height} x {width}; it was made for {native[0]} x {native[1]}. It says: {error}"
             ) from error
 
-    def steps(self, x: Images) -> Iterator[Step]:
-        """The answers level by level, smallest first; a level is read only when its step is asked for.
+    def steps(self, x: Images, state: Tensor | None = None) -> Iterator[Step]:
+        """The answers level by level, smallest first; a level is built and read only when its step is asked for.
+
+        Args:
+            x: images as for the model; after a `state`, the larger levels alone, or a copy that has come since.
+            state: of an earlier step, `(B, S)`, to go on from.
 
         Examples:
             >>> for step in model.steps(images):
-            ...     print(step.size, step.logits.argmax(1))
+            ...     print(step.size, step.gmacs, step.logits.argmax(1))
+            >>> *_, last = model.steps([thumbnails])
+            >>> *_, last = model.steps([photographs], state=last.state)  # when they have arrived
 
         Cells that fuse a fixed number of levels (`concat`) have one step, the last.
         """
-        yield from steps(self, x)
+        yield from steps(self, x, state)
 
     def level_sizes(self, img_size: tuple[int, int] | None = None) -> list[tuple[int, int]]:
         """`(H_s, W_s)` of the levels built from an image of that size, by default `img_size`.

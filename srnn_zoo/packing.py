@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .model import SRNN
 
-__all__ = ["LazyLevels", "PackedPyramid", "Packing", "Step", "in_order", "packed_features", "packed_logits", "steps"]
+__all__ = ["LazyLevels", "PackedPyramid", "Packing", "in_order", "packed_features", "packed_logits"]
 
 Size = tuple[int, int]
 
@@ -248,42 +248,6 @@ def in_order(parts: Sequence[Tensor], places: Sequence[int]) -> Tensor:
     if rows == list(range(len(rows))):
         return joined
     return joined[torch.tensor(rows, device=joined.device)]
-
-
-class Step(NamedTuple):
-    """What an SRNN knows after a level.
-
-    Attributes:
-        level: index of the level, 0 for the smallest.
-        size: its `(H, W)` in pixels.
-        logits: the answer at this level, `(B, num_classes)`; an image whose levels have ended keeps its last.
-        state: what the cell carries on, `(B, S)`; of mixed heights `(B_s, S)`, for the images that have this level.
-    """
-
-    level: int
-    size: Size
-    logits: Tensor
-    state: Tensor
-
-
-def steps(model: SRNN, x: Any) -> Iterator[Step]:
-    """`SRNN.steps`: the answers level by level, smallest first."""
-    if isinstance(x, PackedPyramid):
-        sizes, heights, restore = x.sizes, x.heights, x.packing.restore
-        every_level = x.features(model)
-    else:
-        levels = model.levels(x)
-        sizes, heights, restore = [(level.shape[-2], level.shape[-1]) for level in levels], [len(levels)], torch.cat
-        every_level = map(model.level_features, levels)
-    state = answers = torch.empty(0)
-    for index, features in enumerate(every_level):
-        if index == 0:
-            state = model.cell.initial_state(features)
-        state = model.cell(features, state[: len(features)])  # the images that have this level come first
-        if model.cell.anytime or index + 1 in heights:
-            logits = model.forward_head(model.cell.feature_map(state))
-            answers = torch.cat([logits, answers[len(logits) :].to(logits)])
-            yield Step(index, sizes[index], restore([answers]), restore([state]))
 
 
 def packed_logits(model: SRNN, x: PackedPyramid) -> Tensor:

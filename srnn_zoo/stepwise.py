@@ -1,0 +1,114 @@
+"""Stepwise inference: one level after the other, each built and read only when its step is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .flops import level_gmacs
+from .packing import PackedPyramid
+from .pyramid import build_levels, scale_ratios
+
+if TYPE_CHECKING:
+    from .model import SRNN
+
+__all__ = ["Levels", "Step", "steps"]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What an SRNN knows after a level.
+
+    Attributes:
+        level: index of the level, 0 for the smallest.
+        size: its `(H, W)` in pixels.
+        logits: the answer at this level, `(B, num_classes)`; an image whose levels have ended keeps its last.
+        state: what the cell carries on, `(B, S)`; of mixed heights `(B_s, S)`, for the images that have this level.
+    """
+
+    level: int
+    size: tuple[int, int]
+    logits: Tensor
+    state: Tensor
+    cost: Callable[[], float] = field(repr=False)
+
+    @property
+    def gmacs(self) -> float:
+        """What the backbone has cost an image since the first step, in billions of multiply-accumulates.
+
+        Counted when this is read, once for every model and size.
+        """
+        return self.cost()
+
+
+class Levels:
+    """The levels of a batch of one height, each built when it is read, and only for the images that read it.
+
+    Args:
+        model: that reads them.
+        x: the largest level `(B, C, H, W)`, or the levels, smallest first.
+
+    Raises:
+        TypeError, ValueError: as the model does.
+    """
+
+    def __init__(self, model: SRNN, x: Tensor | Sequence[Tensor]) -> None:
+        self.model = model
+        if isinstance(x, Tensor):
+            model.check_images(x)
+            self.given = [x]
+            self.sizes = model.level_sizes((x.shape[-2], x.shape[-1]))
+            self.ratios = scale_ratios(model.scales)
+        else:
+            self.given = model.levels(x)
+            self.sizes = [(level.shape[-2], level.shape[-1]) for level in self.given]
+            self.ratios = []
+        self.batch_size, self.device = len(self.given[0]), self.given[0].device
+
+    def build(self, index: int, rows: Tensor | None = None) -> Tensor:
+        """A level of the images in these rows, by default of all."""
+        source = self.given[0 if self.ratios else index]
+        if rows is not None and len(rows) < self.batch_size:
+            source = source[rows]
+        if not self.ratios:
+            return source
+        return build_levels(source, [self.ratios[index]], self.model.interpolation, self.model.size_multiple)[0]
+
+
+def steps(model: SRNN, x: Any, state: Tensor | None = None) -> Iterator[Step]:
+    """`SRNN.steps`: the answers level by level, smallest first."""
+    if isinstance(x, PackedPyramid):
+        if state is not None:
+            raise ValueError("a packed pyramid starts anew: continue a state with images of one height")
+        sizes, heights, restore = x.sizes, x.heights, x.packing.restore
+        every_level = x.features(model)
+    else:
+        levels = Levels(model, x)
+        sizes, heights, restore = levels.sizes, [len(levels.sizes)], torch.cat
+        every_level = (model.level_features(levels.build(index)) for index in range(len(sizes)))
+    current = answers = torch.empty(0)
+    for index, features in enumerate(every_level):
+        if index == 0:
+            current = model.cell.initial_state(features) if state is None else state
+            if len(current) != len(features):
+                raise ValueError(f"the state is of {len(current)} images; got a level of {len(features)}")
+        current = model.cell(features, current[: len(features)])  # the images that have this level come first
+        if model.cell.anytime or index + 1 in heights:
+            logits = model.forward_head(model.cell.feature_map(current))
+            answers = torch.cat([logits, answers[len(logits) :].to(logits)])
+            yield Step(index, sizes[index], restore([answers]), restore([current]), _Cost(model, sizes[: index + 1]))
+
+
+class _Cost:
+    """Counts the GMACs of levels when it is called."""
+
+    def __init__(self, model: SRNN, sizes: Sequence[tuple[int, int]]) -> None:
+        self.model = model
+        self.sizes = sizes
+
+    def __call__(self) -> float:
+        return sum(level_gmacs(self.model, size) for size in self.sizes)
