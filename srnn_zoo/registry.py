@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import inspect
 import warnings
 from collections import deque
@@ -18,7 +17,7 @@ from .build import ModelFactory, build
 from .download import download_files
 from .model import SRNN
 from .saved import CONFIG_FILE, open_saved
-from .weights import PipFile, Weights, add_weights, weights_of
+from .weights import PipFile, Weights, add_weights, matching, weights_of
 
 __all__ = ["create_model", "documented", "get_factory", "list_models", "register", "register_all", "register_weights"]
 
@@ -83,10 +82,7 @@ def list_models(pattern: str = "") -> list[str]:
         >>> list_models("srnn_resnet1*")[:2]
         ['srnn_resnet10t', 'srnn_resnet14t']
     """
-    names = cast("list[str]", timm.list_models(f"{PREFIX}*"))
-    if pattern and not any(c in pattern for c in "*?["):
-        pattern = f"*{pattern}*"
-    return fnmatch.filter(names, pattern) if pattern else names
+    return matching(cast("list[str]", timm.list_models(f"{PREFIX}*")), pattern)
 
 
 def get_factory(name: str) -> ModelFactory:

@@ -23,6 +23,7 @@ __all__ = [
     "find_weights",
     "get_weights",
     "list_pretrained",
+    "matching",
     "weights_of",
 ]
 
@@ -157,7 +158,11 @@ def list_pretrained(pattern: str = "") -> list[str]:
         >>> list_pretrained("*lite0.half_gru*")
         ['srnn_tf_efficientnet_lite0.half_gru_zero_shot_in1k']
     """
-    names = sorted(_WEIGHTS)
+    return matching(sorted(_WEIGHTS), pattern)
+
+
+def matching(names: list[str], pattern: str) -> list[str]:
+    """The names that a wildcard pattern, or a word anywhere in them, picks; all for an empty one."""
     if pattern and not any(c in pattern for c in "*?["):
         pattern = f"*{pattern}*"
     return fnmatch.filter(names, pattern) if pattern else names

@@ -19,19 +19,9 @@ from srnn_zoo import SRNN, create_model
 from .conftest import same_weights
 from .hub_server import HubServer
 from .test_cli import COFFEE, refused, run
+from .test_hub import trained
 
 NAMES = ["setosa", "versicolor", "virginica"]
-
-
-def trained(name: str, **options: Any) -> SRNN:
-    """A model whose cell and batch norms are not as they were made, as after training."""
-    model = create_model(name, **options)
-    for parameter in model.cell.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    for key, buffer in model.named_buffers():
-        if key.endswith("running_mean"):
-            torch.nn.init.normal_(buffer, std=0.1)
-    return model.eval()
 
 
 def test_push_makes_a_repository_that_opens_by_branch_tag_and_commit(hub: HubServer, ada: HfApi, cache: Path) -> None:
