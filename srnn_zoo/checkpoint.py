@@ -21,7 +21,7 @@ __all__ = [
     "fingerprint",
     "load_weights",
     "read_weights",
-    "read_weights_and_header",
+    "why_unreadable",
     "write_weights",
 ]
 
@@ -55,10 +55,11 @@ def write_weights(state: Mapping[str, Tensor], path: Path, header: Mapping[str, 
     return checksum
 
 
-def read_weights(path: str | os.PathLike[str], sha256: str = "") -> dict[str, Tensor]:
-    """The state dict in a checkpoint, on the CPU: safetensors, or a pickle that loads with `weights_only=True`.
+def read_weights(path: str | os.PathLike[str], sha256: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state dict in a checkpoint, on the CPU, and the entries of its header, of which a pickle has none.
 
-    Of a training checkpoint, the averaged (EMA) weights are taken where there are some, as timm does.
+    Reads safetensors, and pickles that load with `weights_only=True`. Of a training checkpoint, the averaged (EMA)
+    weights are taken where there are some, as timm does.
 
     Args:
         path: the file.
@@ -68,11 +69,6 @@ def read_weights(path: str | os.PathLike[str], sha256: str = "") -> dict[str, Te
         FileNotFoundError: if there is no such file.
         WeightsUnavailableError: if it is damaged, is other than `sha256` says, or would run code.
     """
-    return read_weights_and_header(path, sha256)[0]
-
-
-def read_weights_and_header(path: str | os.PathLike[str], sha256: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """`read_weights`, and the entries of the header, none of which a pickle has."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
@@ -81,9 +77,7 @@ def read_weights_and_header(path: str | os.PathLike[str], sha256: str = "") -> t
     try:
         state, header = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
     except Exception as error:  # each file format has errors of its own
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        if "weights_only" in reason:
-            reason = "it holds more than tensors, and unpickling that could run code"
+        reason = why_unreadable(error)
         raise WeightsUnavailableError(f"cannot read the weights in {path}: {reason}") from error
     wrong = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if wrong or not state:
@@ -92,6 +86,12 @@ def read_weights_and_header(path: str | os.PathLike[str], sha256: str = "") -> t
     if header.get(DIGEST_KEY) and digest(state) != header[DIGEST_KEY]:
         raise WeightsUnavailableError(f"{path} is damaged: its weights do not match the checksum saved with them")
     return state, header
+
+
+def why_unreadable(error: Exception) -> str:
+    """Why a weights file cannot be read, in one line; advice to run code from it is left out."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return "it holds more than tensors, and unpickling that could run code" if "weights_only" in reason else reason
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ._errors import WeightsUnavailableError, unknown_name
 from .backbone import create_timm_model
-from .checkpoint import file_sha256
+from .checkpoint import file_sha256, why_unreadable
 from .download import cached_hub_file, explain_hub_error, why_unreachable
 from .weights import PipFile, Weights, weights_of
 
@@ -75,9 +75,7 @@ def create_base_cnn(
             reason = explain_hub_error(error, config.hf_hub_id)
             raise WeightsUnavailableError(f"cannot load the weights of {name}: {reason}") from error
         source = overlay.get("file") or f"the download ({config.url})"
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        if "weights_only" in reason:
-            reason = "it holds more than tensors, and unpickling that could run code"
+        reason = why_unreadable(error)
         raise WeightsUnavailableError(f"cannot load the weights of {name} from {source}: {reason}") from error
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ._errors import WeightsUnavailableError
 from ._version import __version__
-from .checkpoint import DIGEST_KEY, read_weights_and_header
+from .checkpoint import DIGEST_KEY, read_weights
 from .download import download_files, split_hub_id
 
 __all__ = [
@@ -74,7 +74,7 @@ def open_saved(source: StrPath, *, sha256: str = "", **download: Any) -> SavedMo
     source = re.sub("^(local-dir|hf-hub):", "", os.fspath(source))
     path = Path(source)
     if path.is_file():
-        state, header = read_weights_and_header(path, sha256)
+        state, header = read_weights(path, sha256)
         return SavedModel(source, state, model_args=json.loads(header.get("model_args", "{}")))
     is_folder = bool(source) and path.is_dir()
     folder = path if is_folder else _download(source, **download)
@@ -157,7 +157,7 @@ def _read_weights_of(folder: Path, config: dict[str, Any], sha256: str) -> dict[
     expected = config.get("srnn", {}).get("weights_sha256", "")
     for candidate in (path, *folder.glob(f"{UNFINISHED}*/{WEIGHTS_FILES[0]}"), path):  # by now it may be in its place
         if candidate.is_file():
-            state, header = read_weights_and_header(candidate, sha256)
+            state, header = read_weights(candidate, sha256)
             if expected in ("", header.get(DIGEST_KEY, expected)):  # other programs write no checksum
                 return state
     raise WeightsUnavailableError(f"{folder} holds the config of one model and the weights of another: save it again")
