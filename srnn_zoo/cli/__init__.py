@@ -1,0 +1,8 @@
+"""The command `srnn-zoo`: one file a command."""
+
+from __future__ import annotations
+
+from . import models, predict  # importing a command registers it
+from .app import app, main
+
+__all__ = ["app", "main", "models", "predict"]
