@@ -87,9 +87,9 @@ class Anytime(nn.Module):
         state, result, answers = None, None, None
         spent = 0.0
         for index in range(len(levels.sizes)):
-            features = model.level_features(levels.build(index, active))
+            features = model.level_features(levels.build(index, active), index)
             state = model.cell(features, model.cell.initial_state(features) if state is None else state)
-            logits = model.forward_head(model.cell.feature_map(state))
+            logits = model.forward_head(model.cell.feature_map(state), level=index)
             result = logits.clone() if result is None else result.index_copy(0, active, logits)
             exits[active] = index
             if index + 1 == len(levels.sizes):

@@ -16,6 +16,7 @@ from ._errors import unknown_name
 from .backbone import create_backbone, unexpected_argument
 from .checkpoint import load_weights
 from .model import SRNN
+from .norms import Norm
 from .pretrained import create_base_cnn, init_from_base_cnn
 from .pyramid import Interpolation, pair
 from .saved import SavedModel
@@ -25,7 +26,7 @@ __all__ = ["ModelFactory", "build"]
 
 _logger = logging.getLogger(__name__)
 
-_SCALE_OPTIONS = frozenset({"variant", "scales", "activation", "interpolation"})
+_SCALE_OPTIONS = frozenset({"variant", "scales", "activation", "interpolation", "exits", "norm"})
 _TIMM_OPTIONS = frozenset({"num_classes", "drop_rate", "global_pool", "img_size"})  # the rest is for the backbone
 
 StrPath = str | os.PathLike[str]
@@ -46,6 +47,8 @@ class ModelFactory(Protocol):
         scales: Sequence[float] = (0.5, 1.0),
         activation: Literal["auto", "relu", "identity"] = "auto",
         interpolation: Interpolation = "bicubic",
+        exits: Literal["shared", "separate"] = "shared",
+        norm: Norm = "shared",
         num_classes: int | None = None,
         in_chans: int = 3,
         drop_rate: float = 0.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,18 +138,23 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], config: dict[str
     """
     net: Any = model
     same_classes = config["num_classes"] == net.num_classes
-    classifier = () if same_classes else (f"{config['classifier']}.weight", f"{config['classifier']}.bias")
-    first = config.get("first_conv") or ()
-    stem = () if net.in_chans == config["input_size"][0] else (first,) if isinstance(first, str) else tuple(first)
+    heads = () if same_classes else (*(f"exit_fc.{level}" for level in range(len(net.exit_fc))), "fc")
+    classifier = [f"{name}.{part}" for name in heads for part in ("weight", "bias")]
+    stem = () if net.in_chans == config["input_size"][0] else _names(config.get("first_conv"))
     _check_keys(model, state, source, skip=(*classifier, *(f"{name}.weight" for name in stem)))
     sources = dict.fromkeys(("url", "file", "hf_hub_id", "source"))
     load_pretrained(
         model,
-        pretrained_cfg={**config, **sources, "state_dict": dict(state)},
+        pretrained_cfg={**config, **sources, "classifier": heads, "state_dict": dict(state)},
         num_classes=net.num_classes,
         in_chans=net.in_chans,
     )
     return same_classes
+
+
+def _names(entry: str | Sequence[str] | None) -> tuple[str, ...]:
+    """An entry of timm's config that is one name, several, or none."""
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())
 
 
 def _check_keys(model: nn.Module, state: Mapping[str, Tensor], source: str, skip: Collection[str]) -> None:

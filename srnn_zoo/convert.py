@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import create_timm_model, native_size
+from .norms import state_of_level
 
 if TYPE_CHECKING:
     from .model import SRNN
@@ -21,6 +22,8 @@ _SRNN_ARGUMENTS = frozenset(
         "scales",
         "activation",
         "interpolation",
+        "exits",
+        "norm",
         "num_classes",
         "drop_rate",
         "global_pool",
@@ -60,10 +63,10 @@ def to_base_cnn(model: SRNN) -> nn.Module:
     base_cnn: Any = create_timm_model(architecture, num_classes=model.num_classes, in_chans=model.in_chans, **arguments)
     parameter = next(model.parameters())
     base_cnn.to(parameter.device, parameter.dtype).eval()
-    base_cnn.load_state_dict(model.backbone.state_dict(), strict=False)
-    _set_classifier(
-        base_cnn, _one_level_factor(model) * model.fc.get_parameter("weight"), model.fc.get_parameter("bias")
-    )
+    base_cnn.load_state_dict(state_of_level(model.backbone, 0), strict=False)
+    classifier = model.classifier(0)
+    weight = _one_level_factor(model) * classifier.get_parameter("weight")
+    _set_classifier(base_cnn, weight, classifier.get_parameter("bias"))
     _check_same(model, base_cnn)
     return base_cnn
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HubMixin"]
 
+_STRUCTURE = ("variant", "scales", "activation", "exits", "norm")  # what a weights file alone must say of its model
+
 StrPath = str | os.PathLike[str]
 ModelT = TypeVar("ModelT", bound="HubMixin")
 
@@ -215,7 +217,7 @@ def _write_files(
     given = {key: value for key, value in given.items() if value is not None}
     metadata = check_metadata({**model.metadata, **given})
     weights = folder / WEIGHTS_FILES[0]
-    args = {key: value for key, value in model._model_args.items() if key in ("variant", "scales", "activation")}
+    args = {key: value for key, value in model._model_args.items() if key in _STRUCTURE}
     checksum = write_weights(model.state_dict(), weights, {"model_args": json.dumps(args)})
     _write_config(model, folder / CONFIG_FILE, names, metadata, checksum)
     weights.chmod((folder / CONFIG_FILE).stat().st_mode)  # safetensors lets nobody else read it

@@ -6,22 +6,24 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
-from timm.layers import use_reentrant_ckpt
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from ._errors import unknown_name
 from .backbone import (
     family,
     has_nonnegative_features,
     native_size,
     prefix_feature_info,
-    prefix_group_matcher,
     size_multiple,
     srnn_config,
 )
 from .cells import create_cell
 from .checkpoint import fingerprint
 from .hub import HubMixin
+from .norms import Norm, convert_norms, select_level
 from .packing import PackedPyramid, packed_features, packed_logits
+from .protocol import TimmProtocol
 from .pyramid import (
     Interpolation,
     build_levels,
@@ -44,7 +46,7 @@ else:
 _NOT_STORED = frozenset({"weights", "pretrained_backbone", "pretrained_model_args"})
 
 
-class SRNN(HubMixin, nn.Module):
+class SRNN(HubMixin, TimmProtocol, nn.Module):
     """Scale-recurrent network (D.-Q. Zhang, 2018, section 3) over any timm backbone, with timm's model protocol.
 
     `model(x)` takes the largest level `(B, C, H, W)` and builds the smaller ones on x's device; `model([x_1, …, x_n])`
@@ -57,6 +59,10 @@ class SRNN(HubMixin, nn.Module):
         scales: relative sizes of the levels built from one tensor; they grow and end with 1.0.
         activation: φ; `"auto"` is the rectifier where the backbone's features are non-negative, else the identity.
         interpolation: how levels are made from one tensor: `"bicubic"`, `"bilinear"` or `"gaussian"`.
+        exits: `"shared"`, one classifier for the states after all levels, as in the paper; or `"separate"`, a
+            classifier for each level (`exit_fc`, and `fc` for the last).
+        norm: batch norm of the backbone: `"shared"` by the levels, as in the paper; `"per_level"`, statistics and
+            affine parameters for each level (`srnn_zoo.norms.LevelNorm`); or `"frozen"`, constant in training too.
         num_classes: width of the classifier; 0 for none.
         drop_rate: dropout before the classifier, in [0, 1).
         global_pool: `"avg"`, or `""` with `num_classes=0` to get the state as a map.
@@ -70,7 +76,8 @@ class SRNN(HubMixin, nn.Module):
             `recipe` and `license`. It is saved with the model and comes back.
 
     Raises:
-        ValueError: for an unknown variant or interpolation, or scales that do not grow to 1.0.
+        ValueError: for an unknown variant, interpolation, kind of exits or norm, scales that do not grow to 1.0, a
+            `norm` for a backbone without batch norm, and separate exits of a variant that has one exit.
     """
 
     # TorchScript wants a list
@@ -90,6 +97,8 @@ class SRNN(HubMixin, nn.Module):
         scales: Sequence[float] = (0.5, 1.0),
         activation: Literal["auto", "relu", "identity"] = "auto",
         interpolation: Interpolation = "bicubic",
+        exits: Literal["shared", "separate"] = "shared",
+        norm: Norm = "shared",
         num_classes: int = 1000,
         drop_rate: float = 0.0,
         global_pool: str = "avg",
@@ -115,11 +124,16 @@ class SRNN(HubMixin, nn.Module):
         if activation == "auto":
             activation = "relu" if has_nonnegative_features(backbone) else "identity"
 
+        convert_norms(backbone, norm, len(self.scales))
+        self.norm = norm
+        self.checkpoints_levels = False
         self.backbone = backbone
         like = next(backbone.parameters())
         cell = create_cell(variant, self.num_features, activation=activation, height=len(self.scales))
         self.cell = cell.to(like.device, like.dtype)
+        self.exits = _check_exits(exits, self.cell)
         self.head_drop = nn.Dropout(drop_rate)
+        self.exit_fc = nn.ModuleList()
         self.fc: nn.Module = nn.Identity()
         self.reset_classifier(num_classes, global_pool)
 
@@ -128,7 +142,8 @@ class SRNN(HubMixin, nn.Module):
         if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript must not see the class
             if isinstance(x, PackedPyramid):
                 return packed_logits(self, x)
-        return self.forward_head(self.forward_features(x))
+        levels = self.levels(x)
+        return self.forward_head(self._read(levels), level=len(levels) - 1)
 
     def forward_features(self, x: Images) -> Tensor:
         """The last state h_n as a map `(B, D, 1, 1)`; for `mean_prob`, whose mean comes later, `(B, D, n, 1)`.
@@ -138,7 +153,13 @@ class SRNN(HubMixin, nn.Module):
         if not torch.jit.is_scripting():  # noqa: SIM102
             if isinstance(x, PackedPyramid):
                 return packed_features(self, x)
-        return self.fuse([self.level_features(level) for level in self.levels(x)])
+        return self._read(self.levels(x))
+
+    def _read(self, levels: list[Tensor]) -> Tensor:
+        features: list[Tensor] = []
+        for index, level in enumerate(levels):
+            features.append(self.level_features(level, index))
+        return self.fuse(features)
 
     def fuse(self, features: list[Tensor]) -> Tensor:
         """Run the cell over the features `(B, D)` of the levels; returns the last state as `forward_features` does."""
@@ -147,14 +168,30 @@ class SRNN(HubMixin, nn.Module):
             state = self.cell(level_features, state)
         return self.cell.feature_map(state)
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits `(B, num_classes)` of a map from `forward_features`, or its `(B, D)` features with `pre_logits`."""
+    def forward_head(self, x: Tensor, pre_logits: bool = False, level: int | None = None) -> Tensor:
+        """Logits `(B, num_classes)` of a map from `forward_features`, or its `(B, D)` features with `pre_logits`.
+
+        Args:
+            x: the map.
+            pre_logits: whether to leave out the classifier.
+            level: index of the level after which that was the state, by default the last; only `exits="separate"` asks.
+        """
         if self.global_pool == "":
             return x
         if pre_logits or self.num_classes == 0:
             return x.mean(dim=(2, 3))
         positions = x.flatten(2).transpose(1, 2).flatten(0, 1)  # (B * positions, D)
-        return self.cell.merge_logits(self.fc(self.head_drop(positions)), x)
+        positions = self.head_drop(positions)
+        logits = self.fc(positions) if torch.jit.is_scripting() else self._classify(positions, level)
+        return self.cell.merge_logits(logits, x)
+
+    @torch.jit.unused
+    def _classify(self, x: Tensor, level: int | None) -> Tensor:
+        return self.classifier(level)(x)
+
+    def classifier(self, level: int | None = None) -> nn.Module:
+        """F of the state after a level, by default the last; beyond the levels of `scales`, the last one's too."""
+        return self.fc if level is None or level >= len(self.exit_fc) else self.exit_fc[level]
 
     def levels(self, x: Images) -> list[Tensor]:
         """The levels of an input, smallest first: built from one tensor, or checked where they are given."""
@@ -186,16 +223,23 @@ class SRNN(HubMixin, nn.Module):
         if not x.is_floating_point():
             raise TypeError(f"images must be float and normalised (srnn_zoo.create_transform); got {x.dtype}")
 
-    def level_features(self, level: Tensor) -> Tensor:
-        """C(x_s): the pooled features `(B, D)` of one level `(B, C, H, W)`."""
+    def level_features(self, level: Tensor, index: int | None = None) -> Tensor:
+        """C(x_s): the pooled features `(B, D)` of one level `(B, C, H, W)`.
+
+        Args:
+            level: its images.
+            index: of the level, 0 for the smallest, by default the last; only `norm="per_level"` asks.
+        """
         if torch.jit.is_scripting():
             return self.backbone(level)
-        return self._level_features(level)
+        return self._level_features(level, index)
 
     @torch.jit.unused
-    def _level_features(self, level: Tensor) -> Tensor:
+    def _level_features(self, level: Tensor, index: int | None) -> Tensor:
         try:
-            return self.backbone(level)
+            if self.checkpoints_levels and torch.is_grad_enabled():
+                return cast(Tensor, checkpoint(self._backbone_features, level, index, use_reentrant=False))
+            return self._backbone_features(level, index)
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, IndexError, RuntimeError) as error:
@@ -208,18 +252,25 @@ class SRNN(HubMixin, nn.Module):
                 f"{height} x {width}; it was made for {native[0]} x {native[1]}. It says: {error}"
             ) from error
 
-    def steps(self, x: Images, state: Tensor | None = None) -> Iterator[Step]:
+    @torch.jit.unused
+    def _backbone_features(self, level: Tensor, index: int | None) -> Tensor:
+        if self.norm == "per_level":
+            select_level(self.backbone, index)
+        return self.backbone(level)
+
+    def steps(self, x: Images, state: Tensor | Step | None = None) -> Iterator[Step]:
         """The answers level by level, smallest first; a level is built and read only when its step is asked for.
 
         Args:
             x: images as for the model; after a `state`, the larger levels alone, or a copy that has come since.
-            state: of an earlier step, `(B, S)`, to go on from.
+            state: an earlier step, or its state `(B, S)` alone, to go on from. Where levels have classifiers or batch
+                norms of their own, it must be the step, which knows its level.
 
         Examples:
             >>> for step in model.steps(images):
             ...     print(step.size, step.gmacs, step.logits.argmax(1))
             >>> *_, last = model.steps([thumbnails])
-            >>> *_, last = model.steps([photographs], state=last.state)  # when they have arrived
+            >>> *_, last = model.steps([photographs], state=last)  # when they have arrived
 
         Cells that fuse a fixed number of levels (`concat`) have one step, the last.
         """
@@ -263,7 +314,7 @@ class SRNN(HubMixin, nn.Module):
     @property
     def fingerprint(self) -> float:
         """A number that changes when backbone or classifier are trained (Σ|w|)."""
-        return fingerprint(self.backbone, self.fc)
+        return fingerprint(self.backbone, self.exit_fc, self.fc)
 
     @property
     def _model_args(self) -> dict[str, Any]:
@@ -276,16 +327,14 @@ class SRNN(HubMixin, nn.Module):
             "scales": self.scales,
             "activation": self.cell.activation,
             "interpolation": self.interpolation,
+            "exits": self.exits,
+            "norm": self.norm,
         }
 
     @_model_args.setter
     def _model_args(self, args: dict[str, Any]) -> None:
         # a saved model must not download other weights when it is loaded
         self._stored_args = {k: v for k, v in args.items() if k not in _NOT_STORED}
-
-    def get_classifier(self) -> nn.Module:
-        """F, the classifier."""
-        return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier F for `num_classes` (0: none), on the same device and in the same dtype."""
@@ -298,90 +347,22 @@ class SRNN(HubMixin, nn.Module):
             raise ValueError('global_pool="" returns a map and needs num_classes=0')
         self.num_classes = num_classes
         self.global_pool = global_pool
-        if num_classes == 0:
-            self.fc = nn.Identity()
-        else:
-            like = next(self.backbone.parameters())
-            self.fc = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+        separate = len(self.scales) - 1 if self.exits == "separate" and num_classes > 0 else 0
+        self.exit_fc = nn.ModuleList(self._new_classifier(num_classes) for _ in range(separate))
+        self.fc = self._new_classifier(num_classes) if num_classes > 0 else nn.Identity()
         for name in ("notes", "label_names", "label_descriptions"):  # what they said was of the old classifier
             self.pretrained_cfg.pop(name, None)
         for name in ("dataset", "metrics", "recipe", "exit"):
             self.metadata.pop(name, None)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade compute for memory in the backbone. Non-reentrant only, as the levels share the backbone."""
-        if enable and use_reentrant_ckpt():
-            raise ValueError("an SRNN needs non-reentrant checkpointing: unset TIMM_REENTRANT_CKPT")
-        cast(Any, self.backbone).set_grad_checkpointing(enable)
+    def _new_classifier(self, num_classes: int) -> nn.Linear:
+        like = next(self.backbone.parameters())
+        return nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups from stem to head, for layer-wise learning rates: the backbone's.
 
-        The cell and fc match none of them, which timm takes for the last group.
-        """
-        return prefix_group_matcher(cast(Any, self.backbone).group_matcher(coarse=coarse))
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters without weight decay: the backbone's."""
-        names = getattr(self.backbone, "no_weight_decay", set)
-        return {f"backbone.{name}" for name in names()}
-
-    @property
-    def set_input_size(self) -> Any:
-        """timm's `set_input_size(img_size)`, for the largest level; only where the backbone has it."""
-        inner = cast(Any, self.backbone).set_input_size
-
-        def set_input_size(img_size: int | tuple[int, int], **kwargs: Any) -> None:
-            size = pair(img_size)
-            smallest = self.level_sizes(size)[0]
-            inner(img_size=smallest, **kwargs)
-            self._stored_args = {**self._stored_args, "backbone_img_size": smallest}
-            self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *size)
-
-        return set_input_size
-
-    def forward_intermediates(
-        self,
-        x: Images,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        """Spatial maps of the largest level, as timm's method of the same name; arguments as there.
-
-        Returns:
-            The maps with `intermediates_only` (no other level is read then), else `(forward_features(x), maps)`.
-        """
-        backbone = self._backbone_with("forward_intermediates")
-        if isinstance(x, PackedPyramid):
-            raise TypeError("maps are of images of one size: give the images of a packed pyramid one by one (unpack)")
-        options = {"indices": indices, "norm": norm, "output_fmt": output_fmt}
-        if intermediates_only:
-            whole = [(1, 1)]
-            largest = x[-1] if isinstance(x, Sequence) else build_levels(x, whole, multiple=self.size_multiple)[0]
-            return backbone.forward_intermediates(largest, stop_early=stop_early, intermediates_only=True, **options)
-        *smaller, largest = self.levels(x)
-        features = [self.level_features(level) for level in smaller]
-        final, intermediates = backbone.forward_intermediates(largest, **options)
-        features.append(backbone.forward_head(final, pre_logits=True))
-        return self.fuse(features), intermediates
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the backbone's layers after the last of `indices`, as timm's method of the same name.
-
-        What is left gives `forward_intermediates(…, intermediates_only=True)`, and no classification any more.
-        """
-        backbone = self._backbone_with("prune_intermediate_layers")
-        if prune_head:
-            self.reset_classifier(0, "")
-        return backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
-
-    def _backbone_with(self, method: str) -> Any:
-        """The backbone, or an error where it lacks an optional part of timm's protocol."""
-        if not hasattr(self.backbone, method):
-            raise RuntimeError(f"backbone {self.pretrained_cfg['architecture']!r} has no {method} in timm")
-        return self.backbone
+def _check_exits(exits: str, cell: nn.Module) -> str:
+    if exits not in ("shared", "separate"):
+        raise ValueError(unknown_name("kind of exits", exits, ("shared", "separate")))
+    if exits == "separate" and not cell.anytime:
+        raise ValueError(f'{type(cell).__name__} answers after the last level only: leave exits="shared"')
+    return exits

@@ -193,7 +193,7 @@ class PackedPyramid:
             order: list[int] = []
             for places, images in self.groups(level):
                 model.check_images(images)
-                parts.append(model.level_features(images))
+                parts.append(model.level_features(images, level))
                 order += places
                 del images  # or it would live while the next is built
             yield in_order(parts, order)
@@ -254,7 +254,8 @@ def packed_logits(model: SRNN, x: PackedPyramid) -> Tensor:
     """`SRNN.forward`: logits `(B, num_classes)` of the last state of every image."""
     if model.global_pool == "":
         return packed_features(model, x)
-    return x.packing.restore([model.forward_head(feature_map) for feature_map in _feature_maps(model, x)])
+    maps = _feature_maps(model, x)
+    return x.packing.restore([model.forward_head(m, level=height - 1) for height, m in maps.items()])
 
 
 def packed_features(model: SRNN, x: PackedPyramid) -> Tensor:
@@ -262,19 +263,19 @@ def packed_features(model: SRNN, x: PackedPyramid) -> Tensor:
 
     Where maps have different n, it is their least common multiple: a mean over n stays what it is.
     """
-    maps = _feature_maps(model, x)
+    maps = list(_feature_maps(model, x).values())
     width = math.lcm(*(feature_map.shape[2] for feature_map in maps))
     return x.packing.restore([m.repeat_interleave(width // m.shape[2], dim=2) for m in maps])
 
 
-def _feature_maps(model: SRNN, x: PackedPyramid) -> list[Tensor]:
-    """The last states as maps `(b, D, n, 1)`, packed: one for the images of each height, the greatest first."""
+def _feature_maps(model: SRNN, x: PackedPyramid) -> dict[int, Tensor]:
+    """The last states as maps `(b, D, n, 1)`, packed: by height, the greatest first."""
     features = list(x.features(model))
-    maps: list[Tensor] = []
+    maps: dict[int, Tensor] = {}
     start = 0
     for height, images in itertools.groupby(sorted(x.heights, reverse=True)):
         stop = start + len(list(images))
-        maps.append(model.fuse([level[start:stop] for level in features[:height]]))
+        maps[height] = model.fuse([level[start:stop] for level in features[:height]])
         start = stop
     return maps
 

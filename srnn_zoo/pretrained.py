@@ -18,6 +18,7 @@ from ._errors import WeightsUnavailableError, unknown_name
 from .backbone import create_timm_model
 from .checkpoint import file_sha256, why_unreadable
 from .download import cached_hub_file, explain_hub_error, why_unreachable
+from .norms import spread_state
 from .weights import PipFile, Weights, weights_of
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def init_from_base_cnn(model: SRNN, base_cnn: nn.Module, classifier: bool = True
     Raises:
         ValueError: if the two differ in architecture (missing or wrongly shaped keys are listed), or F is not affine.
     """
-    state = base_cnn.state_dict()
+    state = spread_state(base_cnn.state_dict(), model.backbone)
     wanted = model.backbone.state_dict()
     wrong = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
     if wrong:
@@ -104,7 +105,8 @@ def init_from_base_cnn(model: SRNN, base_cnn: nn.Module, classifier: bool = True
         return
     name = model.pretrained_cfg["architecture"]
     weight, bias = _linear_parameters(cast(Any, base_cnn).get_classifier(), model.num_features, name)
-    model.fc.load_state_dict({"weight": weight, "bias": bias})
+    for head in (*model.exit_fc, model.fc):
+        head.load_state_dict({"weight": weight, "bias": bias})
     model.pretrained_cfg["notes"] = (ZERO_SHOT_NOTE,)
     model._zero_shot_fingerprint = model.fingerprint
 

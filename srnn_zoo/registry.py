@@ -40,6 +40,8 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> SRNN:
         scales: relative sizes of the levels; they grow and end with 1.0.
         activation: φ: `"auto"`, `"relu"` or `"identity"` (`SRNN`).
         interpolation: how levels are made: `"bicubic"`, `"bilinear"` or `"gaussian"`.
+        exits: `"shared"`, one classifier for all levels, or `"separate"`, one for each.
+        norm: batch norm `"shared"` by the levels, `"per_level"`, or `"frozen"`.
         num_classes: width of the classifier, by default the pretrained weights' own (1000 for ImageNet).
         in_chans: channels of the images.
         drop_rate: dropout before the classifier.

@@ -79,8 +79,11 @@ class Levels:
         return build_levels(source, [self.ratios[index]], self.model.interpolation, self.model.size_multiple)[0]
 
 
-def steps(model: SRNN, x: Any, state: Tensor | None = None) -> Iterator[Step]:
+def steps(model: SRNN, x: Any, state: Tensor | Step | None = None) -> Iterator[Step]:
     """`SRNN.steps`: the answers level by level, smallest first."""
+    first, spent = (state.level + 1, state.cost) if isinstance(state, Step) else (0, None)
+    if isinstance(state, Tensor) and (model.exits == "separate" or model.norm == "per_level"):
+        raise ValueError("levels of this model have parts of their own: give the earlier step as state, not its tensor")
     if isinstance(x, PackedPyramid):
         if state is not None:
             raise ValueError("a packed pyramid starts anew: continue a state with images of one height")
@@ -89,26 +92,39 @@ def steps(model: SRNN, x: Any, state: Tensor | None = None) -> Iterator[Step]:
     else:
         levels = Levels(model, x)
         sizes, heights, restore = levels.sizes, [len(levels.sizes)], torch.cat
-        every_level = (model.level_features(levels.build(index)) for index in range(len(sizes)))
+        every_level = (model.level_features(levels.build(s), first + s) for s in range(len(sizes)))
     current = answers = torch.empty(0)
     for index, features in enumerate(every_level):
         if index == 0:
-            current = model.cell.initial_state(features) if state is None else state
-            if len(current) != len(features):
-                raise ValueError(f"the state is of {len(current)} images; got a level of {len(features)}")
+            current = _start(model, features, state)
         current = model.cell(features, current[: len(features)])  # the images that have this level come first
         if model.cell.anytime or index + 1 in heights:
-            logits = model.forward_head(model.cell.feature_map(current))
+            logits = model.forward_head(model.cell.feature_map(current), level=first + index)
             answers = torch.cat([logits, answers[len(logits) :].to(logits)])
-            yield Step(index, sizes[index], restore([answers]), restore([current]), _Cost(model, sizes[: index + 1]))
+            cost = _Cost(model, sizes[: index + 1], spent)
+            yield Step(first + index, sizes[index], restore([answers]), restore([current]), cost)
+
+
+def _start(model: SRNN, features: Tensor, state: Tensor | Step | None) -> Tensor:
+    """The state that the first level finds."""
+    current = state.state if isinstance(state, Step) else state
+    if current is None:
+        return model.cell.initial_state(features)
+    if len(current) != len(features):
+        raise ValueError(f"the state is of {len(current)} images; got a level of {len(features)}")
+    return current
 
 
 class _Cost:
-    """Counts the GMACs of levels when it is called."""
+    """Counts the GMACs of levels when it is called, on top of those of the step that they go on from."""
 
-    def __init__(self, model: SRNN, sizes: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self, model: SRNN, sizes: Sequence[tuple[int, int]], earlier: Callable[[], float] | None = None
+    ) -> None:
         self.model = model
         self.sizes = sizes
+        self.earlier = earlier
 
     def __call__(self) -> float:
-        return sum(level_gmacs(self.model, size) for size in self.sizes)
+        spent = self.earlier() if self.earlier is not None else 0.0
+        return spent + sum(level_gmacs(self.model, size) for size in self.sizes)

@@ -53,7 +53,7 @@ def test_where_all_stop_only_the_first_level_is_read(
     model = trained(variant)
     read: list[torch.Size] = []
     level_features = model.level_features
-    monkeypatch.setattr(model, "level_features", lambda x: read.append(x.shape) or level_features(x))
+    monkeypatch.setattr(model, "level_features", lambda x, index: read.append(x.shape) or level_features(x))
     logits, levels, _ = Anytime(model, rule)(images)
     assert read == [(9, 3, 32, 32)]
     assert levels.tolist() == [0] * 9
@@ -89,7 +89,7 @@ def test_a_level_is_built_and_read_only_for_images_that_are_unsure(
     model = trained()
     read: list[int] = []
     level_features = model.level_features
-    monkeypatch.setattr(model, "level_features", lambda x: read.append(len(x)) or level_features(x))
+    monkeypatch.setattr(model, "level_features", lambda x, index: read.append(len(x)) or level_features(x))
     _, levels, gmacs = Anytime(model, lambda decision: torch.arange(len(decision.logits)) % 3 == 0)(images)
     assert read == [9, 6, 4]
     assert levels.tolist() == [0, 1, 2, 0, 2, 1, 0, 2, 2]
@@ -137,7 +137,7 @@ def test_a_deadline_stops_the_batch_before_a_level_that_would_end_too_late(secon
 def test_a_deadline_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained()
     level_features = model.level_features
-    monkeypatch.setattr(model, "level_features", lambda x: time.sleep(0.05) or level_features(x))
+    monkeypatch.setattr(model, "level_features", lambda x, index: time.sleep(0.05) or level_features(x))
     images = torch.randn(2, 3, 256, 256)
     Anytime(model, "level:0")(images)  # counts the GMACs, once
     start = time.perf_counter()
