@@ -1,0 +1,147 @@
+"""Training for anytime inference: the answers of all levels, a loss over them, and pyramids of random height."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from srnn_zoo.model import SRNN
+from srnn_zoo.packing import PackedPyramid
+from srnn_zoo.pyramid import Pyramid
+
+__all__ = ["AnytimeLoss", "EveryExit", "random_heights"]
+
+
+class EveryExit(nn.Module):
+    """A model that answers after every level in one forward, `(L, B, num_classes)`, smallest level first.
+
+    Distributed training sees the forward of what it wraps alone: wrap this, and save the model inside.
+
+    Args:
+        model: with a cell whose state after any level can be classified (all but `concat`), and a classifier.
+
+    Raises:
+        ValueError: for another model.
+
+    Examples:
+        >>> loss = AnytimeLoss()(EveryExit(model)(images), targets)
+    """
+
+    def __init__(self, model: SRNN) -> None:
+        super().__init__()
+        if not model.cell.anytime:
+            raise ValueError(f"variant {model.variant!r} answers after the last level only")
+        if model.num_classes == 0:
+            raise ValueError("the model has no classifier (num_classes=0), so that no level has an answer")
+        self.model = model
+
+    def forward(self, x: Any) -> Tensor:
+        """Logits `(L, B, num_classes)`; an image whose levels have ended keeps its last answer."""
+        return torch.stack([step.logits for step in self.model.steps(x)])
+
+
+class AnytimeLoss(nn.Module):
+    """A loss at every level: `Σ_s w_s ℓ_s`, with `ℓ_s = (1 - d) ℓ(F(h_s), y) + d T² KL(p_n || p_s)` for s < n.
+
+    The last level is compared with the targets alone; p_s are probabilities at temperature T, and the last level gets
+    no gradient from the distillation (Hinton et al., 2015). In a batch of mixed heights an image whose levels have
+    ended keeps its last answer, so that every image weighs the same.
+
+    Args:
+        weights: one for every level, smallest first, not negative; only their ratios matter. Of a pyramid with fewer
+            levels the first weights are used. By default all are equal.
+        distillation: d in [0, 1].
+        temperature: T, positive.
+        loss: ℓ, of logits `(B, K)` and targets; by default cross-entropy. Targets are whatever it takes: classes
+            `(B,)`, or probabilities `(B, K)` as mixup makes them.
+
+    Raises:
+        ValueError: for arguments out of their range; and from a call, for more levels than weights.
+
+    Examples:
+        >>> loss = AnytimeLoss(weights=(0.3, 1.0), distillation=0.5)
+        >>> loss(torch.zeros(2, 4, 10), torch.zeros(4, dtype=torch.long))
+        tensor(2.0369)
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[float] | None = None,
+        distillation: float = 0.0,
+        temperature: float = 1.0,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.weights = None if weights is None else tuple(map(float, weights))
+        if self.weights is not None and not (
+            all(w >= 0 for w in self.weights) and 0 < sum(self.weights) < float("inf")
+        ):
+            raise ValueError(f"weights must be 0 or more, one for every level, and not all 0; got {weights!r}")
+        if not 0 <= distillation <= 1:
+            raise ValueError(f"distillation must be between 0 and 1; got {distillation}")
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature must be positive; got {temperature}")
+        self.distillation = float(distillation)
+        self.temperature = float(temperature)
+        self.loss = F.cross_entropy if loss is None else loss
+
+    def forward(self, logits: Tensor | Sequence[Tensor], targets: Tensor) -> Tensor:
+        """The loss of logits `(L, B, K)`, smallest level first, and their targets."""
+        weights = self._weights_of(len(logits))
+        *earlier, last = logits
+        total = weights[-1] * self.loss(last, targets)
+        for weight, answer in zip(weights, earlier, strict=False):
+            if weight == 0:
+                continue
+            own = self.loss(answer, targets) if self.distillation < 1 else 0.0
+            taught = self._divergence(answer, last) if self.distillation > 0 else 0.0
+            total = total + weight * ((1 - self.distillation) * own + self.distillation * taught)
+        return total
+
+    def _weights_of(self, levels: int) -> list[float]:
+        weights = self.weights or (1.0,) * levels
+        if levels > len(weights):
+            raise ValueError(f"{levels} levels need as many weights; got {len(weights)}")
+        total = sum(weights[:levels])
+        if total == 0:
+            raise ValueError(f"the weights of the first {levels} of {len(weights)} levels are all 0")
+        return [weight / total for weight in weights[:levels]]
+
+    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """T² KL(teacher || student): its gradients do not shrink with T."""
+        t = self.temperature
+        log_p, log_q = F.log_softmax(teacher.detach() / t, dim=1), F.log_softmax(student / t, dim=1)
+        return t * t * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+    def extra_repr(self) -> str:
+        return f"weights={self.weights}, distillation={self.distillation}, temperature={self.temperature}"
+
+
+def random_heights(
+    pyramid: Sequence[Tensor] | PackedPyramid, min_height: int = 1, generator: torch.Generator | None = None
+) -> Pyramid | PackedPyramid:
+    """Cut every image of a batch at a height drawn evenly from `min_height` to its own.
+
+    A model trained so has met every height: its early answers are last answers too, by the plain loss.
+
+    Args:
+        pyramid: levels `(B, C, H_s, W_s)`, smallest first, or a batch of mixed heights.
+        min_height: 1 or more; images with fewer levels keep theirs.
+        generator: of the draw, on the CPU.
+
+    Raises:
+        ValueError: if `min_height` is less than 1.
+    """
+    if min_height < 1:
+        raise ValueError(f"min_height must be 1 or more; got {min_height}")
+    packed = isinstance(pyramid, PackedPyramid)
+    images = pyramid.unpack() if packed else list(zip(*Pyramid(pyramid), strict=True))
+    cut: list[Sequence[Tensor]] = []
+    for levels in images:
+        least = min(min_height, len(levels))
+        cut.append(levels[: int(torch.randint(least, len(levels) + 1, (), generator=generator))])
+    return Pyramid.pack(cut)
