@@ -22,7 +22,8 @@ from .packing import LazyLevels, PackedPyramid
 from .pretrained import init_from_base_cnn
 from .pyramid import Pyramid
 from .registry import create_model, get_factory, list_models, register_weights
-from .transforms import ScalePyramid, create_transform
+from .scale_pyramid import ScalePyramid
+from .transforms import create_transform
 from .weights import Weights, get_weights, list_pretrained
 
 __all__ = [

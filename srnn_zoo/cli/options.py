@@ -32,7 +32,7 @@ def parse_sizes(text: str | None) -> list[int] | None:
     """The sizes in a text such as `224,448`, or None for none; exits where they make no pyramid."""
     if text is None:
         return None
-    from srnn_zoo.transforms import ScalePyramid
+    from srnn_zoo.scale_pyramid import ScalePyramid
 
     try:
         sizes = [int(part) for part in text.split(",")]
