@@ -66,9 +66,13 @@ def create_base_cnn(
     overlay = _weights_source(architecture, name, config, file, cache_dir)
     kwargs |= {"pretrained": True, "pretrained_cfg": config.tag, "pretrained_cfg_overlay": overlay}
     try:
-        if file is not None and (classes := _classes_in(overlay["file"], config)):
-            overlay["num_classes"] = kwargs["num_classes"] = classes
-        return create_timm_model(architecture, cache_dir=cache_dir, **kwargs)
+        if file is not None:
+            overlay["state_dict"] = state = load_state_dict(overlay["file"], device="cpu", weights_only=True)
+            if classes := _classes_in(state, config):
+                overlay["num_classes"] = kwargs["num_classes"] = classes
+        base_cnn: Any = create_timm_model(architecture, cache_dir=cache_dir, **kwargs)
+        base_cnn.pretrained_cfg.pop("state_dict", None)  # timm keeps a copy of the weights there
+        return base_cnn
     except (TypeError, ValueError):
         raise
     except Exception as error:  # each hub client and file format has errors of its own
@@ -158,9 +162,8 @@ def _weights_source(
     return {}
 
 
-def _classes_in(file: str, config: PretrainedCfg) -> int | None:
+def _classes_in(state: dict[str, Tensor], config: PretrainedCfg) -> int | None:
     """How many classes the classifier in a checkpoint has, which need not be ImageNet's."""
-    state = load_state_dict(file, device="cpu", weights_only=True)
     if f"{config.classifier}.weight" in state:
         return len(state[f"{config.classifier}.weight"])
     theirs = [key for key in state if key.startswith(_TORCHVISION_CLASSIFIERS) and key.endswith(".weight")]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 from safetensors.torch import save_file
@@ -102,6 +103,23 @@ def test_weights_come_from_a_file(suffix: str, tmp_path: Path, base_cnn: nn.Modu
     model = create_model("srnn_test_resnet", variant="vanilla", pretrained=True, pretrained_backbone=file).eval()
     assert model.zero_shot
     assert torch.equal(model([IMAGES]), base_cnn(IMAGES))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_file_is_read_once_and_its_weights_are_kept_once(
+    suffix: str, tmp_path: Path, base_cnn: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / f"weights{suffix}"
+    (torch.save if suffix == ".pth" else save_file)(base_cnn.state_dict(), file)
+    reads: list[Any] = []
+    for module, name in ((torch, "load"), (safetensors.torch, "load_file")):
+        read = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda path, read=read, **kwargs: reads.append(path) or read(path, **kwargs))
+    loaded: Any = create_base_cnn("test_resnet", file=file)
+    assert reads == [str(file)]
+    assert all(torch.equal(value, base_cnn.state_dict()[key]) for key, value in loaded.state_dict().items())
+    assert loaded.pretrained_cfg["file"] == str(file)
+    assert "state_dict" not in loaded.pretrained_cfg
 
 
 def test_a_base_cnn_of_ones_own_classes_comes_from_a_file(tmp_path: Path) -> None:
