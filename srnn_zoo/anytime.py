@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .exits import Confidence, Decision, Entropy, ExitRule, Margin, ScoreRule, exit_rule
 from .flops import level_gmacs
 from .model import SRNN
-from .packing import PackedPyramid
+from .packing import PackedPyramid, in_order
 from .stepwise import Levels
 
 __all__ = ["SCORE_RULES", "Anytime", "AnytimeOutput", "stored_rule"]
@@ -64,55 +64,19 @@ class Anytime(nn.Module):
             self.exit.check(len(model.scales))
 
     @torch.no_grad()
-    def forward(self, x: Tensor | Sequence[Tensor]) -> AnytimeOutput:
-        """Classify images; arguments as for the model: the largest level `(B, C, H, W)`, or the levels.
+    def forward(self, x: Tensor | Sequence[Tensor] | PackedPyramid) -> AnytimeOutput:
+        """Classify images; arguments as for the model: the largest level `(B, C, H, W)`, the levels, or a `Pyramid`.
 
-        Where the rule needs no look at the logits the host never waits for the device; else once a level.
+        Where the rule needs no look at the logits the host never waits for the device; else once a level. An image of a
+        batch of mixed heights stops at its last level at the latest.
 
         Raises:
             ValueError: for an empty batch, and as the model does.
         """
-        if isinstance(x, PackedPyramid):
-            raise TypeError("give images of one height at a time (pyramid.unpack()), or the levels of each")
-        model = self.model
-        levels = Levels(model, x)
-        if levels.batch_size == 0:
-            raise ValueError("a batch needs at least one image; got none")
+        batch = _MixedBatch(self.model, x) if isinstance(x, PackedPyramid) else _Batch(self.model, x)
         if isinstance(self.exit, ScoreRule):
-            self.exit.check(len(levels.sizes))
-        costs = [level_gmacs(model, size) for size in levels.sizes]  # counted once
-        start = time.perf_counter()
-        active = torch.arange(levels.batch_size, device=levels.device)
-        exits = torch.zeros_like(active)
-        state, result, answers = None, None, None
-        spent = 0.0
-        for index in range(len(levels.sizes)):
-            features = model.level_features(levels.build(index, active), index)
-            state = model.cell(features, model.cell.initial_state(features) if state is None else state)
-            logits = model.forward_head(model.cell.feature_map(state), level=index)
-            result = logits.clone() if result is None else result.index_copy(0, active, logits)
-            exits[active] = index
-            if index + 1 == len(levels.sizes):
-                break
-            answer = logits.argmax(dim=1, keepdim=True)
-            answers = answer if answers is None else torch.cat([answers, answer], dim=1)
-            spent += costs[index] * len(active)
-            next_cost = costs[index + 1] * len(active)
-            elapsed = partial(_seconds_since, start, levels.device)
-            decision = Decision(index, logits, answers, spent, next_cost, elapsed)
-            stop = self.exit(decision)
-            if isinstance(stop, bool):
-                if stop:
-                    break
-                continue
-            unsure = ~(stop & logits.isfinite().all(dim=1))  # what is not a number is not sure either
-            keep = unsure.nonzero().flatten()  # the one time in a level that the host waits for the device
-            if len(keep) == 0:
-                break
-            if len(keep) < len(active):
-                active, state, answers = active[keep], state[keep], answers[keep]
-        cumulative = torch.tensor(costs, device=exits.device).cumsum(0)
-        return AnytimeOutput(cast(Tensor, result), exits, cumulative[exits])
+            self.exit.check(max(batch.heights), mixed=isinstance(x, PackedPyramid))
+        return _run(self.model, self.exit, batch)
 
     def extra_repr(self) -> str:
         return f"exit={self.exit!r}"
@@ -128,6 +92,95 @@ def stored_rule(model: SRNN) -> ScoreRule:
     if not stored:
         raise ValueError('the model was never calibrated: give exit="confidence:0.9", or use srnn_zoo.calibrate')
     return SCORE_RULES[stored["rule"]](stored["thresholds"], stored["temperatures"])
+
+
+class _Batch:
+    """Images of one height.
+
+    Attributes:
+        heights: the number of levels of every image.
+        costs: what every level costs every image, GMACs.
+    """
+
+    def __init__(self, model: SRNN, x: Tensor | Sequence[Tensor]) -> None:
+        self.model = model
+        self.levels = Levels(model, x)
+        self.device = self.levels.device
+        if self.levels.batch_size == 0:
+            raise ValueError("a batch needs at least one image; got none")
+        self.heights = [len(self.levels.sizes)] * self.levels.batch_size
+        self.costs = [[level_gmacs(model, size) for size in self.levels.sizes]] * self.levels.batch_size
+
+    def features(self, level: int, rows: list[int]) -> Tensor:
+        """C(x_s) of the images in these rows, `(len(rows), D)`."""
+        at = torch.tensor(rows, device=self.device) if len(rows) < len(self.heights) else None
+        return self.model.level_features(self.levels.build(level, at), level)
+
+
+class _MixedBatch:
+    """Images of mixed heights and shapes; otherwise as `_Batch`."""
+
+    def __init__(self, model: SRNN, x: PackedPyramid) -> None:
+        self.model = model
+        self.packed = x
+        self.device = next(model.parameters()).device
+        self.heights = x.heights
+        self._places = sorted(range(x.batch_size), key=x.packing.order.__getitem__)  # of every image
+        sizes = [x.packing.sizes[place] for place in self._places]
+        self.costs = [[level_gmacs(model, size) for size in levels] for levels in sizes]
+
+    def features(self, level: int, rows: list[int]) -> Tensor:
+        places = {self._places[row]: row for row in rows}
+        return in_order([self.packed.level_features(self.model, level, places)], [places[p] for p in sorted(places)])
+
+
+def _run(model: SRNN, rule: ExitRule, batch: _Batch | _MixedBatch) -> AnytimeOutput:
+    """Level by level, smallest first, with ever fewer images; which of them is known to the host."""
+    elapsed = partial(_seconds_since, time.perf_counter(), batch.device)
+    rows = list(range(len(batch.heights)))  # the images that read the next level
+    exits = [0] * len(rows)
+    state, result, answers = None, None, None
+    spent = 0.0
+    for level in range(max(batch.heights)):
+        features = batch.features(level, rows)
+        state = model.cell(features, model.cell.initial_state(features) if state is None else state)
+        logits = model.forward_head(model.cell.feature_map(state), level=level)
+        at = torch.tensor(rows, device=logits.device)
+        result = logits.clone() if result is None else result.index_copy(0, at, logits)
+        for row in rows:
+            exits[row] = level
+        answer = logits.argmax(dim=1, keepdim=True)
+        answers = answer if answers is None else torch.cat([answers, answer], dim=1)
+        spent += sum(batch.costs[row][level] for row in rows)
+        going = [index for index, row in enumerate(rows) if batch.heights[row] > level + 1]
+        rows, state, logits, answers = _only(going, rows, state, logits, answers)
+        if not rows:
+            break
+        next_cost = sum(batch.costs[row][level + 1] for row in rows)
+        stop = rule(Decision(level, logits, answers, spent, next_cost, elapsed))
+        if isinstance(stop, bool):
+            if stop:
+                break
+            continue
+        unsure = ~(stop & logits.isfinite().all(dim=1))  # what is not a number is not sure either
+        going = [index for index, goes in enumerate(unsure.tolist()) if goes]  # the host waits for the device, once
+        rows, state, _, answers = _only(going, rows, state, logits, answers)
+        if not rows:
+            break
+    result, levels = cast(Tensor, result), torch.tensor(exits)
+    padded = [[*own, *[0.0] * (max(batch.heights) - len(own))] for own in batch.costs]
+    gmacs = torch.tensor(padded).cumsum(1)[torch.arange(len(exits)), levels]
+    return AnytimeOutput(result, levels.to(result.device), gmacs.to(result.device))
+
+
+def _only(
+    indices: list[int], rows: list[int], state: Tensor, logits: Tensor, answers: Tensor
+) -> tuple[list[int], Tensor, Tensor, Tensor]:
+    """What is known of these images alone."""
+    if len(indices) == len(rows):
+        return rows, state, logits, answers
+    at = torch.tensor(indices, device=state.device, dtype=torch.long)
+    return [rows[index] for index in indices], state[at], logits[at], answers[at]
 
 
 def _seconds_since(start: float, device: torch.device) -> float:

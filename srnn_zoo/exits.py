@@ -90,15 +90,17 @@ class ScoreRule:
         """How sure probabilities `(N, K)` are, `(N,)` in [0, 1]; NaN never stops an image."""
         raise NotImplementedError
 
-    def check(self, num_levels: int) -> None:
-        """Refuse a number of thresholds or temperatures that is not the levels'."""
-        if isinstance(self.thresholds, tuple) and len(self.thresholds) != num_levels - 1:
+    def check(self, num_levels: int, mixed: bool = False) -> None:
+        """Refuse a number of thresholds or temperatures that is not the levels'; of mixed heights, one that is less."""
+        thresholds = len(self.thresholds) if isinstance(self.thresholds, tuple) else num_levels - 1
+        temperatures = num_levels if self.temperatures is None else len(self.temperatures)
+        if thresholds < num_levels - 1 or (thresholds > num_levels - 1 and not mixed):
             raise ValueError(
                 f"{num_levels} levels need {num_levels - 1} thresholds, one for every level but the last, or one "
-                f"number for all; got {len(self.thresholds)}"
+                f"number for all; got {thresholds}"
             )
-        if self.temperatures is not None and len(self.temperatures) != num_levels:
-            raise ValueError(f"{num_levels} levels need as many temperatures; got {len(self.temperatures)}")
+        if temperatures < num_levels or (temperatures > num_levels and not mixed):
+            raise ValueError(f"{num_levels} levels need as many temperatures; got {temperatures}")
 
     def __repr__(self) -> str:
         temperatures = f", temperatures={self.temperatures}" if self.temperatures is not None else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -102,18 +102,19 @@ class Packing:
         """B_s: how many images have level s."""
         return [sum(height > level for height in self.heights) for level in range(self.height)]
 
-    def groups(self, level: int) -> list[list[int]]:
-        """The packed places of the images that have a level, those of one size together."""
+    def groups(self, level: int, wanted: Container[int] | None = None) -> list[list[int]]:
+        """The packed places of the images that have a level, or of those wanted, those of one size together."""
         places: dict[Size, list[int]] = {}
         for place in range(self.batch_sizes[level]):
-            places.setdefault(self.sizes[place][level], []).append(place)
+            if wanted is None or place in wanted:
+                places.setdefault(self.sizes[place][level], []).append(place)
         return list(places.values())
 
-    def chunks(self, level: int) -> list[list[int]]:
+    def chunks(self, level: int, wanted: Container[int] | None = None) -> list[list[int]]:
         """The groups, cut so that no chunk has more pixels than the largest level of any one image."""
         largest = max(height * width for sizes in self.sizes for height, width in sizes)
         chunks: list[list[int]] = []
-        for places in self.groups(level):
+        for places in self.groups(level, wanted):
             height, width = self.sizes[places[0]][level]
             step = largest // (height * width)
             chunks += [places[start : start + step] for start in range(0, len(places), step)]
@@ -178,25 +179,36 @@ class PackedPyramid:
         levels = [[sizes[s] for sizes in self.packing.sizes if len(sizes) > s] for s in range(self.height)]
         return [(max(h for h, _ in sizes), max(w for _, w in sizes)) for sizes in levels]
 
-    def groups(self, level: int) -> Iterator[tuple[list[int], Tensor]]:
-        """Packed places and images `(b, C, H, W)` of a level: those of one shape together, or as many as are built."""
+    def groups(self, level: int, wanted: Container[int] | None = None) -> Iterator[tuple[list[int], Tensor]]:
+        """Packed places and images `(b, C, H, W)` of a level: those of one shape together, or as many as are built.
+
+        Args:
+            level: its index.
+            wanted: packed places of the images asked for, by default all; no others are built or copied.
+        """
         if self.levels_in_sequence:
-            for places in self.packing.chunks(level):
+            for places in self.packing.chunks(level, wanted):
                 yield places, _stack([self._source[place][level] for place in places])
-        else:
-            yield from zip(self.packing.groups(level), self._source[level], strict=True)
+            return
+        for places, images in zip(self.packing.groups(level), self._source[level], strict=True):
+            rows = [row for row, place in enumerate(places) if wanted is None or place in wanted]
+            if rows:
+                yield [places[row] for row in rows], images if len(rows) == len(places) else images[rows]
+
+    def level_features(self, model: SRNN, level: int, wanted: Container[int] | None = None) -> Tensor:
+        """C(x_s) of a level, `(b, D)`, of all images that have it or of the packed places wanted, in packed order."""
+        parts: list[Tensor] = []
+        order: list[int] = []
+        for places, images in self.groups(level, wanted):
+            model.check_images(images)
+            parts.append(model.level_features(images, level))
+            order += places
+            del images  # or it would live while the next is built
+        return in_order(parts, order)
 
     def features(self, model: SRNN) -> Iterator[Tensor]:
         """C(x_s) of every level, `(B_s, D)`, packed; a level is read only when it is asked for."""
-        for level in range(self.height):
-            parts: list[Tensor] = []
-            order: list[int] = []
-            for places, images in self.groups(level):
-                model.check_images(images)
-                parts.append(model.level_features(images, level))
-                order += places
-                del images  # or it would live while the next is built
-            yield in_order(parts, order)
+        return (self.level_features(model, level) for level in range(self.height))
 
     def unpack(self) -> list[Sequence[Tensor]]:
         """The levels of every image, in the batch's own order: what `Pyramid.pack` was given."""

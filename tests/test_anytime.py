@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from srnn_zoo import SRNN, create_model, list_cells
+from srnn_zoo import SRNN, LazyLevels, PackedPyramid, Pyramid, create_model, list_cells
 from srnn_zoo.anytime import Anytime
 from srnn_zoo.exits import Confidence, Deadline, Decision, Entropy, FixedLevel, Margin, Patience, exit_rule
 from srnn_zoo.flops import level_gmacs
@@ -206,3 +206,106 @@ def test_it_is_a_module_that_moves_and_saves_with_its_model(tmp_path: Path) -> N
     assert "exit=Confidence(0.9)" in repr(fast)
     torch.save(fast, tmp_path / "fast.pt")
     assert torch.load(tmp_path / "fast.pt", weights_only=False).exit.thresholds == 0.9
+
+
+def mixed_images() -> list[list[Tensor]]:
+    """Images of heights 1 to 3 and of two shapes."""
+    sizes = [(32, 32), (64, 64), (128, 128)]
+    wide = [(32, 48), (64, 96), (128, 192)]
+    heights = (2, 3, 1, 3, 3, 2, 1, 3, 2)
+    kinds = (sizes, sizes, wide, wide, sizes, wide, sizes, wide, sizes)
+    return [[torch.randn(3, *size) for size in kind[:height]] for kind, height in zip(kinds, heights, strict=True)]
+
+
+def in_sequence(images: list[list[Tensor]]) -> list[LazyLevels]:
+    """The same levels, built when they are read."""
+
+    def build(levels: list[Tensor], size: tuple[int, int]) -> Tensor:
+        return next(level for level in levels if tuple(level.shape[-2:]) == size)
+
+    return [LazyLevels(levels, [(x.shape[-2], x.shape[-1]) for x in levels], build) for levels in images]
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["built", "in sequence"])
+@pytest.mark.parametrize("variant", ANYTIME)
+@torch.no_grad()
+def test_images_of_mixed_heights_stop_as_they_would_alone(variant: str, lazy: bool) -> None:
+    model = trained(variant, exits="separate", norm="per_level").double()
+    images = [[level.double() for level in levels] for levels in mixed_images()]
+    pyramid = Pyramid.pack(in_sequence(images) if lazy else images)
+    assert isinstance(pyramid, PackedPyramid)
+    whole = Anytime(model, "confidence:1.1")(pyramid)
+    assert torch.equal(whole.logits, model(pyramid))
+    assert (whole.levels + 1).tolist() == pyramid.heights
+    for rule in ("confidence:0.7", "patience:2", "level:1", "margin:0", Confidence((0.6, 0.8, 0.9))):
+        logits, levels, gmacs = Anytime(model, rule)(pyramid) if isinstance(rule, str) else _mixed(model, rule, pyramid)
+        for index, levels_of_one in enumerate(images):
+            one = rule if isinstance(rule, str) else Confidence(rule.thresholds[: len(levels_of_one) - 1] or 0.5)
+            alone = Anytime(model, "level:9")
+            alone.exit = exit_rule(one) if isinstance(one, str) else one
+            expected = alone([level[None] for level in levels_of_one])
+            assert levels[index] == expected.levels[0]
+            assert torch.allclose(logits[index], expected.logits[0], atol=1e-10)
+            assert gmacs[index] == pytest.approx(expected.gmacs[0].item())
+
+
+def _mixed(model: SRNN, rule: Confidence, pyramid: PackedPyramid) -> Any:
+    fast = Anytime(model, "level:9")
+    fast.exit = rule
+    return fast(pyramid)
+
+
+def test_of_mixed_heights_only_what_is_unsure_and_has_the_level_is_built_and_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = trained()
+    images = mixed_images()
+    built: list[tuple[int, int]] = []
+
+    def build(levels: list[Tensor], size: tuple[int, int]) -> Tensor:
+        built.append(size)
+        return next(level for level in levels if tuple(level.shape[-2:]) == size)
+
+    lazy = [LazyLevels(levels, [(x.shape[-2], x.shape[-1]) for x in levels], build) for levels in images]
+    seen: list[Decision] = []
+
+    def rule(decision: Decision) -> Tensor:
+        seen.append(decision)
+        return torch.arange(len(decision.logits)) % 2 == 0
+
+    _, levels, gmacs = Anytime(model, rule)(Pyramid.pack(lazy))
+    assert levels.tolist() == [0, 1, 0, 0, 2, 0, 0, 1, 0]
+    assert [(d.level, len(d.logits), d.answers.shape[1]) for d in seen] == [(0, 7, 1), (1, 2, 2)]
+    assert len(built) == 9 + 3 + 1
+    assert seen[1].gmacs + level_gmacs(model, (128, 128)) == pytest.approx(gmacs.sum().item(), rel=1e-5)
+
+
+def test_the_host_waits_for_the_device_once_a_level(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[str] = []
+    for name in ("tolist", "item", "nonzero", "__bool__", "__int__", "__float__", "cpu", "numpy"):
+        original = getattr(Tensor, name)
+
+        def wait(self: Tensor, *args: Any, name: str = name, original: Any = original, **options: Any) -> Any:
+            waits.append(name)
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(Tensor, name, wait)
+    model = trained()
+    packed = Pyramid.pack(mixed_images())
+    for x in (images, packed):
+        Anytime(model, "level:9")(x)  # counts the GMACs, once
+        waits.clear()
+        Anytime(model, "confidence:0.7")(x)
+        assert waits == ["tolist", "tolist"]
+        waits.clear()
+        Anytime(model, "level:1")(x)
+        assert waits == []
+
+
+def test_mixed_heights_need_thresholds_for_their_levels() -> None:
+    model = trained()
+    packed = Pyramid.pack([[torch.randn(3, s, s) for s in (16, 32, 64, 128)[:height]] for height in (4, 1)])
+    with pytest.raises(ValueError, match="4 levels need 3 thresholds, .* got 2"):
+        Anytime(model, "confidence:0.9,0.8")(packed)
+    two = Pyramid.pack([[torch.randn(3, s, s) for s in (16, 32)[:height]] for height in (2, 1)])
+    assert Anytime(model, "confidence:0.9,0.8")(two).levels.tolist()[1] == 0
