@@ -1,0 +1,187 @@
+"""Probes: the backbone stays as it is, its features are extracted once, and cell and classifiers are fitted to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from srnn_zoo.checkpoint import read_weights, write_weights
+from srnn_zoo.model import SRNN
+
+from .losses import AnytimeLoss
+
+__all__ = ["Features", "evaluate_features", "extract_features", "fit_features", "head_logits"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a backbone says of a data set: C(x_s) of every level.
+
+    Attributes:
+        levels: `(L, N, D)`, smallest level first.
+        targets: classes `(N,)`.
+        sizes: `(H_s, W_s)` of the levels in pixels.
+    """
+
+    levels: Tensor
+    targets: Tensor
+    sizes: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def select(self, levels: Sequence[int]) -> Features:
+        """Some of the levels."""
+        return Features(self.levels[list(levels)], self.targets, tuple(self.sizes[s] for s in levels))
+
+    def save(self, path: Path) -> None:
+        """Write them to a file, with a checksum; the file is whole or not there.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        sizes = ",".join(f"{height}x{width}" for height, width in self.sizes)
+        beside = path.with_name(f".{path.name}.unfinished")
+        write_weights({"levels": self.levels, "targets": self.targets}, beside, {"sizes": sizes})
+        beside.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Features:
+        """Read them back.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            WeightsUnavailableError: if it is damaged.
+        """
+        state, header = read_weights(path)
+        pairs = [text.split("x") for text in header["sizes"].split(",")]
+        return cls(state["levels"], state["targets"], tuple((int(h), int(w)) for h, w in pairs))
+
+
+@torch.no_grad()
+def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) -> Features:
+    """C(x_s) of every level of all images, on the CPU; the model's mode is kept, and evaluation used.
+
+    Args:
+        model: any SRNN.
+        loader: batches of images or levels, all of the same sizes, with their classes `(B,)`.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: for no image, and batches of different sizes.
+    """
+    from tqdm import tqdm
+
+    device = next(model.parameters()).device
+    levels: list[Tensor] = []
+    targets: list[Tensor] = []
+    sizes: tuple[tuple[int, int], ...] = ()
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        for images, classes in tqdm(loader, desc="features", unit="batch", leave=False, disable=not progress or None):
+            moved = images.to(device) if isinstance(images, Tensor) else [level.to(device) for level in images]
+            pyramid = model.levels(moved)
+            found = tuple((x.shape[-2], x.shape[-1]) for x in pyramid)
+            if sizes not in ((), found):
+                raise ValueError(f"all images must have levels of the same sizes; got {sizes}, then {found}")
+            sizes = found
+            levels.append(torch.stack([model.level_features(x, s).float().cpu() for s, x in enumerate(pyramid)]))
+            targets.append(torch.as_tensor(classes).cpu())
+    finally:
+        for module in training:
+            module.training = True
+    if not targets:
+        raise ValueError("the loader gave no image")
+    return Features(torch.cat(levels, dim=1), torch.cat(targets), sizes)
+
+
+def head_logits(model: SRNN, levels: Tensor) -> Tensor:
+    """The logits `(L, B, num_classes)` after every level of features `(L, B, D)`; of `concat` after the last alone."""
+    state = model.cell.initial_state(levels[0])
+    answers: list[Tensor] = []
+    for s, features in enumerate(levels):
+        state = model.cell(features, state)
+        if model.cell.anytime or s + 1 == len(levels):
+            answers.append(model.forward_head(model.cell.feature_map(state), level=s))
+    return torch.stack(answers)
+
+
+def fit_features(
+    model: SRNN,
+    train: Features,
+    *,
+    epochs: int = 60,
+    batch_size: int = 256,
+    lr: float = 2e-3,
+    weight_decay: float = 0.05,
+    identity_decay: float = 0.05,
+    loss: AnytimeLoss | nn.Module | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> None:
+    """Fit cell and classifiers to features, in place: AdamW, one cosine over all epochs.
+
+    Args:
+        model: whose backbone gave the features; its backbone is not changed.
+        train: features of the training images.
+        epochs: passes over them.
+        batch_size: images in a batch; the last one may be smaller.
+        lr: learning rate at the start.
+        weight_decay: decoupled, of all weights but U.
+        identity_decay: decoupled, of U towards the identity (where it started) instead of towards zero.
+        loss: of the logits after every level; by default cross-entropy of the last, as in the paper.
+        seed: of the order of the images.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: if the features are none of this model's, and where the loss is not finite any more.
+    """
+    from tqdm import trange
+
+    if train.levels.shape[2] != model.num_features:
+        raise ValueError(f"the model has features of width {model.num_features}; got {train.levels.shape[2]}")
+    like = next(model.fc.parameters())
+    levels, targets = train.levels.to(like.device, like.dtype), train.targets.to(like.device)
+    generator = torch.Generator().manual_seed(seed)
+    recurrent = [p for name, p in model.cell.named_parameters() if name == "recurrent.weight"]
+    head = [p for module in (model.cell, model.exit_fc, model.fc) for p in module.parameters()]
+    others = [p for p in head if all(p is not u for u in recurrent)]
+    groups = [{"params": others}, {"params": recurrent, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, weight_decay=weight_decay)
+    steps = epochs * math.ceil(len(targets) / batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in trange(epochs, desc="probe", unit="epoch", leave=False, disable=not progress or None):
+        for rows in torch.randperm(len(targets), generator=generator).split(batch_size):
+            answers = head_logits(model, levels[:, rows])
+            value = F.cross_entropy(answers[-1], targets[rows]) if loss is None else loss(answers, targets[rows])
+            if not value.isfinite():
+                raise ValueError(f"the loss is {value.item()}: a smaller lr than {lr} may help")
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            with torch.no_grad():
+                for u in recurrent:  # decays to where it started, section 4: U = I
+                    u.lerp_(torch.eye(len(u)).to(u), schedule.get_last_lr()[0] * identity_decay)
+            schedule.step()
+
+
+@torch.no_grad()
+def evaluate_features(model: SRNN, features: Features, batch_size: int = 1024) -> Tensor:
+    """The logits `(L, N, num_classes)` after every level, in evaluation mode, on the CPU."""
+    like = next(model.fc.parameters())
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        batches: Iterator[Tensor] = iter(features.levels.split(batch_size, dim=1))
+        return torch.cat([head_logits(model, x.to(like.device, like.dtype)).float().cpu() for x in batches], dim=1)
+    finally:
+        for module in training:
+            module.training = True
