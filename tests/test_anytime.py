@@ -235,7 +235,7 @@ def test_images_of_mixed_heights_stop_as_they_would_alone(variant: str, lazy: bo
     pyramid = Pyramid.pack(in_sequence(images) if lazy else images)
     assert isinstance(pyramid, PackedPyramid)
     whole = Anytime(model, "confidence:1.1")(pyramid)
-    assert torch.equal(whole.logits, model(pyramid))
+    assert torch.allclose(whole.logits, model(pyramid), atol=1e-10)
     assert (whole.levels + 1).tolist() == pyramid.heights
     for rule in ("confidence:0.7", "patience:2", "level:1", "margin:0", Confidence((0.6, 0.8, 0.9))):
         logits, levels, gmacs = Anytime(model, rule)(pyramid) if isinstance(rule, str) else _mixed(model, rule, pyramid)
@@ -275,7 +275,7 @@ def test_of_mixed_heights_only_what_is_unsure_and_has_the_level_is_built_and_rea
 
     _, levels, gmacs = Anytime(model, rule)(Pyramid.pack(lazy))
     assert levels.tolist() == [0, 1, 0, 0, 2, 0, 0, 1, 0]
-    assert [(d.level, len(d.logits), d.answers.shape[1]) for d in seen] == [(0, 7, 1), (1, 2, 2)]
+    assert [(d.level, len(d.logits), d.answers.shape[1]) for d in seen] == [(0, 7, 1), (1, 3, 2)]
     assert len(built) == 9 + 3 + 1
     assert seen[1].gmacs + level_gmacs(model, (128, 128)) == pytest.approx(gmacs.sum().item(), rel=1e-5)
 
@@ -305,7 +305,7 @@ def test_the_host_waits_for_the_device_once_a_level(images: Tensor, monkeypatch:
 def test_mixed_heights_need_thresholds_for_their_levels() -> None:
     model = trained()
     packed = Pyramid.pack([[torch.randn(3, s, s) for s in (16, 32, 64, 128)[:height]] for height in (4, 1)])
-    with pytest.raises(ValueError, match="4 levels need 3 thresholds, .* got 2"):
+    with pytest.raises(ValueError, match=r"4 levels need 3 thresholds, .* got 2"):
         Anytime(model, "confidence:0.9,0.8")(packed)
     two = Pyramid.pack([[torch.randn(3, s, s) for s in (16, 32)[:height]] for height in (2, 1)])
     assert Anytime(model, "confidence:0.9,0.8")(two).levels.tolist()[1] == 0

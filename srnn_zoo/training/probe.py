@@ -121,6 +121,7 @@ def fit_features(
     epochs: int = 60,
     batch_size: int = 256,
     lr: float = 2e-3,
+    cell_lr: float = 0.1,
     weight_decay: float = 0.05,
     identity_decay: float = 0.05,
     loss: AnytimeLoss | nn.Module | None = None,
@@ -134,7 +135,8 @@ def fit_features(
         train: features of the training images.
         epochs: passes over them.
         batch_size: images in a batch; the last one may be smaller.
-        lr: learning rate at the start.
+        lr: learning rate of the classifiers at the start.
+        cell_lr: the cell's, as a part of it: the cell starts from something that works, and has most of the parameters.
         weight_decay: decoupled, of all weights but U.
         identity_decay: decoupled, of U towards the identity (where it started) instead of towards zero.
         loss: of the logits after every level; by default cross-entropy of the last, as in the paper.
@@ -152,10 +154,13 @@ def fit_features(
     levels, targets = train.levels.to(like.device, like.dtype), train.targets.to(like.device)
     generator = torch.Generator().manual_seed(seed)
     recurrent = [p for name, p in model.cell.named_parameters() if name == "recurrent.weight"]
-    head = [p for module in (model.cell, model.exit_fc, model.fc) for p in module.parameters()]
-    others = [p for p in head if all(p is not u for u in recurrent)]
-    groups = [{"params": others}, {"params": recurrent, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, weight_decay=weight_decay)
+    gates = [p for name, p in model.cell.named_parameters() if name != "recurrent.weight"]
+    groups = [
+        {"params": [*model.exit_fc.parameters(), *model.fc.parameters()]},
+        {"params": gates, "lr": lr * cell_lr},
+        {"params": recurrent, "lr": lr * cell_lr, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, weight_decay=weight_decay)
     steps = epochs * math.ceil(len(targets) / batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in trange(epochs, desc="probe", unit="epoch", leave=False, disable=not progress or None):
@@ -169,7 +174,7 @@ def fit_features(
             optimizer.step()
             with torch.no_grad():
                 for u in recurrent:  # decays to where it started, section 4: U = I
-                    u.lerp_(torch.eye(len(u)).to(u), schedule.get_last_lr()[0] * identity_decay)
+                    u.lerp_(torch.eye(len(u)).to(u), optimizer.param_groups[-1]["lr"] * identity_decay)
             schedule.step()
 
 
