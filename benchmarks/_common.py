@@ -17,7 +17,7 @@ import torchvision
 
 import srnn_zoo
 
-__all__ = ["RESULTS", "imagenet_sample", "report"]
+__all__ = ["RESULTS", "grocery", "imagenet_sample", "report"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -27,9 +27,18 @@ Row = dict[str, Any]
 
 def imagenet_sample() -> Path:
     """The folder `imagenet-sample` (`<WordNet id>/*.JPEG`) in `SRNN_ZOO_DATA`, by default `../shared/data`."""
-    folder = Path(os.environ.get("SRNN_ZOO_DATA", ROOT / ".." / "shared" / "data")) / "imagenet-sample"
+    return _data("imagenet-sample")
+
+
+def grocery() -> Path:
+    """The folder `grocery` (`{train,val,test}/<class>/*.jpg`) there."""
+    return _data("grocery")
+
+
+def _data(name: str) -> Path:
+    folder = Path(os.environ.get("SRNN_ZOO_DATA", ROOT / ".." / "shared" / "data")) / name
     if not folder.is_dir():
-        raise SystemExit("no folder imagenet-sample: set SRNN_ZOO_DATA to the folder that holds it")
+        raise SystemExit(f"no folder {name}: set SRNN_ZOO_DATA to the folder that holds it")
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -137,8 +138,9 @@ def fit_features(
         batch_size: images in a batch; the last one may be smaller.
         lr: learning rate of the classifiers at the start.
         cell_lr: the cell's, as a part of it: the cell starts from something that works, and has most of the parameters.
+            At 0 it stays as it is.
         weight_decay: decoupled, of all weights but U.
-        identity_decay: decoupled, of U towards the identity (where it started) instead of towards zero.
+        identity_decay: decoupled, of U towards what it was (the identity) instead of towards zero.
         loss: of the logits after every level; by default cross-entropy of the last, as in the paper.
         seed: of the order of the images.
         progress: whether to show a progress bar.
@@ -153,29 +155,60 @@ def fit_features(
     like = next(model.fc.parameters())
     levels, targets = train.levels.to(like.device, like.dtype), train.targets.to(like.device)
     generator = torch.Generator().manual_seed(seed)
-    recurrent = [p for name, p in model.cell.named_parameters() if name == "recurrent.weight"]
-    gates = [p for name, p in model.cell.named_parameters() if name != "recurrent.weight"]
-    groups = [
-        {"params": [*model.exit_fc.parameters(), *model.fc.parameters()]},
-        {"params": gates, "lr": lr * cell_lr},
-        {"params": recurrent, "lr": lr * cell_lr, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, weight_decay=weight_decay)
+    optimizer = _optimizer(model, lr, cell_lr, weight_decay, identity_decay)
     steps = epochs * math.ceil(len(targets) / batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in trange(epochs, desc="probe", unit="epoch", leave=False, disable=not progress or None):
-        for rows in torch.randperm(len(targets), generator=generator).split(batch_size):
-            answers = head_logits(model, levels[:, rows])
-            value = F.cross_entropy(answers[-1], targets[rows]) if loss is None else loss(answers, targets[rows])
-            if not value.isfinite():
-                raise ValueError(f"the loss is {value.item()}: a smaller lr than {lr} may help")
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
+    moving = [p for group in optimizer.param_groups for p in group["params"]]
+    with _alone(model, moving):
+        for _ in trange(epochs, desc="probe", unit="epoch", leave=False, disable=not progress or None):
+            for rows in torch.randperm(len(targets), generator=generator).split(batch_size):
+                answers = head_logits(model, levels[:, rows])
+                value = F.cross_entropy(answers[-1], targets[rows]) if loss is None else loss(answers, targets[rows])
+                if not value.isfinite():
+                    raise ValueError(f"the loss is {value.item()}: a smaller lr than {lr} may help")
+                optimizer.zero_grad()
+                value.backward()
+                optimizer.step()
+                schedule.step()
+
+
+def _optimizer(
+    model: SRNN, lr: float, cell_lr: float, weight_decay: float, identity_decay: float
+) -> torch.optim.Optimizer:
+    cell = dict(model.cell.named_parameters()) if cell_lr > 0 else {}
+    u = cell.pop("recurrent.weight", None)
+    groups = [
+        {"params": [*model.exit_fc.parameters(), *model.fc.parameters()], "lr": lr},
+        {"params": list(cell.values()), "lr": lr * cell_lr},
+        {"params": [] if u is None else [u], "lr": lr * cell_lr, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, weight_decay=weight_decay)
+    if u is not None:
+        start = u.detach().clone()
+
+        def decay(optimizer: Any, args: Any, kwargs: Any) -> None:
             with torch.no_grad():
-                for u in recurrent:  # decays to where it started, section 4: U = I
-                    u.lerp_(torch.eye(len(u)).to(u), optimizer.param_groups[-1]["lr"] * identity_decay)
-            schedule.step()
+                u.lerp_(start, optimizer.param_groups[-1]["lr"] * identity_decay)
+
+        optimizer.register_step_post_hook(decay)
+    return optimizer
+
+
+@contextlib.contextmanager
+def _alone(model: SRNN, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Training mode, in which these parameters alone get gradients; afterwards everything is as it was."""
+    wanted = {id(p) for p in parameters}
+    still = [p for p in model.parameters() if p.requires_grad and id(p) not in wanted]
+    was_training = model.training
+    model.train()
+    for p in still:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        for p in still:
+            p.requires_grad_(True)
 
 
 @torch.no_grad()
