@@ -23,6 +23,7 @@ def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[
     """Draw one row a picture: its levels side by side at their relative sizes, and under each up to 8 classes.
 
     The class that leads after the last level is drawn in colour at every level, so that its rise can be followed.
+    Levels that were not read, as the picture had stopped, are pale.
 
     Args:
         predictions: from `srnn_zoo.predict`.
@@ -36,7 +37,7 @@ def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[
     check_plot_file(file)
     from matplotlib.figure import Figure
 
-    columns = max(len(p.answers) for p in predictions)
+    columns = max(len(p.answers) + len(_unread(p)) for p in predictions)
     figure = Figure(figsize=(3.3 * columns, 5.2 * len(predictions)), layout="constrained", facecolor="white")
     rows: Any = figure.subfigures(len(predictions), 1, squeeze=False)
     for row, prediction in zip(rows[:, 0], predictions, strict=True):
@@ -46,8 +47,10 @@ def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[
         axes = row.subplots(2, columns, squeeze=False, height_ratios=(3, 2))
         for column, answer in enumerate(prediction.answers):
             level = next(x for x in prediction.levels if tuple(x.shape[-2:]) == answer.size)
-            _draw_level(axes[0, column], level, prediction.answers[-1].size)
+            _draw_level(axes[0, column], level, _largest(prediction))
             _draw_bars(axes[1, column], answer, prediction.answers[-1].top[0][0])
+        for column, level in enumerate(_unread(prediction), start=len(prediction.answers)):
+            _draw_level(axes[0, column], level, _largest(prediction), read=False)
         for unused in axes[:, len(prediction.answers) :].flat:
             unused.axis("off")
     with warnings.catch_warnings():
@@ -78,12 +81,23 @@ def check_plot_file(file: str | os.PathLike[str]) -> None:
         raise ValueError(f"no permission to write {path}")
 
 
-def _draw_level(axis: Any, level: Tensor, largest: tuple[int, int]) -> None:
+def _unread(prediction: Prediction) -> Sequence[Tensor]:
+    """The levels after the one at which a picture stopped."""
+    return () if prediction.exit is None else prediction.levels[prediction.exit + 1 :]
+
+
+def _largest(prediction: Prediction) -> tuple[int, int]:
+    height, width = prediction.levels[-1].shape[-2:]
+    return height, width
+
+
+def _draw_level(axis: Any, level: Tensor, largest: tuple[int, int], read: bool = True) -> None:
     """A level drawn in a frame of the largest one's size, so that their sizes compare at a glance."""
     height, width = level.shape[-2:]
-    axis.imshow(level.permute(1, 2, 0).expand(-1, -1, 3).numpy(), extent=(0, width, 0, height))
+    alpha, colour, note = (1.0, _INK, "") if read else (0.2, _QUIET, ", not read")
+    axis.imshow(level.permute(1, 2, 0).expand(-1, -1, 3).numpy(), extent=(0, width, 0, height), alpha=alpha)
     axis.set(xlim=(0, largest[1]), ylim=(0, 1.07 * largest[0]), aspect="equal", anchor="SW")
-    axis.text(0, height + 0.01 * largest[0], f"{height} × {width}", color=_INK, fontsize=10, va="bottom")
+    axis.text(0, height + 0.01 * largest[0], f"{height} × {width}{note}", color=colour, fontsize=10, va="bottom")
     axis.axis("off")
 
 
