@@ -135,7 +135,10 @@ def _read(model: SRNN, images: Any) -> tuple[list[tuple[int, int]], Tensor, Tens
         steps = list(model.steps(images))
     finally:
         hook.remove()
-    alone = [model.forward_head(level[:, :, None, None]).float() for level in features]  # F(C(x_s))
+    alone = [
+        model.forward_head(level[:, :, None, None], level=index).float()  # F(C(x_s))
+        for index, level in enumerate(features)
+    ]
     of_logits = torch.stack(alone).mean(dim=0)
     of_probabilities = torch.stack([logits.softmax(dim=1) for logits in alone]).mean(dim=0)
     classes = torch.stack([_classes(answer) for answer in (*alone, of_logits, of_probabilities)])

@@ -94,10 +94,12 @@ class FolderLoader:
         workers: processes that read pictures; 0 for this one.
 
     Attributes:
+        folder: that is read.
         skipped: what could not be read in the last pass.
     """
 
     def __init__(self, folder: ModelFolder, batch_size: int = 32, workers: int = 0) -> None:
+        self.folder = folder
         self.skipped: list[Skipped] = []
         self._batches = DataLoader(folder, batch_size, num_workers=workers, collate_fn=_collate)
 

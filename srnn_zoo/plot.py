@@ -1,22 +1,30 @@
-"""Pictures of predictions: the levels a model read, and how its answer changes from level to level."""
+"""Pictures: the levels a model read with its answers from level to level, and accuracy against cost."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ._errors import missing_extra
+from .curve import Point
 from .predict import Answer, Prediction
 
-__all__ = ["check_plot_file", "plot_predictions"]
+__all__ = ["check_plot_file", "plot_pareto", "plot_predictions"]
 
 _INK, _QUIET, _ACCENT, _BAR = "#1f2430", "#8a8f99", "#2a6fb0", "#b9c3d0"
 _MAX_BARS = 8  # more classes than that would overlap
+_MARKERS: dict[str, dict[str, Any]] = {
+    "level": {"marker": "o", "s": 34, "color": _ACCENT, "zorder": 4},
+    "single scale": {"marker": "s", "s": 62, "facecolor": "white", "edgecolor": _INK, "linewidth": 1.2, "zorder": 3},
+    "ensemble": {"marker": "^", "s": 70, "facecolor": "white", "edgecolor": _QUIET, "linewidth": 1.2, "zorder": 3},
+}
 
 
 def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[str]) -> None:
@@ -56,6 +64,40 @@ def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a file name in a script the font lacks
         figure.savefig(os.fspath(file), dpi=120)
+
+
+def plot_pareto(points: Sequence[Point], file: str | os.PathLike[str], title: str = "") -> None:
+    """Draw accuracy against mean cost: the curve of early exit, and levels, single scales and ensembles beside it.
+
+    Every point has its name next to it; points that lie on each other share a label.
+
+    Args:
+        points: from `srnn_zoo.pareto`.
+        file: where to write, in any format matplotlib knows by its suffix.
+        title: above the axes.
+
+    Raises:
+        ImportError, ValueError: see `check_plot_file`; also for no points.
+    """
+    if not points:
+        raise ValueError("no points to draw")
+    check_plot_file(file)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 5.0), layout="constrained", facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    axis: Any = figure.add_subplot()
+    curve = [point for point in points if point.kind == "curve"]
+    axis.plot([p.gmacs for p in curve], [p.accuracy for p in curve], color=_ACCENT, linewidth=2, solid_capstyle="round")
+    for kind, style in _MARKERS.items():
+        own = [point for point in points if point.kind == kind]
+        axis.scatter([p.gmacs for p in own], [p.accuracy for p in own], **style)
+    _style_axis(axis, points, title)
+    figure.draw_without_rendering()  # from here on places in pixels are those of the drawing
+    figure.set_layout_engine("none")
+    _draw_labels(axis, canvas.get_renderer(), points)
+    figure.savefig(os.fspath(file), dpi=150)
 
 
 def check_plot_file(file: str | os.PathLike[str]) -> None:
@@ -117,3 +159,97 @@ def _draw_bars(axis: Any, answer: Answer, leader: str) -> None:
 
 def _short(name: str, length: int = 30) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def _style_axis(axis: Any, points: Sequence[Point], title: str) -> None:
+    accuracies = [point.accuracy for point in points]
+    low, high = min(accuracies), max(accuracies)
+    margin = 0.16 * max(high - low, 1.0)
+    axis.set(xlim=(0, 1.16 * max(point.gmacs for point in points)), ylim=(low - margin, high + margin))
+    axis.set_xlabel("mean cost of a picture in GMACs", color=_INK)
+    axis.set_ylabel("top-1 accuracy in %", color=_INK)
+    axis.set_title(title, color=_INK, fontsize=12, fontweight="bold", loc="left", parse_math=False)
+    axis.grid(color="#e6e8ec", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.tick_params(colors=_QUIET, labelcolor=_INK, length=0)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axis.spines[side].set_color(_BAR)
+
+
+def _draw_labels(axis: Any, renderer: Any, points: Sequence[Point]) -> None:
+    """Write the names beside the points, where they cover neither a point nor the curve nor each other."""
+    from matplotlib.transforms import Bbox
+
+    def pixels(point: Point) -> tuple[float, float]:
+        x, y = axis.transData.transform((point.gmacs, point.accuracy))
+        return float(x), float(y)
+
+    curve = [point for point in points if point.kind == "curve"]
+    marks = [point for point in points if point.kind != "curve"]
+    unit = axis.figure.dpi / 72  # pixels of a typographic point
+    taken = [Bbox.from_bounds(x - 5 * unit, y - 5 * unit, 10 * unit, 10 * unit) for x, y in map(pixels, marks)]
+    for (x, y), (next_x, next_y) in itertools.pairwise(map(pixels, curve)):
+        steps = int(max(abs(next_x - x), abs(next_y - y)) // (4 * unit)) + 1
+        places = [(x + (next_x - x) * i / steps, y + (next_y - y) * i / steps) for i in range(steps)]
+        taken += [Bbox.from_bounds(px - 2 * unit, py - 2 * unit, 4 * unit, 4 * unit) for px, py in places]
+    labels = [(group[0], "\n".join(map(_label, group)), _INK) for group in _coinciding(marks, pixels, 6 * unit)]
+    if curve:
+        note = ",\nthresholds chosen on the same pictures" if curve[0].optimistic else ""
+        labels.append((curve[len(curve) // 2], f"early exit, {curve[0].name}{note}", _ACCENT))
+    for point, words, colour in labels:
+        style = {"color": colour, "fontsize": 9, "linespacing": 1.3, "ha": "left", "va": "bottom", "parse_math": False}
+        probe = axis.text(0, 0, words, **style)
+        width, height = probe.get_window_extent(renderer).size
+        probe.remove()
+        x, y = pixels(point)
+        spots = [Bbox.from_bounds(*corner, width, height) for corner in _corners(x, y, width, height, unit)]
+        box = min(spots, key=lambda spot: _hidden(spot.padded(3 * unit), taken, axis.bbox))
+        taken.append(box)
+        far = max(box.x0 - x, x - box.x1, box.y0 - y, y - box.y1) > 12 * unit
+        line = {"arrowstyle": "-", "color": _BAR, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 5} if far else None
+        offset = ((box.x0 - x) / unit, (box.y0 - y) / unit)
+        style["multialignment"] = "right" if box.x1 < x else "left"
+        axis.annotate(
+            words, (point.gmacs, point.accuracy), offset, textcoords="offset points", arrowprops=line, **style
+        )
+
+
+def _label(point: Point) -> str:
+    return point.name.replace(" x ", " × ")
+
+
+def _coinciding(
+    points: Sequence[Point], pixels: Callable[[Point], tuple[float, float]], distance: float
+) -> list[list[Point]]:
+    """Points in groups that lie on each other."""
+    groups: list[list[Point]] = []
+    for point in points:
+        for group in groups:
+            if math.dist(pixels(point), pixels(group[0])) < distance:
+                group.append(point)
+                break
+        else:
+            groups.append([point])
+    return groups
+
+
+def _corners(x: float, y: float, width: float, height: float, unit: float) -> Iterator[tuple[float, float]]:
+    """Lower left corners of a text around a place, the nearest first."""
+    for away in (8 * unit, 18 * unit, 32 * unit, 50 * unit, 72 * unit):
+        right, left, above, below = x + away, x - away - width, y + away, y - away - height
+        middle_x, middle_y = x - width / 2, y - height / 2
+        yield from ((right, middle_y), (left, middle_y), (middle_x, above), (middle_x, below))
+        yield from itertools.product((x + away / 2, x - away / 2 - width), (y + away / 2, y - away / 2 - height))
+        yield from itertools.product((right, left), (above, below))
+
+
+def _hidden(box: Any, taken: Sequence[Any], axes: Any) -> float:
+    """How much of a text would cover something, or lie outside the axes; in square pixels."""
+    covered = sum(
+        max(min(box.x1, other.x1) - max(box.x0, other.x0), 0) * max(min(box.y1, other.y1) - max(box.y0, other.y0), 0)
+        for other in taken
+    )
+    inside = max(min(box.x1, axes.x1) - max(box.x0, axes.x0), 0) * max(min(box.y1, axes.y1) - max(box.y0, axes.y0), 0)
+    return covered + 10 * (box.width * box.height - inside)
