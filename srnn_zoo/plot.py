@@ -205,7 +205,7 @@ def _draw_labels(axis: Any, renderer: Any, points: Sequence[Point]) -> None:
         probe.remove()
         x, y = pixels(point)
         spots = [Bbox.from_bounds(*corner, width, height) for corner in _corners(x, y, width, height, unit)]
-        box = min(spots, key=lambda spot: _hidden(spot.padded(3 * unit), taken, axis.bbox))
+        box = min(spots, key=lambda spot: _hidden(spot.padded(2 * unit), taken, axis.bbox))
         taken.append(box)
         far = max(box.x0 - x, x - box.x1, box.y0 - y, y - box.y1) > 12 * unit
         line = {"arrowstyle": "-", "color": _BAR, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 5} if far else None
