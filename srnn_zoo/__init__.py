@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from ._errors import WeightsUnavailableError
 from ._version import __version__
+from .answers import collect
 from .anytime import Anytime
-from .budget import calibrate, collect, pareto, write_pareto
+from .budget import budget_rule, calibrate
 from .build import ModelFactory
 from .cells import Cell, list_cells, register_cell
 from .convert import to_base_cnn
+from .curve import pareto, write_pareto
 from .data import HeightBatchSampler, pyramid_collate
 from .factories import *  # noqa: F403
 from .flops import count_gmacs
@@ -40,6 +42,7 @@ __all__ = [
     "Weights",
     "WeightsUnavailableError",
     "__version__",
+    "budget_rule",
     "calibrate",
     "collect",
     "count_gmacs",

@@ -1,57 +1,30 @@
-"""Budgets: exit thresholds from held-out images, and the curve of accuracy against cost."""
+"""Budgets: exit thresholds from held-out images, saved with the model, and the rule for any budget."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import itertools
+import math
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ._errors import unknown_name
+from .answers import Answers, collect
 from .anytime import SCORE_RULES, Anytime
-from .exits import ScoreRule
+from .exits import FixedLevel, ScoreRule
 from .flops import level_gmacs
 from .model import SRNN
+from .pyramid import pair
+from .thresholds import NEVER, Outcome, fit_temperature, measure, search
 
-__all__ = ["Answers", "Point", "calibrate", "collect", "pareto", "write_pareto"]
+__all__ = ["budget_rule", "calibrate", "check_calibrated", "fit_rule", "stored_curve"]
 
-
-@dataclass(frozen=True)
-class Answers:
-    """What a model says of a data set after every level.
-
-    Attributes:
-        logits: `(L, N, K)`.
-        targets: `(N,)`.
-        gmacs: what it costs an image to be answered after each level, `(L,)`, growing.
-    """
-
-    logits: Tensor
-    targets: Tensor
-    gmacs: Tensor
-
-
-@dataclass(frozen=True)
-class Point:
-    """One way to stop, on a data set.
-
-    Attributes:
-        name: of the rule, or `level 0`, ….
-        gmacs: mean cost of an image.
-        accuracy: top-1, in per cent.
-        exits: the part of the images that stopped at each level, in [0, 1].
-        thresholds: for every level but the last.
-    """
-
-    name: str
-    gmacs: float
-    accuracy: float
-    exits: tuple[float, ...]
-    thresholds: tuple[float, ...] = ()
+MIN_IMAGES = 10  # fewer say nothing of thresholds
+FEW_IMAGES = 200  # of fewer, the accuracy is not known to 7 points
+MAX_STORED = 64  # points of the curve that travel with the model
+SLACK = 1e-6  # relative, for sums that round
 
 
 def calibrate(
@@ -64,21 +37,23 @@ def calibrate(
 ) -> Anytime:
     """Find one exit threshold for every level on held-out images, never on the test split.
 
-    Temperatures come first, one for every level (Guo et al., 2017). Then thresholds are searched as in MSDNet's
-    budgeted batch classification (Huang et al., 2018): a level lets a part of the images go that shrinks, or grows,
-    geometrically from level to level. The result is stored in `model.metadata`, so that it is saved with the model and
-    comes back.
+    Temperatures come first, one for every level (Guo et al., 2017), then thresholds (`srnn_zoo.thresholds.search`). The
+    result is stored in `model.metadata`, so that it is saved with the model and comes back: these thresholds, and up to
+    64 others, from which `budget_rule` takes those of any budget without data.
+
+    A budget that pays for every level leaves nothing to decide: all levels are read.
 
     Args:
         model: in eval mode.
-        loader: batches of images or levels, with their classes `(B,)`; or what `collect` made of them.
+        loader: batches of images or levels, with their class indices `(B,)`; or what `collect` made of them. At least
+            10 images; a warning is given below 200, and for classes without an image.
         budget_gmacs: mean cost of an image that must not be exceeded; the most accurate thresholds are taken.
         target_accuracy: top-1 accuracy in per cent that must be reached; the cheapest thresholds are taken.
         rule: `"confidence"`, `"margin"` or `"entropy"`.
 
     Raises:
         ValueError: if not exactly one aim is given, the budget is below the first level's cost, the accuracy is out of
-            reach, the rule is unknown, or images are missing.
+            reach or no percentage, the rule is unknown, and for images as `collect` says.
 
     Examples:
         >>> fast = calibrate(model, val_loader, budget_gmacs=1.0)
@@ -87,152 +62,177 @@ def calibrate(
     """
     if (budget_gmacs is None) == (target_accuracy is None):
         raise ValueError("give either budget_gmacs or target_accuracy")
-    if rule not in SCORE_RULES:
-        raise ValueError(unknown_name("rule", rule, SCORE_RULES))
+    if target_accuracy is not None and not 1 < target_accuracy <= 100:
+        raise ValueError(f"target_accuracy is in per cent, above 1 and up to 100 (75, not 0.75); got {target_accuracy}")
+    check_rule(rule)
     answers = loader if isinstance(loader, Answers) else collect(model, loader)
-    temperatures = [_temperature(logits, answers.targets) for logits in answers.logits]
-    points = _search(answers, rule, temperatures)
-    if budget_gmacs is not None:
-        cheapest = answers.gmacs[0].item()
-        if not budget_gmacs >= cheapest:
-            raise ValueError(
-                f"the first level alone costs {cheapest:.3f} GMACs; a budget of {budget_gmacs} is too small"
-            )
-        best = max((p for p in points if p.gmacs <= budget_gmacs + 1e-9), key=lambda p: (p.accuracy, -p.gmacs))
+    _check_calibration_set(model, answers)
+    fitted = fit_rule(answers, rule)
+    curve = search(answers, fitted)
+    if budget_gmacs is None:
+        best = _reaching(curve, float(target_accuracy or 0))
+    elif _pays(budget_gmacs, answers.gmacs[-1].item()):
+        [best] = measure(answers, fitted, [(NEVER,) * (len(answers.gmacs) - 1)])
     else:
-        reached = [p for p in points if p.accuracy >= float(target_accuracy or 0) - 1e-9]
-        if not reached:
-            most = max(p.accuracy for p in points)
-            raise ValueError(f"no thresholds reach {target_accuracy} %: the most on these images is {most:.2f} %")
-        best = min(reached, key=lambda p: (p.gmacs, -p.accuracy))
+        _check_budget(budget_gmacs, answers.gmacs[0].item())
+        best = _within(curve, budget_gmacs)
     model.metadata["exit"] = {
         "rule": rule,
         "thresholds": list(best.thresholds),
-        "temperatures": temperatures,
+        "temperatures": list(fitted.temperatures or ()),
         "held_out": {"gmacs": best.gmacs, "top1": best.accuracy, "images": len(answers.targets)},
+        "sizes": [list(size) for size in answers.sizes or model.level_sizes()],
+        "curve": [
+            {"thresholds": list(outcome.thresholds), "gmacs": outcome.gmacs, "top1": outcome.accuracy}
+            for outcome in _thinned(curve)
+        ],
     }
     return Anytime(model)
 
 
-@torch.no_grad()
-def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = True) -> Answers:
-    """A model's logits after every level, for all images of a loader; all must have the same sizes.
+def budget_rule(
+    model: SRNN, gmacs: float, sizes: Sequence[int | Sequence[int]] | None = None
+) -> ScoreRule | FixedLevel:
+    """The exit rule for a mean cost of an image, without data.
 
     Args:
-        model: in eval mode.
-        loader: batches of images or levels, with their classes `(B,)`.
-        progress: whether to show a progress bar.
-
-    Raises:
-        ValueError: for no image, for batches of different sizes, and a variant that cannot stop early.
-    """
-    from tqdm import tqdm
-
-    if not model.cell.anytime:
-        raise ValueError(f"variant {model.variant!r} answers after the last level only; it cannot stop early")
-    device = next(model.parameters()).device
-    logits: list[Tensor] = []
-    targets: list[Tensor] = []
-    sizes: list[tuple[int, int]] = []
-    for images, classes in tqdm(loader, unit="batch", leave=False, disable=None if progress else True):
-        moved = images.to(device) if isinstance(images, Tensor) else [level.to(device) for level in images]
-        steps = list(model.steps(moved))
-        if sizes and sizes != [step.size for step in steps]:
-            raise ValueError(f"all images must have levels of the same sizes; got {sizes}, then others")
-        sizes = [step.size for step in steps]
-        logits.append(torch.stack([step.logits.float().cpu() for step in steps]))
-        targets.append(torch.as_tensor(classes).cpu())
-    if not targets:
-        raise ValueError("the loader gave no image")
-    gmacs = torch.tensor([level_gmacs(model, size) for size in sizes]).cumsum(0)
-    return Answers(torch.cat(logits, dim=1), torch.cat(targets), gmacs)
-
-
-def pareto(answers: Answers, rule: str = "confidence", temperatures: list[float] | None = None) -> list[Point]:
-    """Accuracy against mean cost: the thresholds that no others beat in both, and every level by itself.
-
-    Args:
-        answers: what `collect` made.
-        rule: `"confidence"`, `"margin"` or `"entropy"`.
-        temperatures: one for every level; by default found on these answers.
+        model: calibrated or not.
+        gmacs: what an image may cost on average, in billions of multiply-accumulates of the backbone.
+        sizes: of the levels that will be read, by default the model's own.
 
     Returns:
-        the curve, cheapest first, then the fixed levels.
+        For a model that `calibrate` has seen, a `ScoreRule`: the most accurate of the stored thresholds that kept the
+        budget on the held-out images. For any other, a `FixedLevel`: the largest level that every image can afford. A
+        budget that pays for every level reads all of them.
+
+    Raises:
+        ValueError: for a budget below the first level's cost, and levels of other sizes than the calibration's.
+
+    Examples:
+        >>> rule = budget_rule(model, 1.0)
+        >>> logits, levels, gmacs = Anytime(model, rule)(images)
     """
-    temperatures = temperatures or [_temperature(logits, answers.targets) for logits in answers.logits]
-    curve: list[Point] = []
-    for point in sorted(_search(answers, rule, temperatures), key=lambda p: (p.gmacs, -p.accuracy)):
-        if not curve or point.accuracy > curve[-1].accuracy:
-            curve.append(point)
-    levels = len(answers.gmacs)
-    correct = (answers.logits.argmax(dim=2) == answers.targets).float().mean(dim=1) * 100
-    fixed = [
-        Point(f"level {s}", answers.gmacs[s].item(), correct[s].item(), tuple(float(s == t) for t in range(levels)))
-        for s in range(levels)
-    ]
-    return [*curve, *fixed]
+    wanted = [pair(size) for size in sizes] if sizes is not None else model.level_sizes()
+    costs = list(itertools.accumulate(level_gmacs(model, size) for size in wanted))
+    _check_budget(gmacs, costs[0])
+    if "exit" not in model.metadata:
+        return FixedLevel(max(level for level, cost in enumerate(costs) if _pays(gmacs, cost)))
+    check_calibrated(model, wanted)
+    everything = (NEVER,) * (len(costs) - 1)
+    thresholds = everything if _pays(gmacs, costs[-1]) else _within(stored_curve(model), gmacs).thresholds
+    stored = model.metadata["exit"]
+    return SCORE_RULES[stored["rule"]](thresholds, stored["temperatures"])
 
 
-def write_pareto(points: Iterable[Point], path: str | Path) -> None:
-    """Write points to a CSV file, one a row."""
-    rows = [{**asdict(p), "exits": _numbers(p.exits), "thresholds": _numbers(p.thresholds)} for p in points]
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+def check_calibrated(model: SRNN, sizes: Sequence[int | Sequence[int]]) -> None:
+    """Raise the error that says why a model's calibration is not one for levels of these sizes.
+
+    Raises:
+        ValueError: if the model was never calibrated, or for levels of other sizes.
+    """
+    stored = model.metadata.get("exit")
+    if not stored:
+        raise ValueError("the model was never calibrated: use srnn_zoo.calibrate, or `srnn-zoo calibrate`")
+    theirs, ours = [tuple(size) for size in stored["sizes"]], [pair(size) for size in sizes]
+    if theirs != ours:
+        raise ValueError(
+            f"the model was calibrated for levels of {_sizes_text(theirs)}; its thresholds say nothing of levels of "
+            f"{_sizes_text(ours)}: use those sizes, or calibrate for these"
+        )
 
 
-def _numbers(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:.4f}" for value in values)
+def fit_rule(answers: Answers, rule: str) -> ScoreRule:
+    """A rule by name, with the temperatures that suit held-out answers; its threshold stops nothing.
+
+    Raises:
+        ValueError: for an unknown rule, and answers of one level only.
+    """
+    check_rule(rule)
+    if len(answers.gmacs) == 1:
+        raise ValueError("of one level only there is none to stop at")
+    temperatures = [fit_temperature(logits, answers.targets) for logits in answers.logits]
+    return SCORE_RULES[rule](NEVER, temperatures)
 
 
-def _temperature(logits: Tensor, targets: Tensor) -> float:
-    """The T for which softmax(logits / T) is best calibrated, in negative log-likelihood; 1 where nothing is finite."""
-    finite = logits.isfinite().all(dim=1)
-    logits, targets = logits[finite].double(), targets[finite]
-    if len(targets) == 0:
-        return 1.0
-    low, high = -1.5, 1.5  # powers of ten
-    for _ in range(3):  # ever finer around the best
-        grid = torch.linspace(low, high, 31, dtype=torch.float64)
-        losses = torch.stack([torch.nn.functional.cross_entropy(logits / 10**power, targets) for power in grid])
-        best = grid[losses.argmin()].item()
-        low, high = best - (high - low) / 30, best + (high - low) / 30
-    return 10 ** ((low + high) / 2)
+def check_rule(rule: str) -> None:
+    """Refuse a rule that has no score."""
+    if rule not in SCORE_RULES:
+        raise ValueError(unknown_name("rule", rule, SCORE_RULES))
 
 
-def _search(answers: Answers, rule: str, temperatures: list[float]) -> list[Point]:
-    """Points for many thresholds: for every rate, the parts of the images that stop at each level go by its powers."""
-    levels = len(answers.logits)
-    score: ScoreRule = SCORE_RULES[rule](0.0)
-    probabilities = [(logits / t).softmax(dim=1) for logits, t in zip(answers.logits, temperatures, strict=True)]
-    scores = torch.stack([score.score(p) for p in probabilities]).nan_to_num(nan=-1.0)  # (L, N); NaN is never sure
-    correct = answers.logits.argmax(dim=2) == answers.targets
-    candidates = {(2.0,) * level + (0.0,) * (levels - 1 - level) for level in range(levels)}  # all stop at one level
-    for rate in torch.logspace(-3, 3, 241).tolist():
-        parts = torch.tensor([rate**level for level in range(levels)], dtype=torch.float64)
-        candidates.add(_thresholds(scores, parts / parts.sum()))
-    return [_point(rule, thresholds, scores, correct, answers.gmacs) for thresholds in candidates]
+def stored_curve(model: SRNN) -> list[Outcome]:
+    """What calibration has stored, as measured on the held-out images, cheapest first."""
+    points = model.metadata["exit"]["curve"]
+    return [Outcome(tuple(point["thresholds"]), point["gmacs"], point["top1"], ()) for point in points]
 
 
-def _thresholds(scores: Tensor, parts: Tensor) -> tuple[float, ...]:
-    """Thresholds at which these parts of the images stop at each level."""
-    left = torch.ones(scores.shape[1], dtype=torch.bool)
-    found: list[float] = []
-    for level in range(len(parts) - 1):
-        ranked = scores[level][left].sort(descending=True).values
-        count = min(round(parts[level].item() * scores.shape[1]), len(ranked))
-        found.append(2.0 if count == 0 else max(ranked[count - 1].item(), 0.0))
-        left &= scores[level] < found[-1]
-    return tuple(found)
+def _within(curve: Sequence[Outcome], budget: float) -> Outcome:
+    """The most accurate that keeps a budget."""
+    kept = [outcome for outcome in curve if _pays(budget, outcome.gmacs)]
+    if not kept:  # images that are never sure go on, whatever the threshold
+        raise ValueError(f"no thresholds keep {budget} GMACs: the least on these images is {_up(curve[0].gmacs)}")
+    return kept[-1]
 
 
-def _point(rule: str, thresholds: tuple[float, ...], scores: Tensor, correct: Tensor, gmacs: Tensor) -> Point:
-    levels = len(gmacs)
-    sure = torch.cat(
-        [scores[:-1] >= torch.tensor(thresholds)[:, None], torch.ones(1, scores.shape[1], dtype=torch.bool)]
-    )
-    exits = sure.int().argmax(dim=0)  # the first level that is sure
-    right = correct.gather(0, exits[None])[0].double().mean().item() * 100
-    parts = torch.bincount(exits, minlength=levels) / len(exits)
-    return Point(rule, gmacs[exits].double().mean().item(), right, tuple(parts.tolist()), thresholds)
+def _reaching(curve: Sequence[Outcome], accuracy: float) -> Outcome:
+    """The cheapest that reaches an accuracy."""
+    for outcome in curve:
+        if outcome.accuracy >= accuracy - 1e-9:
+            return outcome
+    raise ValueError(f"no thresholds reach {accuracy:g} %: the most on these images is {curve[-1].accuracy:.2f} %")
+
+
+def _thinned(curve: Sequence[Outcome]) -> list[Outcome]:
+    """At most 64 of a curve: for budgets at equal distances, what keeps each."""
+    low, high = curve[0].gmacs, curve[-1].gmacs
+    budgets = [low + (high - low) * step / (MAX_STORED - 1) for step in range(MAX_STORED)]
+    return sorted({_within(curve, budget) for budget in budgets}, key=lambda outcome: outcome.gmacs)
+
+
+def _check_calibration_set(model: SRNN, answers: Answers) -> None:
+    """Refuse answers that are not this model's, or say nothing; warn of those that say little."""
+    levels, images, classes = answers.logits.shape
+    if (levels, classes) != (len(model.scales), model.num_classes):
+        raise ValueError(
+            f"the model has {len(model.scales)} levels and {model.num_classes} classes; the answers are of {levels} "
+            f"levels and {classes} classes"
+        )
+    if images < MIN_IMAGES:
+        raise ValueError(f"thresholds from {images} images are chance: give {MIN_IMAGES} or more, better hundreds")
+    finite = answers.logits.isfinite().all(dim=2)
+    if not finite.any():
+        raise ValueError("the model's logits are not finite for any image: its weights are damaged")
+    if odd := int((~finite.all(dim=0)).sum()):
+        _warn(f"{odd} of {images} images have logits that are not finite; they never stop there, and count as wrong")
+    if images < FEW_IMAGES:
+        _warn(
+            f"{images} images are few: their accuracy is known to ±{98 / images**0.5:.0f} points, and thresholds of "
+            f"{FEW_IMAGES} or more images would be surer"
+        )
+    if missing := model.num_classes - len(answers.targets.unique()):
+        _warn(
+            f"{missing} of the model's {model.num_classes} classes have no image in the calibration set; how early "
+            "theirs should stop is not known, and accuracy and cost on them may differ from what is reported"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=4)  # in the caller of calibrate
+
+
+def _pays(budget: float, cost: float) -> bool:
+    return budget >= cost * (1 - SLACK)
+
+
+def _check_budget(budget: float, cheapest: float) -> None:
+    if not _pays(budget, cheapest):
+        raise ValueError(f"the first level alone costs {_up(cheapest)} GMACs; a budget of {budget} is too small")
+
+
+def _up(gmacs: float) -> str:
+    """Rounded up, so that a budget of what is printed suffices."""
+    return f"{math.ceil(1000 * gmacs * (1 - SLACK)) / 1000:.3f}"
+
+
+def _sizes_text(sizes: Iterable[Sequence[int]]) -> str:
+    return " + ".join(f"{height} x {width}" for height, width in sizes)

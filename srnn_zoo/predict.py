@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .anytime import Anytime
+from .exits import Decision, ExitRule, ScoreRule
 from .images import ImageError, open_image
 from .model import SRNN
 from .transforms import create_transform
@@ -34,15 +36,19 @@ class Prediction(NamedTuple):
 
     Attributes:
         path: the file.
-        answers: what the model says after every level, smallest first.
+        answers: what the model says after every level it read, smallest first.
         notes: what had to be done to read the file.
-        levels: the levels the model read, uint8 `(C, H_s, W_s)`.
+        levels: the levels of the picture, uint8 `(C, H_s, W_s)`, those that were not read included.
+        exit: where an exit rule was given, the level at which the picture stopped, 0 for the smallest.
+        gmacs: what the backbone cost it then, in billions of multiply-accumulates.
     """
 
     path: str
     answers: tuple[Answer, ...]
     notes: tuple[str, ...]
     levels: tuple[torch.Tensor, ...]
+    exit: int | None = None
+    gmacs: float | None = None
 
 
 class Skipped(NamedTuple):
@@ -59,6 +65,7 @@ def predict(
     sizes: Sequence[int] | None = None,
     topk: int = 5,
     batch_size: int = 8,
+    exit: ExitRule | None = None,
 ) -> Iterator[Prediction | Skipped]:
     """Classify picture files, in order, on the model's device.
 
@@ -68,13 +75,15 @@ def predict(
         sizes: sizes of the levels, smallest first, instead of the model's own.
         topk: how many classes to name; no more than there are.
         batch_size: pictures read and classified at a time.
+        exit: when a picture stops (`srnn_zoo.exits`); the levels after that are not read. By default all are.
 
     Yields:
         a `Prediction`, or `Skipped` for a picture that cannot be read.
 
     Raises:
         ValueError: if `topk` or `batch_size` is less than 1, for sizes that do not grow, and for those that the model's
-            backbone cannot read.
+            backbone cannot read; with `exit` also for a model that cannot stop early, and thresholds of the wrong
+            number.
     """
     for option, value in {"topk": topk, "batch_size": batch_size}.items():
         if value < 1:
@@ -87,10 +96,11 @@ def predict(
         while batch := list(islice(remaining, batch_size)):
             loaded = list(pool.map(lambda path: _load(path, to_levels), batch))
             readable = [normalize(item.levels) for item in loaded if isinstance(item, _Loaded)]
-            answers = iter(_answers(model, readable, names, topk, device) if readable else ())
+            answers = iter(_answers(model, readable, names, topk, device, exit) if readable else ())
             for path, item in zip(batch, loaded, strict=True):
                 if isinstance(item, _Loaded):
-                    yield Prediction(os.fspath(path), next(answers), item.notes, item.levels)
+                    said, level, gmacs = next(answers)
+                    yield Prediction(os.fspath(path), said, item.notes, item.levels, level, gmacs)
                 else:
                     yield Skipped(os.fspath(path), str(item))
 
@@ -126,15 +136,55 @@ def _load(path: str | os.PathLike[str], to_levels: Sequence[Callable[[Any], Any]
     return _Loaded(tuple(levels), picture.notes)
 
 
+class _Read(NamedTuple):
+    """What is said after a level, and by which pictures of the batch it was read."""
+
+    size: tuple[int, int]
+    logits: torch.Tensor
+    readers: list[int]
+
+
 @torch.inference_mode()
 def _answers(
-    model: SRNN, pictures: list[list[torch.Tensor]], names: list[str], topk: int, device: torch.device
-) -> list[tuple[Answer, ...]]:
-    """For every picture of a batch, its answers level by level."""
+    model: SRNN,
+    pictures: list[list[torch.Tensor]],
+    names: list[str],
+    topk: int,
+    device: torch.device,
+    exit: ExitRule | None,
+) -> list[tuple[tuple[Answer, ...], int | None, float | None]]:
+    """For every picture of a batch its answers level by level, and with an exit rule where it stopped at what cost."""
     levels = [torch.stack(level).to(device) for level in zip(*pictures, strict=True)]
+    exits: list[Any] = [None] * len(pictures)
+    gmacs: list[Any] = exits
+    if exit is None:
+        everyone = list(range(len(pictures)))
+        read = [_Read(step.size, step.logits, everyone) for step in model.steps(levels)]
+    else:
+        read, exits, gmacs = _stop_early(model, levels, exit)
     answers: list[list[Answer]] = [[] for _ in pictures]
-    for step in model.steps(levels):
-        probabilities, classes = step.logits.float().softmax(dim=1).topk(min(topk, model.num_classes))
-        for answer, p, c in zip(answers, probabilities.tolist(), classes.tolist(), strict=True):
-            answer.append(Answer(step.size, tuple((names[k], v) for k, v in zip(c, p, strict=True))))
-    return [tuple(answer) for answer in answers]
+    for size, logits, readers in read:
+        probabilities, classes = logits.float().softmax(dim=1).topk(min(topk, model.num_classes))
+        for reader, p, c in zip(readers, probabilities.tolist(), classes.tolist(), strict=True):
+            answers[reader].append(Answer(size, tuple((names[k], v) for k, v in zip(c, p, strict=True))))
+    return list(zip(map(tuple, answers), exits, gmacs, strict=True))
+
+
+def _stop_early(model: SRNN, levels: list[torch.Tensor], exit: ExitRule) -> tuple[list[_Read], list[int], list[float]]:
+    """What is said after every level that some picture reads; where each stops, and what it cost."""
+    if isinstance(exit, ScoreRule):
+        exit.check(len(levels))
+    seen: list[torch.Tensor] = []  # at every level but the last, the logits of those that read it, in order
+
+    def look(decision: Decision) -> torch.Tensor | bool:
+        seen.append(decision.logits)
+        return exit(decision)
+
+    logits, exits, gmacs = Anytime(model, look)(levels)
+    stops = exits.tolist()
+    read: list[_Read] = []
+    for index, level in enumerate(levels[: max(stops) + 1]):
+        readers = [row for row, stop in enumerate(stops) if stop >= index]
+        said = seen[index] if index < len(seen) else logits[readers]
+        read.append(_Read((level.shape[-2], level.shape[-1]), said, readers))
+    return read, stops, gmacs.tolist()

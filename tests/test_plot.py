@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
+import itertools
 import os
 import re
 import warnings
@@ -11,9 +13,12 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from PIL import Image
 
-from srnn_zoo.plot import check_plot_file, plot_predictions
+from srnn_zoo.curve import Point
+from srnn_zoo.plot import check_plot_file, plot_pareto, plot_predictions
 from srnn_zoo.predict import Answer, Prediction
 
 LABELS = ("espresso", "cup", "coffee mug")
@@ -172,3 +177,65 @@ def test_a_good_file_is_not_touched_by_the_check(tmp_path: Path, monkeypatch: py
     for file in ("plot.png", Path("plot.PDF"), tmp_path / "plot.svg"):
         check_plot_file(file)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_level_that_was_not_read_is_shown_as_such(tmp_path: Path) -> None:
+    whole = prediction(levels=3)
+    early = whole._replace(answers=whole.answers[:1], exit=0, gmacs=0.1)
+    texts = drawn_texts([early, whole._replace(exit=2, gmacs=1.0)], tmp_path)
+    assert [text for text in texts if "×" in text] == [
+        "32 × 32",
+        "64 × 64, not read",
+        "96 × 96, not read",
+        "32 × 32",
+        "64 × 64",
+        "96 × 96",
+    ]
+    assert texts.count("espresso") == 1 + 3
+    assert drawn_size([early], tmp_path) == drawn_size([whole], tmp_path)
+
+
+CURVE = [Point("confidence", "curve", 1 + cost, 60 + 8 * cost**0.5, (), (0.5,)) for cost in (0, 0.5, 1, 1.5, 2, 3, 4)]
+OTHERS = [
+    Point("level 0", "level", 1.0, 60.0),
+    Point("single scale 224 x 224", "single scale", 1.0, 60.0),
+    Point("single scale 448 x 448", "single scale", 4.0, 70.0),
+    Point("level 1", "level", 5.0, 76.0),
+    Point("logit ensemble", "ensemble", 5.0, 76.0),
+    Point("probability ensemble", "ensemble", 5.0, 75.5),
+]
+
+
+def test_every_point_of_a_curve_has_its_name_and_no_names_overlap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes: list[Bbox] = []
+    save = Figure.savefig
+
+    def savefig(figure: Figure, *args: object, **options: object) -> None:
+        figure.draw_without_rendering()
+        boxes.extend(text.get_window_extent() for text in figure.axes[0].texts)
+        save(figure, *args, **options)  # pyright: ignore
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        plot_pareto([*CURVE, *OTHERS], tmp_path / "plot.svg", title="50 $ flowers_$x")
+    svg = html.unescape((tmp_path / "plot.svg").read_text(encoding="utf-8"))
+    for name in (*(point.name.replace(" x ", " × ") for point in OTHERS), "early exit, confidence", "50 $ flowers_$x"):
+        assert svg.count(f">{name}<") == 1
+    assert len(boxes) == 5  # points that lie on each other share one
+    for a, b in itertools.combinations(boxes, 2):
+        assert Bbox.intersection(a, b) is None
+    optimistic = [dataclasses.replace(point, optimistic=True) for point in CURVE]
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        plot_pareto([*optimistic, *OTHERS], tmp_path / "plot.svg")
+    assert "thresholds chosen on the same pictures" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
+
+
+def test_a_curve_of_one_point_or_none_is_drawn_and_no_points_are_refused(tmp_path: Path) -> None:
+    plot_pareto(CURVE[:1], tmp_path / "plot.png")
+    plot_pareto(OTHERS, tmp_path / "plot.pdf")
+    assert (tmp_path / "plot.pdf").read_bytes().startswith(b"%PDF")
+    with pytest.raises(ValueError, match="no points"):
+        plot_pareto([], tmp_path / "nothing.png")
+    assert not (tmp_path / "nothing.png").exists()

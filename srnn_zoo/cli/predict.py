@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -14,9 +15,19 @@ from .app import app, fail
 from .options import DEFAULT_MODEL, ModelOption, SizesOption, VariantOption, load, parse_sizes
 
 if TYPE_CHECKING:
+    from srnn_zoo.exits import ExitRule
+    from srnn_zoo.model import SRNN
     from srnn_zoo.predict import Answer, Prediction, Skipped
 
 MAX_PLOTTED = 12
+CALIBRATED = "calibrated"  # the value of --exit that stands for the thresholds stored with the model
+
+
+class Stopped(NamedTuple):
+    """Where a picture stopped, and what it cost."""
+
+    level: int
+    gmacs: float
 
 
 @app.command()
@@ -30,8 +41,17 @@ def predict(
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU if there is one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture and line.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw levels and answers to this file (.png, .pdf, …).")] = None,
+    exit: Annotated[
+        str | None,
+        typer.Option(help="When a picture stops: confidence:0.9, margin:0.5, …, or calibrated. [default: never]"),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="GMACs a picture may cost on average: stop early to keep them.")
+    ] = None,
 ) -> None:
     """Name what is on pictures: the best classes after every level.
+
+    With --exit or --budget a picture stops early: larger levels are not read by the network.
 
     Pictures that cannot be read are passed over, listed at the end, and make the command exit with 1.
     """
@@ -50,12 +70,18 @@ def predict(
     if plot is not None:
         _check_plot(plot, len(paths))
     level_sizes = parse_sizes(sizes)
+    if exit is not None and budget is not None:
+        fail("give --exit or --budget, not both")
+    if exit not in (None, CALIBRATED):
+        _parse_exit(exit)
     network = load(model, variant, level_sizes, device)
+    rule = _exit_rule(network, exit, budget, level_sizes)
     results: Iterable[Prediction | Skipped] = predict_pictures(
-        network, paths, sizes=level_sizes, topk=topk, batch_size=batch_size
+        network, paths, sizes=level_sizes, topk=topk, batch_size=batch_size, exit=rule
     )
     skipped: list[Skipped] = []
     kept: list[Prediction] = []
+    stopped: list[Stopped] = []
     hide_bar = len(paths) <= batch_size or not sys.stderr.isatty()
     for result in tqdm(_readable(results), total=len(paths), unit="picture", disable=hide_bar, leave=False):
         if isinstance(result, Skipped):
@@ -63,6 +89,8 @@ def predict(
             continue
         with tqdm.external_write_mode():
             typer.echo(json.dumps(_as_dict(result)) if as_json else _as_text(result))
+        if result.exit is not None:
+            stopped.append(Stopped(result.exit, result.gmacs or 0.0))
         if plot is not None:
             kept.append(result)
     if plot is not None and kept:
@@ -70,6 +98,8 @@ def predict(
 
         plot_predictions(kept, plot)
         typer.echo(f"drawn to {plot}", err=True)
+    if stopped:
+        typer.echo(_summary(stopped, network, level_sizes or network.level_sizes()), err=True)
     if skipped:
         typer.echo(f"skipped {len(skipped)} of {len(paths)} pictures:", err=True)
         for item in skipped:
@@ -85,6 +115,7 @@ def _as_dict(prediction: Prediction) -> dict[str, Any]:
             for answer in prediction.answers
         ],
         "notes": list(prediction.notes),
+        **({} if prediction.exit is None else {"exit": prediction.exit, "gmacs": prediction.gmacs}),
     }
 
 
@@ -97,10 +128,76 @@ def _as_text(prediction: Prediction, width: int = 34) -> str:
 
     notes = f"  ({'; '.join(prediction.notes)})" if prediction.notes else ""
     titles = [f"{a.size[0]} x {a.size[1]}" for a in prediction.answers]
+    if prediction.exit is not None:
+        unread = prediction.levels[prediction.exit + 1 :]
+        titles += [f"{level.shape[-2]} x {level.shape[-1]}  not read" for level in unread]
     lines = ["  ".join(f"{title:<{width - 2}}" for title in titles)]
     for rank in range(len(prediction.answers[0].top)):
         lines.append("  ".join(cell(answer, rank) for answer in prediction.answers))
     return "\n".join([f"{prediction.path}{notes}", *(f"  {line}".rstrip() for line in lines)])
+
+
+def _exit_rule(network: SRNN, exit: str | None, budget: float | None, sizes: list[int] | None) -> ExitRule | None:
+    """When pictures stop; says on stderr what a budget has come to."""
+    from srnn_zoo.anytime import stored_rule
+    from srnn_zoo.budget import budget_rule, check_calibrated
+    from srnn_zoo.exits import FixedLevel, ScoreRule
+    from srnn_zoo.pyramid import pair
+
+    levels = [pair(size) for size in sizes] if sizes else network.level_sizes()
+    try:
+        if exit == CALIBRATED:
+            check_calibrated(network, levels)
+            return stored_rule(network)
+        if exit is not None:
+            rule = _parse_exit(exit)
+            if isinstance(rule, ScoreRule):
+                rule.check(len(levels))
+            return rule
+        if budget is None:
+            return None
+        rule = budget_rule(network, budget, levels)
+    except ValueError as error:
+        fail(f"--{'budget' if exit is None else 'exit'}: {error}")
+    if isinstance(rule, FixedLevel):
+        height, width = levels[rule.level]
+        typer.echo(
+            f"the model was never calibrated: every picture stops at {height} x {width}, the largest level that all "
+            "can afford (`srnn-zoo calibrate` finds thresholds)",
+            err=True,
+        )
+    elif isinstance(rule.thresholds, tuple) and min(rule.thresholds) > 1:
+        typer.echo("the budget pays for every level: all are read", err=True)
+    return rule
+
+
+def _parse_exit(text: str) -> ExitRule:
+    from srnn_zoo.exits import exit_rule
+
+    try:
+        return exit_rule(text)
+    except ValueError as error:
+        others = f"; or {CALIBRATED}, for what `srnn-zoo calibrate` has stored" if "choose one of" in str(error) else ""
+        fail(f"--exit: {error}{others}")
+
+
+def _summary(stopped: list[Stopped], network: SRNN, sizes: Sequence[int | tuple[int, int]]) -> str:
+    """How many pictures stopped at each level, what they cost, and what all levels would have."""
+    from srnn_zoo.flops import level_gmacs
+    from srnn_zoo.pyramid import pair
+
+    count = Counter(item.level for item in stopped)
+    levels = [pair(size) for size in sizes]
+    parts = [
+        f"{height} x {width}: {count[index]} ({100 * count[index] / len(stopped):.0f} %)"
+        for index, (height, width) in enumerate(levels)
+    ]
+    mean = sum(item.gmacs for item in stopped) / len(stopped)
+    full = sum(level_gmacs(network, size) for size in levels)
+    return (
+        f"stopped at  {'  '.join(parts)}\n"
+        f"{mean:.3f} GMACs a picture, {max(100 * (1 - mean / full), 0):.1f} % less than the {full:.3f} of all levels"
+    )
 
 
 def _readable(results: Iterable[Prediction | Skipped]) -> Iterator[Prediction | Skipped]:
