@@ -21,20 +21,19 @@ from typing import Any
 
 import torch
 from _common import RESULTS, Row, grocery, report
-from srnn_zoo.answers import Answers
-from srnn_zoo.curve import Point, pareto, write_pareto
-from srnn_zoo.folder import ModelFolder
-from srnn_zoo.thresholds import measure
 from tqdm import tqdm
 
 import srnn_zoo
+from srnn_zoo.answers import Answers
+from srnn_zoo.curve import Point, pareto, write_pareto
 from srnn_zoo.flops import level_gmacs
+from srnn_zoo.folder import ModelFolder
 from srnn_zoo.plot import plot_pareto
+from srnn_zoo.thresholds import measure
 from srnn_zoo.training import AnytimeLoss
 from srnn_zoo.training.probe import Features, evaluate_features, extract_features, fit_features
 
 SPLITS = ("train", "val", "test")
-FIT: dict[str, Any] = {"epochs": 40, "cell_lr": 0.0, "progress": False}
 
 
 def main() -> None:
@@ -48,6 +47,8 @@ def main() -> None:
     parser.add_argument("--timed", type=float, default=0.45, help="the budget that is timed (default: %(default)s)")
     parser.add_argument("--recurrence", type=float, default=0.25, help="u in U = u I (default: %(default)s)")
     parser.add_argument("--distillation", type=float, default=0.5, help="of the loss (default: %(default)s)")
+    parser.add_argument("--rule", default="margin", help="for which thresholds are found (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=100, help="of every probe (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=5, help="probes of each kind (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="of the timed batches (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
@@ -73,7 +74,8 @@ def main() -> None:
     write_pareto(curve, args.csv.with_name(f"{args.csv.stem}_curve.csv"))
     if args.plot is not None:
         plot_pareto(curve, args.plot, title="Grocery Store, EfficientNet-Lite0 frozen, test split")
-    report([time_in_turns(args, runs[0], args.timed)], args.csv.with_name(f"{args.csv.stem}_time.csv"))
+    if args.timed:
+        report([time_in_turns(args, runs[0], args.timed)], args.csv.with_name(f"{args.csv.stem}_time.csv"))
 
 
 class SRNNRun:
@@ -81,12 +83,13 @@ class SRNNRun:
 
     def __init__(self, args: argparse.Namespace, data: dict[str, Features], seed: int) -> None:
         torch.manual_seed(seed)
+        self.rule = args.rule
         self.model = create(args, args.sizes, variant="vanilla", exits="separate")
         with torch.no_grad():
             self.model.cell.get_parameter("recurrent.weight").mul_(args.recurrence)
         loss = AnytimeLoss(distillation=args.distillation, temperature=2.0)
         chosen = {split: features_of(data[split], args.sizes) for split in SPLITS}
-        fit_features(self.model, chosen["train"], loss=loss, seed=seed, **FIT)
+        fit(args, self.model, chosen["train"], seed, loss)
         costs = torch.tensor([level_gmacs(self.model, size) for size in chosen["test"].sizes]).cumsum(0)
         self.held_out, self.test = (
             Answers(evaluate_features(self.model, chosen[s]), chosen[s].targets, costs, chosen[s].sizes)
@@ -97,7 +100,7 @@ class SRNNRun:
 
     def exit_at(self, part: float) -> srnn_zoo.Anytime:
         """Early exit for a part of the full cost, by thresholds from the validation split."""
-        return srnn_zoo.calibrate(self.model, self.held_out, budget_gmacs=part * self.full.gmacs)
+        return srnn_zoo.calibrate(self.model, self.held_out, budget_gmacs=part * self.full.gmacs, rule=self.rule)
 
     def at_budget(self, part: float) -> Point:
         """What it does on the test split."""
@@ -107,7 +110,14 @@ class SRNNRun:
 
     def curve(self) -> list[Point]:
         """The whole curve on the test split, by thresholds from the validation split."""
-        return pareto(self.test, thresholds_from=self.held_out)
+        return pareto(self.test, thresholds_from=self.held_out, rule=self.rule)
+
+
+def fit(
+    args: argparse.Namespace, model: srnn_zoo.SRNN, train: Features, seed: int, loss: AnytimeLoss | None = None
+) -> None:
+    """Fit the classifiers; the cell stays as it starts."""
+    fit_features(model, train, epochs=args.epochs, cell_lr=0.0, loss=loss, seed=seed, progress=False)
 
 
 def create(args: argparse.Namespace, sizes: Sequence[int], **options: Any) -> srnn_zoo.SRNN:
@@ -144,7 +154,7 @@ def single_scale(args: argparse.Namespace, data: dict[str, Features], size: int)
     for seed in range(args.seeds):
         torch.manual_seed(seed)
         model = create(args, [size], variant="vanilla")
-        fit_features(model, features_of(data["train"], [size]), seed=seed, **FIT)
+        fit(args, model, features_of(data["train"], [size]), seed)
         right = evaluate_features(model, test)[0].argmax(1) == test.targets
         accuracies.append(100 * right.double().mean().item())
     gmacs = level_gmacs(create(args, [size], variant="vanilla"), (size, size))
