@@ -39,56 +39,79 @@ SPLITS = ("train", "val", "test")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="srnn_tf_efficientnet_lite0", help="name of a model (default: %(default)s)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[168, 336], help="of the levels (default: 168 336)")
+    parser.add_argument(
+        "--levels", nargs="+", default=["168+336", "224+336", "112+224+336"], help="sizes of the levels"
+    )
     parser.add_argument("--singles", type=int, nargs="+", default=[112, 168, 224, 280, 336], help="single-scale sizes")
     parser.add_argument(
-        "--budgets", type=float, nargs="+", default=[0.3, 0.4, 0.45, 0.5, 0.6], help="parts of the cost"
+        "--budgets", type=float, nargs="+", default=[0.4, 0.45, 0.5, 0.6], help="parts of the full cost"
     )
-    parser.add_argument("--timed", type=float, default=0.45, help="the budget that is timed (default: %(default)s)")
-    parser.add_argument("--recurrence", type=float, default=0.25, help="u in U = u I (default: %(default)s)")
+    parser.add_argument("--timed", default="112+224+336", help="levels that are timed (default: %(default)s)")
+    parser.add_argument("--timed-budget", type=float, default=0.5, help="for which they are (default: %(default)s)")
+    parser.add_argument("--recurrence", type=float, default=0.5, help="u in U = u I (default: %(default)s)")
     parser.add_argument("--distillation", type=float, default=0.5, help="of the loss (default: %(default)s)")
     parser.add_argument("--rule", default="margin", help="for which thresholds are found (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=100, help="of every probe (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=5, help="probes of each kind (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="probes of each kind (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="of the timed batches (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "srnn_zoo_grocery", help="features")
     parser.add_argument("--csv", type=Path, default=RESULTS / "anytime_grocery.csv", help="file to write")
-    parser.add_argument("--plot", type=Path, help="draw the first seed's curve to this file")
+    parser.add_argument("--plot", type=Path, help="draw the curve of the timed levels to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", ".* of the model's .* classes have no image in the calibration set")
 
     data = {split: load_features(args, split) for split in SPLITS}
     singles = [single_scale(args, data, size) for size in args.singles]
-    runs = [SRNNRun(args, data, seed) for seed in range(args.seeds)]
-    full = Point("full", "level", runs[0].full.gmacs, statistics.fmean(run.full.accuracy for run in runs))
-    rows = [row(args, point.name, [point], None, singles) for point in singles]
-    for level in range(len(args.sizes)):
-        rows.append(row(args, f"all stop at level {level}", [run.levels[level] for run in runs], full, singles))
-    for part in args.budgets:
-        points = [run.at_budget(part) for run in runs]
-        rows.append(row(args, f"early exit, budget {part:.0%}", points, full, singles))
+    rows = [
+        row(args, "single scale", f"{size}", [point], None, singles)
+        for size, point in zip(args.singles, singles, strict=True)
+    ]
+    timed: list[SRNNRun] = []
+    for levels in args.levels:
+        runs = [SRNNRun(args, data, sizes_of(levels), seed) for seed in range(args.seeds)]
+        rows += srnn_rows(args, levels, runs, singles)
+        if levels == args.timed:
+            timed = runs[:1]
     report(rows, args.csv)
-    curve = [*runs[0].curve(), *singles]
-    write_pareto(curve, args.csv.with_name(f"{args.csv.stem}_curve.csv"))
-    if args.plot is not None:
-        plot_pareto(curve, args.plot, title="Grocery Store, EfficientNet-Lite0 frozen, test split")
-    if args.timed:
-        report([time_in_turns(args, runs[0], args.timed)], args.csv.with_name(f"{args.csv.stem}_time.csv"))
+    for run in timed:
+        curve = [*run.curve(), *singles]
+        write_pareto(curve, args.csv.with_name(f"{args.csv.stem}_curve.csv"))
+        if args.plot is not None:
+            plot_pareto(curve, args.plot, title=f"Grocery Store, EfficientNet-Lite0 frozen, levels {args.timed}")
+        report([time_in_turns(args, run)], args.csv.with_name(f"{args.csv.stem}_time.csv"))
+
+
+def srnn_rows(args: argparse.Namespace, levels: str, runs: Sequence[SRNNRun], singles: Sequence[Point]) -> list[Row]:
+    """Everybody stops at a level, and early exit for every budget that pays for the first level."""
+    full = Point("full", "level", runs[0].full.gmacs, statistics.fmean(run.full.accuracy for run in runs))
+    rows: list[Row] = []
+    for level in range(len(runs[0].levels)):
+        rows.append(row(args, f"all stop at level {level}", levels, [r.levels[level] for r in runs], full, singles))
+    for part in args.budgets:
+        if part * full.gmacs > runs[0].levels[0].gmacs:
+            points = [run.at_budget(part) for run in runs]
+            rows.append(row(args, f"early exit, budget {part:.0%}", levels, points, full, singles))
+    return rows
+
+
+def sizes_of(levels: str) -> list[int]:
+    """`168+336` as numbers."""
+    return [int(size) for size in levels.split("+")]
 
 
 class SRNNRun:
     """A vanilla SRNN with a classifier for each level, fitted with a seed, and its answers on both held-out splits."""
 
-    def __init__(self, args: argparse.Namespace, data: dict[str, Features], seed: int) -> None:
+    def __init__(self, args: argparse.Namespace, data: dict[str, Features], sizes: list[int], seed: int) -> None:
         torch.manual_seed(seed)
         self.rule = args.rule
-        self.model = create(args, args.sizes, variant="vanilla", exits="separate")
+        self.model = create(args, sizes, variant="vanilla", exits="separate")
         with torch.no_grad():
             self.model.cell.get_parameter("recurrent.weight").mul_(args.recurrence)
         loss = AnytimeLoss(distillation=args.distillation, temperature=2.0)
-        chosen = {split: features_of(data[split], args.sizes) for split in SPLITS}
+        chosen = {split: features_of(data[split], sizes) for split in SPLITS}
         fit(args, self.model, chosen["train"], seed, loss)
         costs = torch.tensor([level_gmacs(self.model, size) for size in chosen["test"].sizes]).cumsum(0)
         self.held_out, self.test = (
@@ -133,7 +156,7 @@ def create(args: argparse.Namespace, sizes: Sequence[int], **options: Any) -> sr
 
 def load_features(args: argparse.Namespace, split: str) -> Features:
     """C(x_s) at every size for a split; extracted once."""
-    sizes = sorted({*args.sizes, *args.singles})
+    sizes = sorted({*args.singles, *(size for levels in args.levels for size in sizes_of(levels))})
     args.cache.mkdir(parents=True, exist_ok=True)
     file = args.cache / f"{args.model}-{'-'.join(map(str, sizes))}-{split}.safetensors"
     if not file.is_file():
@@ -162,13 +185,19 @@ def single_scale(args: argparse.Namespace, data: dict[str, Features], size: int)
 
 
 def row(
-    args: argparse.Namespace, name: str, points: Sequence[Point], full: Point | None, singles: Sequence[Point]
+    args: argparse.Namespace,
+    name: str,
+    levels: str,
+    points: Sequence[Point],
+    full: Point | None,
+    singles: Sequence[Point],
 ) -> Row:
     """A row of the table: the mean over the seeds, and how it compares."""
     accuracy = statistics.fmean(point.accuracy for point in points)
     gmacs = statistics.fmean(point.gmacs for point in points)
     as_good = [single.gmacs for single in singles if single.accuracy >= accuracy]
     return {
+        "levels": levels,
         "method": name,
         "seeds": args.seeds,
         "top1_percent": f"{accuracy:.2f}",
@@ -180,9 +209,9 @@ def row(
     }
 
 
-def time_in_turns(args: argparse.Namespace, run: SRNNRun, part: float) -> Row:
+def time_in_turns(args: argparse.Namespace, run: SRNNRun) -> Row:
     """The full pyramid against early exit on the test split, batch by batch: what is saved of the time and the cost."""
-    fast = run.exit_at(part)
+    fast = run.exit_at(args.timed_budget)
     model = run.model
 
     @torch.inference_mode()
@@ -207,8 +236,8 @@ def time_in_turns(args: argparse.Namespace, run: SRNNRun, part: float) -> Row:
     saved_gmacs = 1 - statistics.fmean(costs) / run.full.gmacs
     return {
         "model": args.model,
-        "levels": "+".join(map(str, args.sizes)),
-        "budget": f"{part:.0%}",
+        "levels": args.timed,
+        "budget": f"{args.timed_budget:.0%}",
         "batch_size": args.batch_size,
         "threads": args.threads,
         "images": images,
