@@ -6,7 +6,7 @@ from .data import Photographs, TimmPhotographs, TrainingData, image_transform, o
 from .engine import FitResult, fit
 from .losses import AnytimeLoss, EveryExit, random_heights
 from .presets import PRESETS, recipe
-from .recipe import Recipe
+from .recipes import Recipe
 from .state import Interrupted
 
 __all__ = [

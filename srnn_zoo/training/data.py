@@ -183,7 +183,7 @@ def image_transform(model: SRNN, *, train: bool = False, **augmentation: Any) ->
     """
     from torchvision.transforms import Compose
 
-    levels = create_transform(model, train=train, sizes=[model.level_sizes()[-1]], **augmentation)
+    levels: Any = create_transform(model, train=train, sizes=[model.level_sizes()[-1]], **augmentation)
     return Compose([levels, itemgetter(0)])
 
 

@@ -12,7 +12,7 @@ from srnn_zoo._errors import missing_extra
 
 from .data import Photographs, TimmPhotographs, image_transform, open_split
 from .output import RunFolder
-from .recipe import Recipe
+from .recipes import Recipe
 from .state import StopSignals
 from .trainer import FitResult, Trainer
 
@@ -149,7 +149,7 @@ def _name_classes(model: SRNN, classes: Sequence[str], val_classes: Sequence[str
 
 def _create_accelerator(recipe: Recipe, cpu: bool) -> Accelerator:
     try:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState, GradientState
     except ImportError as error:
         raise missing_extra("accelerate", "train", "training") from error
@@ -160,6 +160,8 @@ def _create_accelerator(recipe: Recipe, cpu: bool) -> Accelerator:
         gradient_accumulation_steps=recipe.grad_accum_steps,
         cpu=cpu,
         step_scheduler_with_optimizer=False,
+        # where no image of an update is as high as a level, what that level alone has gets no gradient
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.random_heights)],
     )
     if recipe.precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError('precision "fp16" needs a GPU; choose "bf16" or "no" on a CPU')

@@ -93,7 +93,7 @@ class TrainBatches(Sampler[list[Key]]):
             yield [(epoch, index) for index in indices]
 
 
-def train_loader(dataset: Dataset[Any], batches: TrainBatches, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+def train_loader(dataset: Dataset[Any], batches: TrainBatches, workers: int, pin_memory: bool) -> DataLoader[Any]:
     """The loader of the training split; an image that cannot be read is replaced by the next one that can."""
     seeded = _Seeded(dataset, batches.seed, replace=True)
     return DataLoader(seeded, batch_sampler=batches, **_options(workers, pin_memory))
@@ -101,7 +101,7 @@ def train_loader(dataset: Dataset[Any], batches: TrainBatches, workers: int, pin
 
 def eval_loader(
     dataset: Dataset[Any], batch_size: int, seed: int, num_processes: int, process: int, workers: int, pin_memory: bool
-) -> DataLoader[Batch]:
+) -> DataLoader[Any]:
     """The loader of one process's share of a split: all shares together have every image once.
 
     An image that cannot be read is left out.

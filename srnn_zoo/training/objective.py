@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from timm.data import Mixup
 from torch import Tensor, nn
 
-from .recipe import Recipe
+from .losses import AnytimeLoss, EveryExit, random_heights
+from .recipes import Recipe
 
 if TYPE_CHECKING:
     from srnn_zoo.model import SRNN
@@ -30,16 +31,14 @@ class TrainingForward(nn.Module):
         self.levels = model.levels
         self.read: nn.Module = model
         if recipe.loss == "anytime":
-            from .losses import EveryExit
-
             self.read = EveryExit(model)
+        elif model.exits == "separate" and not recipe.random_heights:
+            raise ValueError('exits="separate" needs loss="anytime" or random_heights: else only the last is trained')
 
     def forward(self, images: Tensor) -> Tensor:
         levels = self.levels(images)
         if self.random_heights:
-            from .losses import random_heights
-
-            levels = random_heights(levels)
+            return self.read(random_heights(levels))
         return self.read(levels)
 
 
@@ -49,8 +48,6 @@ def create_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
     loss = nn.CrossEntropyLoss(label_smoothing=0.0 if mixes else recipe.label_smoothing)  # mixed targets are smooth
     if recipe.loss == "last":
         return loss
-    from .losses import AnytimeLoss
-
     weights = recipe.anytime_weights or None
     return AnytimeLoss(weights, distillation=recipe.distillation, temperature=recipe.temperature, loss=loss)
 

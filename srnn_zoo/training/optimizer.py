@@ -10,7 +10,7 @@ from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 
-from .recipe import Recipe
+from .recipes import Recipe
 
 if TYPE_CHECKING:
     from timm.scheduler.scheduler import Scheduler
@@ -40,7 +40,7 @@ def create_optimizer(model: SRNN, recipe: Recipe) -> Optimizer:
 
 def parameter_groups(model: SRNN, recipe: Recipe) -> list[dict[str, Any]]:
     """The trainable parameters by what their learning rate is multiplied with (`lr_scale`) and their weight decay."""
-    layers: dict[str, int] = {}
+    layers: dict[str, Any] = {}
     if recipe.layer_decay < 1:
         layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     last = max(layers.values(), default=0)

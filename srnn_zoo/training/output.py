@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from srnn_zoo._errors import missing_extra
 
-from .recipe import Recipe
+from .recipes import Recipe
 
 if TYPE_CHECKING:
     from srnn_zoo.model import SRNN
@@ -57,9 +57,9 @@ class RunFolder:
         """log.csv, TensorBoard's events of the last epoch, and curves.png where matplotlib is installed."""
         beside = self.path / ".log.csv"
         with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows({name: _short(value) for name, value in row.items()} for row in history)
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows([_short(row[name]) for name in COLUMNS] for row in history)
         beside.replace(self.path / "log.csv")
         if self._tensorboard and history:
             _write_events(self.path / "tensorboard", history[-1])
@@ -73,9 +73,7 @@ class RunFolder:
 
     def save_model(self, model: SRNN, which: str, recipe: Recipe, dataset: str, row: Row) -> None:
         """Save a model with its metrics and recipe as `best` or `last`."""
-        metrics = (
-            {f"{dataset} (val)": {"top1": row["val_top1"], "top5": row["val_top5"]}} if "val_top1" in row else None
-        )
+        metrics = {f"{dataset} (val)": {"top1": row["val_top1"], "top5": row["val_top5"]}}
         model.save_pretrained(
             self.path / which,
             dataset=dataset,
@@ -94,8 +92,7 @@ def _write_events(folder: Path, row: Row) -> None:
     epoch = int(row["epoch"])
     with SummaryWriter(os.fspath(folder), purge_step=epoch) as writer:  # of an epoch that was interrupted
         for name in COLUMNS[1:]:
-            if name in row:
-                writer.add_scalar(name.replace("_", "/", 1), row[name], epoch)
+            writer.add_scalar(name.replace("_", "/", 1), row[name], epoch)
 
 
 def _draw_curves(history: Sequence[Row], file: Path) -> None:
@@ -109,12 +106,10 @@ def _draw_curves(history: Sequence[Row], file: Path) -> None:
     panels = [(loss, "train_loss", "training"), (loss, "val_loss", "validation")]
     panels += [(top, "val_top1", "top-1"), (top, "val_top5", "top-5")]
     for axes, name, label in panels:
-        if name in history[0]:
-            axes.plot(epochs, [row[name] for row in history], label=label, marker="." if len(epochs) < 30 else "")
+        axes.plot(epochs, [row[name] for row in history], label=label, marker="." if len(epochs) < 30 else "")
     for axes, title in ((loss, "loss"), (top, "validation accuracy in %")):
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
+        axes.legend()
     figure.savefig(os.fspath(file), dpi=110)

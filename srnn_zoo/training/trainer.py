@@ -23,7 +23,7 @@ from .loader import Batch, TrainBatches, eval_loader, seed_everything, train_loa
 from .objective import TrainingForward, create_loss, create_mixup
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate
 from .output import RunFolder
-from .recipe import Recipe
+from .recipes import Recipe
 from .state import Interrupted, StopSignals, find_state, read_progress, write_state
 from .validation import validate
 
@@ -301,7 +301,7 @@ class Trainer:
         write_state(self.accelerator, folder.state, self.progress.states, dataclasses.asdict(self.progress))
 
     def _check_weights(self) -> None:
-        """A step may have broken the weights though its loss was finite; such a state must not take a good one's place."""
+        """A step may break the weights though its loss was finite; such a state must not take a good one's place."""
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             self._check_finite(math.nan)
 
@@ -360,13 +360,12 @@ def _describe(model: SRNN, recipe: Recipe, train: Any) -> dict[str, Any]:
 
 
 def _check_same_run(new: dict[str, Any], old: dict[str, Any], folder: Path) -> None:
+    names = [name for name in {**old, **new} if new.get(name) != old.get(name)]
     different = [
-        f"{name} {'other ones' if name == 'classes' else new.get(name)} (was {'those' if name == 'classes' else old.get(name)})"
-        for name in {**old, **new}
-        if new.get(name) != old.get(name)
+        "other classes" if name == "classes" else f"{name} {new.get(name)}, was {old.get(name)}" for name in names
     ]
     if different:
         raise ValueError(
-            f"{folder} cannot be resumed with another recipe, model or data: {', '.join(different)}; "
+            f"{folder} cannot be resumed with another recipe, model or data: {'; '.join(different)}; "
             f"its own recipe is {folder / 'recipe.toml'}"
         )

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from srnn_zoo._errors import missing_extra, unknown_name
 
@@ -194,7 +194,7 @@ def _toml() -> Any:
         import tomllib
     else:
         try:
-            import tomli as tomllib
+            import tomli as tomllib  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise missing_extra("tomli", "train", "reading TOML with Python 3.10") from error
     return tomllib
@@ -263,5 +263,5 @@ def _check_together(recipe: Recipe) -> None:
         raise ValueError('anytime_weights and distillation belong to loss="anytime"; got loss="last"')
     from timm.optim import list_optimizers
 
-    if recipe.optimizer not in (names := list_optimizers()):
+    if recipe.optimizer not in (names := cast("list[str]", list_optimizers())):
         raise ValueError(unknown_name("optimizer", recipe.optimizer, names, "timm.optim.list_optimizers() has all"))
