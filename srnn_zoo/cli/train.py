@@ -37,8 +37,12 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="The same as --set epochs=…", show_default=False)] = None,
     sizes: SizesOption = None,
     val: Annotated[Path | None, typer.Option(help="Folder of the validation images, if elsewhere.")] = None,
-    train_split: Annotated[str, typer.Option(help="Name of the training split.")] = "train",
-    val_split: Annotated[str, typer.Option(help="Name of the validation split. [default: val or validation]")] = "",
+    train_split: Annotated[
+        str, typer.Option(help="Name of the training split. [default: train]", show_default=False)
+    ] = "",
+    val_split: Annotated[
+        str, typer.Option(help="Name of the validation split. [default: val or validation]", show_default=False)
+    ] = "",
     pretrained: Annotated[bool, typer.Option(help="Start from pretrained weights.")] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     corrupt: Annotated[str, typer.Option(help="skip images that cannot be read, or take them for fatal.")] = "skip",

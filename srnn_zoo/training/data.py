@@ -119,16 +119,14 @@ class TrainingData(NamedTuple):
     name: str
 
 
-def open_data(
-    data: StrPath, *, val: StrPath | None = None, train_split: str = "train", val_split: str = ""
-) -> TrainingData:
+def open_data(data: StrPath, *, val: StrPath | None = None, train_split: str = "", val_split: str = "") -> TrainingData:
     """The training and the validation split of a data set; classes come from the training split.
 
     Args:
         data: a folder with `train/<class>/*` and `val/<class>/*`, a folder or tar file of one split, or a name of
             timm's such as `"hfds/food101"`.
         val: where the validation split is, if elsewhere.
-        train_split: name of the training split.
+        train_split: name of the training split; by default `train`, or the folder itself where it has none.
         val_split: name of the validation split; by default `val` or `validation`, whichever there is.
 
     Raises:
@@ -137,11 +135,16 @@ def open_data(
             training never sees.
         ImportError: if a reader's package is not installed.
     """
-    train = open_split(data, train_split)
+    train = open_split(data, train_split or _found(data, ("train",), "train"))
     if len(train.classes) < 2:
         raise ValueError(f"{os.fspath(data)} has one class only, {train.classes[0]!r}; training needs two at least")
     where = data if val is None else val
-    validation = open_split(where, val_split or _val_split(where, is_val=val is not None), train.classes)
+    if val is None and not (val_split or _is_timm_name(data) or _found(data, _VAL_FOLDERS)):
+        raise FileNotFoundError(
+            f"{os.fspath(data)} has no validation split, no folder {' or '.join(_VAL_FOLDERS[:2])}: "
+            "move part of the training pictures there, or give the folder it is in"
+        )
+    validation = open_split(where, val_split or _found(where, _VAL_FOLDERS, "validation"), train.classes)
     name = os.fspath(data) if _is_timm_name(data) else Path(data).resolve().name.removesuffix(".tar")
     if isinstance(validation, Photographs):
         seen = len(set(validation.targets()))
@@ -155,7 +158,7 @@ def open_split(source: StrPath, split: str = "", classes: Sequence[str] | None =
 
     Args:
         source: a folder of splits or of classes, a tar file, or a name of timm's.
-        split: its name; a folder that has no folder of that name is taken for the split itself.
+        split: its name; empty for a folder that is the split itself.
         classes: names of the training split's classes; by default this is the training split.
 
     Raises:
@@ -169,8 +172,9 @@ def open_split(source: StrPath, split: str = "", classes: Sequence[str] | None =
     if not path.is_dir():
         what = "is a file, not a folder of pictures" if path.exists() else "does not exist"
         raise FileNotFoundError(f"{path} {what}")
-    folder = path / split if split and (path / split).is_dir() else path
-    return _open_folder(folder, classes)
+    if not (path / split).is_dir():
+        raise FileNotFoundError(f"{path} has no folder {split!r}")
+    return _open_folder(path / split, classes)
 
 
 def image_transform(model: SRNN, *, train: bool = False, **augmentation: Any) -> Compose:
@@ -243,17 +247,11 @@ def _is_timm_name(source: StrPath) -> bool:
     return bool(slash) and prefix.lower() in TIMM_READERS and not Path(source).exists()
 
 
-def _val_split(source: StrPath, is_val: bool) -> str:
-    """The name of the validation split where nobody gave one."""
+def _found(source: StrPath, folders: Sequence[str], of_timm: str = "") -> str:
+    """The first of these folders that a source has, or the name of a split of timm's; empty for neither."""
     if _is_timm_name(source):
-        return "validation"
-    found = [name for name in _VAL_FOLDERS if (Path(source) / name).is_dir()]
-    if found or is_val:
-        return found[0] if found else ""
-    raise FileNotFoundError(
-        f"{os.fspath(source)} has no validation split: no folder {' or '.join(_VAL_FOLDERS)}; "
-        "move part of the training pictures there, or give the folder it is in"
-    )
+        return of_timm
+    return next((name for name in folders if (Path(source) / name).is_dir()), "")
 
 
 def _unseen(source: str, unseen: Sequence[str], classes: Sequence[str]) -> str:

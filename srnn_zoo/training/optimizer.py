@@ -43,7 +43,7 @@ def parameter_groups(model: SRNN, recipe: Recipe) -> list[dict[str, Any]]:
     layers: dict[str, Any] = {}
     if recipe.layer_decay < 1:
         layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
-    last = max(layers.values(), default=0)
+    last: Any = max(layers.values(), default=0)
     exempt = model.no_weight_decay() | ({_U} if recipe.identity_decay else set())
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():

@@ -81,6 +81,7 @@ def write_state(accelerator: Accelerator, folder: Path, number: int, progress: d
         if accelerator.is_main_process:
             (beside / _PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
             _complete(beside)
+            shutil.rmtree(folder / f"{number:08d}", ignore_errors=True)  # a damaged one, which was passed over
             beside.replace(folder / f"{number:08d}")
     except (OSError, RuntimeError, SafetensorError) as error:  # each writer has its own for a full disk
         reason = " ".join(str(error).split()) or type(error).__name__
