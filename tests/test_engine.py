@@ -79,15 +79,16 @@ def test_every_variant_overfits_one_batch(variant: str) -> None:
         ({}, {"loss": "anytime", "anytime_weights": (0.5, 1.0)}),
         ({"exits": "separate"}, {"loss": "anytime", "distillation": 0.3, "temperature": 2.0}),
         ({"norm": "per_level"}, {"random_heights": True}),
-        ({"norm": "frozen"}, {"mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1}),
+        ({"norm": "frozen"}, {"mixup": 0.2, "label_smoothing": 0.1}),
+        ({}, {"cutmix": 0.1}),
         ({}, {"precision": "bf16", "grad_checkpointing": True, "grad_accum_steps": 2, "clip_grad": 1.0}),
         ({}, {"channels_last": False, "layer_decay": 0.7, "ema_decay": 0.5, "identity_decay": 0.1}),
     ],
 )
 def test_every_part_of_a_recipe_learns(options: dict[str, Any], settings: dict[str, Any]) -> None:
-    chosen = Recipe(optimizer="adamw", lr=3e-3, epochs=8, batch_size=8, schedule="constant", **settings)
-    result = fit(tiny(**options), images(), images(), chosen, workers=0)
-    assert result.history[-1]["train_loss"] < 0.9 * result.history[0]["train_loss"]
+    chosen = Recipe(optimizer="adamw", lr=3e-3, epochs=12, batch_size=8, schedule="constant", **settings)
+    losses = [row["train_loss"] for row in fit(tiny(**options), images(size=64), images(size=64), chosen).history]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
 
 def test_exits_that_no_loss_reaches_are_refused() -> None:
@@ -295,9 +296,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tm
 
 
 def test_weights_that_a_step_broke_take_no_good_states_place(tmp_path: Path) -> None:
-    explosive = Recipe(optimizer="sgd", lr=1e300, epochs=2, batch_size=4, schedule="constant")
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at epoch 1, batch \d: choose a lower lr"):
-        fit(tiny(), images(), images(), explosive, tmp_path / "run", workers=0, state_seconds=0)
+    model = tiny()
+    model.get_parameter("fc.weight").register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(
+        FloatingPointError, match="the weights are not finite after epoch 1, batch 1: choose a lower lr"
+    ):
+        fit(model, images(), images(), TINY, tmp_path / "run", workers=0, state_seconds=0)
     kept = find_state(tmp_path / "run" / "state")
     assert kept is not None
     assert read_progress(kept)["update"] == 0

@@ -57,7 +57,7 @@ def test_a_cosine_warms_up_update_by_update_and_ends_at_its_floor() -> None:
     chosen = Recipe(schedule="cosine", lr=1.0, warmup_epochs=2, epochs=10, min_lr=0.1)
     rates = learning_rates(chosen, updates_per_epoch=5)
     assert rates[:10] == pytest.approx([0.1 * step for step in range(10)])
-    assert all(a > b for a, b in itertools.pairwise(rates))
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
 
 

@@ -10,7 +10,7 @@ import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from timm.utils import ModelEmaV3
@@ -111,7 +111,9 @@ class Trainer:
     def _prepare(self) -> None:
         """Model, loss and optimiser on their device and for their processes."""
         model, recipe, accelerator = self.model, self.recipe, self.accelerator
-        self.memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        # on a CPU, bf16 convolutions in this format give nan now and then (torch 2.14, without any of this package)
+        unsafe = recipe.precision == "bf16" and accelerator.device.type == "cpu"
+        self.memory_format = torch.channels_last if recipe.channels_last and not unsafe else torch.contiguous_format
         model.to(accelerator.device).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
         if recipe.grad_checkpointing:
             model.set_grad_checkpointing()
@@ -226,6 +228,7 @@ class Trainer:
         loss_sum, images = self._sum(here.loss_sum, here.images)
         row = {"epoch": here.epoch + 1, "lr": here.lr, "train_loss": loss_sum / images, **measures}
         row["seconds"] = here.seconds
+        self._check_weights()  # before a model takes a good one's place
         is_best = not here.history or _merit(row) > max(map(_merit, here.history))
         here.history.append(row)
         here.epoch, here.update, here.loss_sum, here.images, here.seconds = here.epoch + 1, 0, 0.0, 0, 0.0
@@ -256,16 +259,21 @@ class Trainer:
         return len(history) - max(history, key=_merit)["epoch"] >= self.recipe.patience
 
     def _check_finite(self, loss: float) -> None:
-        if not self._agree(not math.isfinite(loss)):
-            return
         here = self.progress
+        if self._agree(not math.isfinite(loss)):
+            self._give_up(f"the loss is {loss} at epoch {here.epoch + 1}, batch {here.update + 1}")
+
+    def _check_weights(self) -> None:
+        """A step may break the weights though its loss was finite; such a state must not take a good one's place."""
+        here = self.progress
+        if self._agree(not all(bool(p.isfinite().all()) for p in self.model.parameters())):
+            self._give_up(f"the weights are not finite after epoch {here.epoch + 1}, batch {here.update}")
+
+    def _give_up(self, reason: str) -> NoReturn:
         kept = ""
-        if self.folder is not None and here.epoch:
-            kept = f"; {self.folder.path / 'last'} holds the model of epoch {here.epoch}"
-        raise FloatingPointError(
-            f"the loss is {loss} at epoch {here.epoch + 1}, batch {here.update + 1}{kept}: "
-            "choose a lower lr, a longer warm-up, clip_grad or another precision"
-        )
+        if self.folder is not None and self.progress.epoch:
+            kept = f"; {self.folder.path / 'last'} holds the model of epoch {self.progress.epoch}"
+        raise FloatingPointError(f"{reason}{kept}: choose a lower lr, a longer warm-up, clip_grad or another precision")
 
     def _between_batches(self, batch: Batch) -> None:
         self._note_skipped(batch)
@@ -299,11 +307,6 @@ class Trainer:
         self._gather_skipped()
         self.progress.states += 1
         write_state(self.accelerator, folder.state, self.progress.states, dataclasses.asdict(self.progress))
-
-    def _check_weights(self) -> None:
-        """A step may break the weights though its loss was finite; such a state must not take a good one's place."""
-        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            self._check_finite(math.nan)
 
     def _gather_skipped(self) -> None:
         from accelerate.utils import gather_object
