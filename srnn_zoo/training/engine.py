@@ -12,9 +12,10 @@ from srnn_zoo._errors import missing_extra
 
 from .data import Photographs, TimmPhotographs, image_transform, open_split
 from .output import RunFolder
+from .progress import FitResult
 from .recipes import Recipe
 from .state import StopSignals
-from .trainer import FitResult, Trainer
+from .trainer import Trainer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -8,8 +8,6 @@ import math
 import os
 import signal
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
@@ -23,6 +21,7 @@ from .loader import Batch, TrainBatches, eval_loader, seed_everything, train_loa
 from .objective import TrainingForward, create_loss, create_mixup
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate
 from .output import RunFolder
+from .progress import FitResult, Progress, check_same_run, describe_run, merit
 from .recipes import Recipe
 from .state import Interrupted, StopSignals, find_state, read_progress, write_state
 from .validation import validate
@@ -32,42 +31,9 @@ if TYPE_CHECKING:
 
     from srnn_zoo.model import SRNN
 
-__all__ = ["FitResult", "Trainer"]
+__all__ = ["Trainer"]
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass
-class FitResult:
-    """What came of a training.
-
-    Attributes:
-        history: for every epoch the columns of log.csv: losses, accuracies in per cent, the learning rate, seconds.
-        best: the row of the best epoch, by validation accuracy and then by loss.
-        skipped: one sentence for every image that could not be read.
-        output: the run's folder.
-    """
-
-    history: list[dict[str, float]]
-    best: dict[str, float]
-    skipped: list[str]
-    output: Path | None = None
-
-
-@dataclass
-class Progress:
-    """Where a run is, what it has reached, and what it is."""
-
-    run: dict[str, Any]
-    epoch: int = 0  # epochs that are over
-    update: int = 0  # updates of this epoch that are over
-    lr: float = 0.0  # of the last update
-    loss_sum: float = 0.0  # over this process's images of this epoch
-    images: int = 0
-    seconds: float = 0.0  # of this epoch
-    history: list[dict[str, float]] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    states: int = 0  # that were written
 
 
 class Trainer:
@@ -93,7 +59,7 @@ class Trainer:
         self.folder, self.signals, self.dataset = folder, signals, dataset
         self.fatal, self.state_seconds = fatal, state_seconds
         self.bars = bars and accelerator.is_local_main_process
-        self.progress = Progress(_describe(model, recipe, train))
+        self.progress = Progress(describe_run(model, recipe, train))
         self._load_data(train, val, workers)
         self._prepare()
 
@@ -142,7 +108,7 @@ class Trainer:
         self.model.eval()
         history = self.progress.history
         folder = None if self.folder is None else self.folder.path
-        return FitResult(history, max(history, key=_merit), self.progress.skipped, folder)
+        return FitResult(history, max(history, key=merit), self.progress.skipped, folder)
 
     def _start(self) -> None:
         if self.folder is None:
@@ -156,7 +122,7 @@ class Trainer:
         if state is None:
             raise FileNotFoundError(f"{folder.path} holds no run to resume: it has no state")
         progress = Progress(**read_progress(state))
-        _check_same_run(self.progress.run, progress.run, folder.path)
+        check_same_run(self.progress.run, progress.run, folder.path)
         self.accelerator.load_state(os.fspath(state))
         self.progress = progress
         _logger.info("resumed after epoch %d, batch %d", progress.epoch, progress.update)
@@ -229,7 +195,7 @@ class Trainer:
         row = {"epoch": here.epoch + 1, "lr": here.lr, "train_loss": loss_sum / images, **measures}
         row["seconds"] = here.seconds
         self._check_weights()  # before a model takes a good one's place
-        is_best = not here.history or _merit(row) > max(map(_merit, here.history))
+        is_best = not here.history or merit(row) > max(map(merit, here.history))
         here.history.append(row)
         here.epoch, here.update, here.loss_sum, here.images, here.seconds = here.epoch + 1, 0, 0.0, 0, 0.0
         self._report(row)
@@ -256,7 +222,7 @@ class Trainer:
         history = self.progress.history
         if not self.recipe.patience or not history:
             return False
-        return len(history) - max(history, key=_merit)["epoch"] >= self.recipe.patience
+        return len(history) - max(history, key=merit)["epoch"] >= self.recipe.patience
 
     def _check_finite(self, loss: float) -> None:
         here = self.progress
@@ -343,32 +309,4 @@ class Trainer:
             unit="batch",
             leave=False,
             disable=not self.bars,
-        )
-
-
-def _merit(row: dict[str, float]) -> tuple[float, float]:
-    return row["val_top1"], -row["val_loss"]
-
-
-def _describe(model: SRNN, recipe: Recipe, train: Any) -> dict[str, Any]:
-    """What must be the same when a run is resumed."""
-    return {
-        **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(recipe).items()},
-        "model": model.pretrained_cfg["architecture"],
-        "variant": model.variant,
-        "level sizes": [list(size) for size in model.level_sizes()],
-        "classes": list(getattr(train, "classes", [])) or model.num_classes,
-        "training images": len(train),
-    }
-
-
-def _check_same_run(new: dict[str, Any], old: dict[str, Any], folder: Path) -> None:
-    names = [name for name in {**old, **new} if new.get(name) != old.get(name)]
-    different = [
-        "other classes" if name == "classes" else f"{name} {new.get(name)}, was {old.get(name)}" for name in names
-    ]
-    if different:
-        raise ValueError(
-            f"{folder} cannot be resumed with another recipe, model or data: {'; '.join(different)}; "
-            f"its own recipe is {folder / 'recipe.toml'}"
         )
