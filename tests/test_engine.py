@@ -353,6 +353,25 @@ def test_data_that_do_not_fit_the_model_are_refused(class_folders: Path) -> None
         fit(tiny(), images(), images(), Recipe(mixup=0.1, batch_size=3))
 
 
+def test_one_split_trains_models_of_several_sizes(class_folders: Path) -> None:
+    data = open_data(class_folders)
+    for size in (32, 64):
+        model = srnn_zoo.create_model("srnn_test_resnet", num_classes=3, img_size=size)
+        model.register_forward_pre_hook(lambda module, args, size=size: _check_size(args[0], size))
+        fit(model, data.train, data.val, Recipe(epochs=1, batch_size=8), workers=0)
+    assert data.train.transform is None
+
+
+def _check_size(images: Any, size: int) -> None:
+    largest = images if isinstance(images, Tensor) else images[-1]
+    assert largest.shape[-1] == size
+
+
+def test_streams_are_refused_with_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"wds/flowers is a stream, .* give hfds/… or a folder, or train with timm"):
+        open_data("wds/flowers")
+
+
 def test_folders_opened_one_by_one_are_refused_where_their_classes_differ(class_folders: Path) -> None:
     import shutil
 

@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 StrPath = str | os.PathLike[str]
 Transform = Callable[[Any], Any]
 
-TIMM_READERS = ("hfds", "hfids", "tfds", "torch", "wds")
+TIMM_READERS = ("hfds", "hfids", "tfds", "wds")
 _STREAMS = ("hfids", "tfds", "wds")  # without an order that a seed decides
 _VAL_FOLDERS = ("val", "validation", "valid")
 
@@ -100,14 +100,10 @@ class TimmPhotographs(Dataset[tuple[Any, int]]):
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        reader = getattr(self._dataset, "reader", None)
-        if reader is None:  # one of torchvision's
-            image, target = self._dataset[index]
-            image = image.convert("RGB")
-        else:
-            file, target = reader[index]
-            with file:
-                image = open_image(file, name=f"{self.name} {reader.filename(index)}").image
+        reader = self._dataset.reader  # and not its items, which would be other pictures where a file is damaged
+        file, target = reader[index]
+        with file:
+            image = open_image(file, name=f"{self.name} {reader.filename(index)}").image
         return (image if self.transform is None else self.transform(image)), self._index[int(target)]
 
 
@@ -235,9 +231,8 @@ def _open_timm(name: str, split: str, classes: Sequence[str] | None, root: Path 
 
 
 def _class_names(dataset: Any) -> list[str] | None:
-    reader = getattr(dataset, "reader", dataset)
     for attribute in ("class_to_idx", "class_name_to_idx"):
-        if mapping := getattr(reader, attribute, None):
+        if mapping := getattr(dataset.reader, attribute, None):
             return sorted(mapping, key=mapping.__getitem__)
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Sequence
@@ -112,7 +113,7 @@ def fit(
 def _fit_probe(model: SRNN, train: Any, val: Any, recipe: Recipe, output: Any) -> FitResult:
     """Cell and classifier alone, on features that are computed once."""
     try:
-        from .probe import fit_probe  # pyright: ignore[reportMissingImports]
+        from .probe import fit_probe  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError:
         raise ValueError("freeze_backbone (the recipe probe) is not in this version; choose finetune") from None
     return fit_probe(model, train, val, recipe, output)
@@ -123,15 +124,22 @@ def _datasets(model: SRNN, train: Images, val: Images, recipe: Recipe) -> tuple[
     train_set: Any = open_split(train) if isinstance(train, str | os.PathLike) else train
     classes: Sequence[str] | None = getattr(train_set, "classes", None)
     val_set: Any = open_split(val, classes=classes) if isinstance(val, str | os.PathLike) else val
-    for split, is_train in ((train_set, True), (val_set, False)):
+    for name, split in {"training": train_set, "validation": val_set}.items():
         if len(split) == 0:
-            raise ValueError(f"the {'training' if is_train else 'validation'} split has no images")
-        if isinstance(split, Photographs | TimmPhotographs) and split.transform is None:
-            augmentation = recipe.augmentation() if is_train else {}
-            split.transform = image_transform(model, train=is_train, **augmentation)
+            raise ValueError(f"the {name} split has no images")
     if classes is not None:
         _name_classes(model, classes, getattr(val_set, "classes", None))
-    return train_set, val_set
+    augmented = image_transform(model, train=True, **recipe.augmentation())
+    return _with_transform(train_set, augmented), _with_transform(val_set, image_transform(model))
+
+
+def _with_transform(split: Any, transform: Any) -> Any:
+    """A copy of a split that has no transform yet, as the caller may train another model on it."""
+    if not isinstance(split, Photographs | TimmPhotographs) or split.transform is not None:
+        return split
+    split = copy.copy(split)
+    split.transform = transform
+    return split
 
 
 def _name_classes(model: SRNN, classes: Sequence[str], val_classes: Sequence[str] | None) -> None:

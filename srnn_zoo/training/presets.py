@@ -32,7 +32,7 @@ _FINETUNE = Recipe(
     optimizer="adamw",
     lr=2e-3,
     lr_backbone=0.1,
-    lr_cell=0.05,
+    lr_cell=0.1,
     lr_classifier=1.0,
     weight_decay=0.05,
     identity_decay=0.05,
@@ -49,14 +49,13 @@ _FINETUNE = Recipe(
 
 _PROBE = Recipe(
     optimizer="adamw",
-    lr=1e-3,
+    lr=2e-3,
     lr_cell=0.1,
-    weight_decay=0.01,
-    identity_decay=0.1,
+    weight_decay=0.05,
+    identity_decay=0.05,
     schedule="cosine",
-    epochs=100,
+    epochs=60,
     batch_size=256,
-    label_smoothing=0.1,
     freeze_backbone=True,
 )
 

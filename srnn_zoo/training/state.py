@@ -7,9 +7,10 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -67,28 +68,24 @@ def write_state(accelerator: Accelerator, folder: Path, number: int, progress: d
     Raises:
         OSError: in every process, if it cannot be written; the state before it is still there.
     """
-    from safetensors import SafetensorError
-
     beside = folder / _UNFINISHED
-    reason = ""
-    try:
-        if accelerator.is_main_process:
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-        accelerator.wait_for_everyone()
-        accelerator.save_state(os.fspath(beside))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            (beside / _PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
-            _complete(beside)
-            shutil.rmtree(folder / f"{number:08d}", ignore_errors=True)  # a damaged one, which was passed over
-            beside.replace(folder / f"{number:08d}")
-    except (OSError, RuntimeError, SafetensorError) as error:  # each writer has its own for a full disk
-        reason = " ".join(str(error).split()) or type(error).__name__
-    if _anywhere(accelerator, bool(reason)):
+
+    def begin() -> None:
         shutil.rmtree(beside, ignore_errors=True)
-        raise OSError(f"cannot write the state of this run to {folder}: {reason or 'another process failed'}")
-    if accelerator.is_main_process:
+        beside.mkdir(parents=True)
+
+    def finish() -> None:
+        (beside / _PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+        _complete(beside)
+        shutil.rmtree(folder / f"{number:08d}", ignore_errors=True)  # a damaged one, which was passed over
+        beside.replace(folder / f"{number:08d}")
+
+    is_main = accelerator.is_main_process
+    for work in (begin if is_main else None, lambda: accelerator.save_state(str(beside)), finish if is_main else None):
+        if reason := _failure(accelerator, work):
+            shutil.rmtree(beside, ignore_errors=True)
+            raise OSError(f"cannot write the state of this run to {folder}: {reason}")
+    if is_main:
         for old in _numbered(folder):
             if int(old.name) < number:
                 shutil.rmtree(old, ignore_errors=True)
@@ -126,6 +123,16 @@ def _is_complete(state: Path) -> bool:
         return False
 
 
-def _anywhere(accelerator: Accelerator, failed: bool) -> bool:
-    flag = torch.tensor(float(failed), device=accelerator.device)
-    return bool(accelerator.reduce(flag, "sum").item())  # pyright: ignore[reportAttributeAccessIssue]
+def _failure(accelerator: Accelerator, work: Callable[[], Any] | None) -> str:
+    """Do a part of the work in all processes; why it failed in any of them, empty if in none."""
+    from safetensors import SafetensorError
+
+    reason = ""
+    try:
+        if work is not None:
+            work()
+    except (OSError, RuntimeError, SafetensorError) as error:  # each writer has its own for a full disk
+        reason = " ".join(str(error).split()) or type(error).__name__
+    flag = torch.tensor(float(bool(reason)), device=accelerator.device)
+    failed = cast(Any, accelerator.reduce(flag, "sum")).item() > 0
+    return (reason or "another process failed") if failed else ""

@@ -256,16 +256,16 @@ class Trainer:
 
     def _stop_if_asked(self) -> None:
         """After a signal to any process: write the state and end the run, all processes at the same place."""
-        (received,) = self._sum(self.signals.received)
-        if not received:
+        received = self.signals.received
+        terminated, interrupted = self._sum(received == signal.SIGTERM, received == signal.SIGINT)
+        if not terminated and not interrupted:
             return
         here, kept = self.progress, "nothing is saved, as there is no output folder"
         if self.folder is not None:
             self._write_state()
             kept = f"the state is saved in {self.folder.state}; resume to go on"
-        signum = signal.SIGINT if received % signal.SIGINT == 0 and received % signal.SIGTERM else signal.SIGTERM
-        name = signal.Signals(signum).name
-        raise Interrupted(signum, f"stopped by {name} at epoch {here.epoch + 1}, batch {here.update}: {kept}")
+        signum = signal.SIGTERM if terminated else signal.SIGINT
+        raise Interrupted(signum, f"stopped by {signum.name} at epoch {here.epoch + 1}, batch {here.update}: {kept}")
 
     def _write_state(self) -> None:
         folder = cast(RunFolder, self.folder)
