@@ -36,6 +36,15 @@ def one_thread_a_worker() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the processes that are started here, so that sums come in the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def imagenet_sample() -> list[Path]:
     """One ImageNet picture for each of 300 classes."""

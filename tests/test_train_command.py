@@ -19,7 +19,7 @@ from srnn_zoo.training import Recipe, image_transform, open_split
 
 from .conftest import ROOT, same_weights
 from .test_cli import COMMAND, refused, run
-from .test_engine import free_port
+from .trainings import free_port
 
 CLASSES = ("Banana", "Kiwi", "Aubergine", "Carrots", "Red-Beet")
 TINY = ("--model", "srnn_test_resnet", "--no-pretrained", "--sizes", "32,64", "--workers", "0", "--set", "batch_size=8")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -60,24 +63,24 @@ def train(
     from srnn_zoo.training import Interrupted, fit, open_data
 
     chosen = _recipe(recipe, [*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])])
-    _show_log()
     try:
-        splits = open_data(data, val=val, train_split=train_split, val_split=val_split)
-        torch.manual_seed(chosen.seed)  # of the new classifier
-        network = _create(model, variant, parse_sizes(sizes), splits.train.classes, pretrained)
-        result = fit(
-            network,
-            splits.train,
-            splits.val,
-            chosen,
-            output,
-            resume=resume,
-            corrupt=_corrupt(corrupt),
-            workers=workers,
-            tensorboard=tensorboard,
-            dataset=splits.name,
-            cpu=cpu,
-        )
+        with _log_shown():
+            splits = open_data(data, val=val, train_split=train_split, val_split=val_split)
+            torch.manual_seed(chosen.seed)  # of the new classifier
+            network = _create(model, variant, parse_sizes(sizes), splits.train.classes, pretrained)
+            result = fit(
+                network,
+                splits.train,
+                splits.val,
+                chosen,
+                output,
+                resume=resume,
+                corrupt=_corrupt(corrupt),
+                workers=workers,
+                tensorboard=tensorboard,
+                dataset=splits.name,
+                cpu=cpu,
+            )
     except Interrupted as error:
         fail(f"{error}: {_resume_command()}", code=128 + error.signum)
     except (FloatingPointError, ImageError) as error:
@@ -126,23 +129,27 @@ def _resume_command() -> str:
     return shlex.join(["srnn-zoo", *arguments, "--resume"])
 
 
-def _show_log() -> None:
+@contextlib.contextmanager
+def _log_shown() -> Iterator[None]:
     """What the package logs goes to stderr, above the progress bar."""
     from tqdm import tqdm
 
     class Handler(logging.Handler):
-        def emit(self, record: Any) -> None:
+        def emit(self, record: logging.LogRecord) -> None:
             tqdm.write(self.format(record), file=sys.stderr)
 
-    logger = logging.getLogger("srnn_zoo")
-    if not any(type(handler).__name__ == "Handler" for handler in logger.handlers):
-        logger.addHandler(Handler())
+    logger, handler = logging.getLogger("srnn_zoo"), Handler()
+    level = logger.level
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _summarise(result: FitResult) -> None:
-    import os
-
     if int(os.environ.get("RANK", "0")) != 0:
         return
     best = result.best
