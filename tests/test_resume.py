@@ -40,9 +40,11 @@ def test_a_run_that_was_killed_ends_with_the_very_weights_of_one_that_was_not(
     code = KILLED.format(root=str(ROOT), data=str(class_folders), output=str(run))
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, cwd=ROOT)
     wanted = int(torch.randint(3, 17, (), generator=torch.Generator().manual_seed(time.time_ns())))
+    deadline = time.monotonic() + 120
     try:
         while not (state := find_state(run / "state")) or int(state.name) < wanted:
             assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:
         os.killpg(process.pid, signal.SIGKILL)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import operator
 import random
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -65,7 +67,7 @@ def test_folders_that_are_no_data_are_refused_in_one_sentence(tmp_path: Path, cl
         open_data(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"0\.png is a file, not a folder"):
         open_data(class_folders / "val" / "red" / "0.png")
-    with pytest.raises(ValueError, match="empty has no folders, one a class"):
+    with pytest.raises(ValueError, match="empty: no class folders; expected"):
         open_data(empty, val=class_folders / "val")
     (class_folders / "train" / "pink").mkdir()
     with pytest.raises(ValueError, match="pink has no pictures"):
@@ -148,6 +150,24 @@ def test_loading_leaves_the_main_process_its_random_numbers() -> None:
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]
     assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_workers_end_by_a_signal_of_the_main_process_alone() -> None:
+    iterator = iter(train_loader(Noisy(), TrainBatches(10, 1, 1, 0, 1, 0), 1, pin_memory=False))
+    next(iterator)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    for name in ("INT", "TERM"):  # as from a terminal or a scheduler
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    worker.join(0.5)
+    assert worker.is_alive()
+    assert sum(len(batch.images) for batch in iterator) == 9
+    iterator = iter(train_loader(Noisy(), TrainBatches(10, 1, 1, 0, 1, 0), 1, pin_memory=False))
+    (worker,) = {*multiprocessing.active_children()} - {worker}
+    next(iterator)
+    worker.terminate()
+    worker.join(5)
+    assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize(("processes", "steps"), [(1, 1), (2, 1), (1, 2), (2, 2), (3, 2)])

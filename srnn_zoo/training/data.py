@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.utils.data import Dataset
 
+from srnn_zoo.folder import class_folders
 from srnn_zoo.images import ImageError, find_images, open_image
 from srnn_zoo.transforms import create_transform
 
@@ -188,9 +189,7 @@ def image_transform(model: SRNN, *, train: bool = False, **augmentation: Any) ->
 
 
 def _open_folder(folder: Path, classes: Sequence[str] | None) -> Photographs:
-    folders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not folders:
-        raise ValueError(f"{folder} has no folders, one a class, as in {folder}/cat/1.jpg")
+    folders = class_folders(folder)
     names = [p.name for p in folders] if classes is None else list(classes)
     samples: list[tuple[Path, int]] = []
     unseen: list[str] = []
