@@ -18,7 +18,7 @@ from .model import SRNN
 from .predict import Skipped, class_names
 from .transforms import create_transform
 
-__all__ = ["FolderLoader", "ModelFolder", "class_indices"]
+__all__ = ["FolderLoader", "ModelFolder", "class_folders", "class_indices"]
 
 
 class ModelFolder(Dataset[Any]):
@@ -56,7 +56,7 @@ class ModelFolder(Dataset[Any]):
         self.transform = create_transform(model, sizes=sizes) if transform is None else transform
         self.samples: list[tuple[Path, int]] = []
         indices = class_indices(model)
-        folders = _class_folders(self.root)
+        folders = class_folders(self.root)
         unknown = [folder.name for folder in folders if folder.name not in indices]
         if unknown:
             others = f" ({len(unknown)} of {len(folders)} folders in {self.root} are no class of the model)"
@@ -137,7 +137,12 @@ def class_indices(model: SRNN) -> dict[str, int]:
     return indices
 
 
-def _class_folders(root: Path) -> list[Path]:
+def class_folders(root: Path) -> list[Path]:
+    """The folders of the classes, sorted by name; hidden ones are passed over.
+
+    Raises:
+        ValueError: if there is no such folder, or none in it.
+    """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -55,8 +55,12 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
-def open_image(path: str | os.PathLike[str]) -> Picture:
+def open_image(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> Picture:
     """Read a picture as an upright RGB image.
+
+    Args:
+        path: the file, or one that is open.
+        name: what errors call it; by default its path.
 
     Orientation follows EXIF. Greyscale, palette, CMYK, 16-bit and floating-point pictures are converted, transparent
     ones shown on white, and of an animation the first frame is taken; the notes say so.
@@ -65,10 +69,11 @@ def open_image(path: str | os.PathLike[str]) -> Picture:
         ImageError: if the file is missing, not a picture, truncated, damaged, absurdly large, thinner than 8 pixels or
             more than 50 times as long as wide, or has values that are not finite.
     """
-    name = os.fspath(path)
+    is_open = not isinstance(path, str | os.PathLike)
+    name = name or ("an image" if is_open else os.fspath(path))
     try:
         with _no_bomb_warning():
-            file = Image.open(name)
+            file = Image.open(path)
         with file:
             notes = _animation_notes(file)
             _check_shape(name, *file.size)
@@ -86,7 +91,7 @@ def open_image(path: str | os.PathLike[str]) -> Picture:
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: refused as a decompression bomb ({error})") from None
     except UnidentifiedImageError:
-        empty = Path(name).stat().st_size == 0
+        empty = not is_open and Path(path).stat().st_size == 0
         raise ImageError(f"{name}: {'an empty file' if empty else 'not a picture that Pillow can read'}") from None
     except Exception as error:  # Pillow's decoders raise nearly every kind of error for damaged files
         if isinstance(error, OSError) and error.strerror:  # the file system's, not a decoder's

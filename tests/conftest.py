@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi
+from PIL import Image
 
 import srnn_zoo
 
@@ -34,6 +36,15 @@ def one_thread_a_worker() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the processes that are started here, so that sums come in the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def imagenet_sample() -> list[Path]:
     """One ImageNet picture for each of 300 classes."""
@@ -50,6 +61,20 @@ def grocery() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no photographs under {DATA} (SRNN_ZOO_DATA)")
     return folder
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Path:
+    """train/<class>/* with eight pictures of each of three colours, and val/<class>/* with three of each."""
+    generator = np.random.default_rng(0)
+    for split, count in {"train": 8, "val": 3}.items():
+        for name, colour in {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}.items():
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = np.clip(generator.normal(colour, 60, (40, 44, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return tmp_path / "pictures"
 
 
 @pytest.fixture(scope="session")

@@ -58,11 +58,11 @@ def load(name: str, variant: str | None, sizes: list[int] | None, device: str | 
     return create(name, variant, sizes, pretrained=True).eval().to(chosen)
 
 
-def create(name: str, variant: str | None, sizes: list[int] | None, *, pretrained: bool) -> SRNN:
+def create(name: str, variant: str | None, sizes: list[int] | None, *, pretrained: bool, **options: Any) -> SRNN:
     """A model by name, folder or Hub id; exits with the reason where there is none."""
     from srnn_zoo.registry import create_model
 
-    options: dict[str, Any] = {} if variant is None else {"variant": variant}
+    options |= {} if variant is None else {"variant": variant}
     if sizes is not None:
         options |= {"scales": [size / sizes[-1] for size in sizes], "img_size": sizes[-1]}
     if name and ":" not in name and Path(name).is_dir():

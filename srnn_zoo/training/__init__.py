@@ -1,7 +1,28 @@
-"""Training: losses for models that may stop at any level."""
+"""Training: recipes, data, losses, and the engine behind `srnn-zoo train`."""
 
 from __future__ import annotations
 
+from .data import Photographs, TimmPhotographs, TrainingData, image_transform, open_data, open_split
+from .engine import FitResult, fit
 from .losses import AnytimeLoss, EveryExit, random_heights
+from .presets import PRESETS, recipe
+from .recipes import Recipe
+from .state import Interrupted
 
-__all__ = ["AnytimeLoss", "EveryExit", "random_heights"]
+__all__ = [
+    "PRESETS",
+    "AnytimeLoss",
+    "EveryExit",
+    "FitResult",
+    "Interrupted",
+    "Photographs",
+    "Recipe",
+    "TimmPhotographs",
+    "TrainingData",
+    "fit",
+    "image_transform",
+    "open_data",
+    "open_split",
+    "random_heights",
+    "recipe",
+]

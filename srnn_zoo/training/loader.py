@@ -1,0 +1,214 @@
+"""Loaders whose every random number follows from (seed, epoch, image), so that a run can go on where it was cut."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
+
+from srnn_zoo.images import ImageError
+
+__all__ = ["Batch", "TrainBatches", "eval_loader", "seed_everything", "train_loader"]
+
+Key = tuple[int, int]  # epoch, index of an image
+
+_MAX_UNREADABLE = 100  # in a row; then it is not a file that is damaged, but the data set
+
+
+class Batch(NamedTuple):
+    """What a loader gives.
+
+    Attributes:
+        images: `(B, C, H, W)`; None where no image of the batch could be read.
+        targets: `(B,)`, indices of classes.
+        skipped: for every image that could not be read one sentence.
+    """
+
+    images: Any
+    targets: Tensor
+    skipped: list[str]
+
+
+class TrainBatches(Sampler[list[Key]]):
+    """The batches of one process: a shuffled epoch, cut into updates, and these into pieces for processes and steps.
+
+    All processes together see every image once an epoch, but for as many as would not fill an update.
+
+    Args:
+        num_images: in the training split.
+        batch_size: images in one update.
+        grad_accum_steps: pieces of an update that one process reads one after the other.
+        seed: of the order.
+        num_processes: how many share an update.
+        process: which of them this is.
+
+    Raises:
+        ValueError: if there are fewer images than in an update, or an update cannot be cut into equal pieces.
+    """
+
+    def __init__(
+        self, num_images: int, batch_size: int, grad_accum_steps: int, seed: int, num_processes: int, process: int
+    ) -> None:
+        pieces = num_processes * grad_accum_steps
+        if batch_size > num_images:
+            raise ValueError(
+                f"batch_size must be no more than the {num_images} training images; got {batch_size}: "
+                f"choose {num_images} or less"
+            )
+        if batch_size % pieces:
+            raise ValueError(
+                f"batch_size must be a multiple of processes x grad_accum_steps, "
+                f"{num_processes} x {grad_accum_steps}; got {batch_size}"
+            )
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.grad_accum_steps = grad_accum_steps
+        self.seed = seed
+        self.num_processes = num_processes
+        self.process = process
+        self.piece = batch_size // pieces
+        self.updates = num_images // batch_size
+        self._epoch, self._start = 0, 0
+
+    def go_to(self, epoch: int, update: int) -> None:
+        """Begin the next iteration at this update of this epoch."""
+        self._epoch, self._start = epoch, update
+
+    def __len__(self) -> int:
+        return (self.updates - self._start) * self.grad_accum_steps
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, first = self._epoch, self._start * self.batch_size
+        generator = torch.Generator().manual_seed(_seed_of(self.seed, epoch))
+        order = torch.randperm(self.num_images, generator=generator)[first : self.updates * self.batch_size]
+        mine = order.view(-1, self.num_processes, self.piece)[:, self.process]
+        for indices in mine.tolist():
+            yield [(epoch, index) for index in indices]
+
+
+def train_loader(dataset: Dataset[Any], batches: TrainBatches, workers: int, pin_memory: bool) -> DataLoader[Any]:
+    """The loader of the training split; an image that cannot be read is replaced by the next one that can."""
+    seeded = _Seeded(dataset, batches.seed, replace=True)
+    return DataLoader(seeded, batch_sampler=batches, **_options(workers, pin_memory))
+
+
+def eval_loader(
+    dataset: Dataset[Any], batch_size: int, seed: int, num_processes: int, process: int, workers: int, pin_memory: bool
+) -> DataLoader[Any]:
+    """The loader of one process's share of a split: all shares together have every image once.
+
+    An image that cannot be read is left out.
+    """
+    share = range(process, len(dataset), num_processes)  # pyright: ignore[reportArgumentType]
+    keys = [(0, index) for index in share]
+    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    seeded = _Seeded(dataset, seed, replace=False)
+    return DataLoader(seeded, batch_sampler=batches, **_options(workers, pin_memory))
+
+
+def seed_everything(*numbers: int) -> None:
+    """Seed Python's, numpy's and torch's generators with what follows from these numbers."""
+    seed = _seed_of(*numbers)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+class _Seeded(Dataset[tuple[Any, int, list[str]]]):
+    """A dataset read by `(epoch, index)`, whose random numbers follow from them, and which says what it cannot read."""
+
+    def __init__(self, dataset: Any, seed: int, replace: bool) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.replace = replace
+
+    def __getitem__(self, key: Key) -> tuple[Any, int, list[str]]:
+        epoch, index = key
+        skipped: list[str] = []
+        with _own_random_numbers(self.seed, epoch, index):
+            for offset in range(min(_MAX_UNREADABLE, len(self.dataset)) if self.replace else 1):
+                try:
+                    image, target = self.dataset[(index + offset) % len(self.dataset)]
+                except ImageError as error:
+                    skipped.append(str(error))
+                    continue
+                return _checked(image, index), int(target), skipped
+        return None, -1, skipped
+
+
+@contextlib.contextmanager
+def _own_random_numbers(*numbers: int) -> Iterator[None]:
+    """Seed all generators, and give those of the main process back as they were."""
+    if get_worker_info() is not None:
+        _seed_cpu(_seed_of(*numbers))
+        yield
+        return
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        _seed_cpu(_seed_of(*numbers))
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _seed_cpu(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # not torch's, which would seed the GPUs as well
+
+
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _checked(image: Any, index: int) -> Any:
+    if isinstance(image, Tensor):
+        return image
+    raise TypeError(
+        f"a training dataset gives (tensor, class); image {index} is {type(image).__name__}: give it a transform "
+        "that ends with the largest level as one normalised tensor (srnn_zoo.training.image_transform)"
+    )
+
+
+def _collate(items: Sequence[tuple[Any, int, list[str]]]) -> Batch:
+    readable = [(image, target) for image, target, _ in items if image is not None]
+    skipped = [reason for _, _, reasons in items for reason in reasons]
+    if not readable:
+        return Batch(None, torch.empty(0, dtype=torch.long), skipped)
+    images, targets = default_collate(readable)
+    return Batch(images, targets, skipped)
+
+
+def _options(workers: int, pin_memory: bool) -> dict[str, Any]:
+    return {
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "collate_fn": _collate,
+        "pin_memory": pin_memory,
+        "worker_init_fn": _leave_signals_to_the_main_process,
+    }
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one saves, and then ends the workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # where it is missing, a SIGTERM to all processes is not survived
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_the_main_process, daemon=True).start()
+
+
+def _obey_the_main_process() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

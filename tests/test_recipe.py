@@ -1,0 +1,169 @@
+"""Recipes: their presets, their schedules, TOML there and back, and what they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import srnn_zoo
+from srnn_zoo import SRNN
+from srnn_zoo.training import PRESETS, Recipe, recipe
+from srnn_zoo.training.optimizer import (
+    create_optimizer,
+    create_schedule,
+    decay_to_identity,
+    learning_rate,
+    parameter_groups,
+)
+
+
+def learning_rates(chosen: Recipe, updates_per_epoch: int) -> list[float]:
+    """The base learning rate of every update."""
+    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr_scale": 0.5}], lr=chosen.lr)
+    schedule = create_schedule(optimizer, chosen, updates_per_epoch)
+    rates = []
+    for update in range(1, chosen.epochs * updates_per_epoch + 1):
+        rates.append(learning_rate(optimizer))
+        schedule.step_update(update)
+    return rates
+
+
+def test_the_papers_learning_rate_is_a_tenth_after_every_30_of_65_epochs() -> None:
+    rates = learning_rates(recipe("paper"), updates_per_epoch=7)
+    assert len(rates) == 65 * 7
+    for update, rate in enumerate(rates):
+        assert rate == pytest.approx({0: 1e-3, 1: 1e-4, 2: 1e-5}[update // 7 // 30], rel=1e-12), update
+
+
+def test_the_paper_is_sgd_with_nesterovs_momentum_and_decay_of_every_parameter(model: SRNN) -> None:
+    chosen = recipe("paper")
+    optimizer = create_optimizer(model, chosen)
+    assert type(optimizer) is torch.optim.SGD
+    (group,) = optimizer.param_groups
+    assert (group["nesterov"], group["momentum"], group["lr"], group["weight_decay"]) == (True, 0.9, 1e-3, 1e-4)
+    assert len(group["params"]) == len(list(model.parameters()))
+    assert (chosen.epochs, chosen.batch_size, chosen.interpolation, chosen.loss) == (65, 256, "bicubic", "last")
+    assert chosen.color_jitter > 0
+    assert chosen.hflip == 0.5
+    assert not chosen.label_smoothing
+
+
+def test_a_cosine_warms_up_update_by_update_and_ends_at_its_floor() -> None:
+    chosen = Recipe(schedule="cosine", lr=1.0, warmup_epochs=2, epochs=10, min_lr=0.1)
+    rates = learning_rates(chosen, updates_per_epoch=5)
+    assert rates[:10] == pytest.approx([0.1 * step for step in range(10)])
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+    assert rates[-1] == pytest.approx(0.1, abs=0.01)
+
+
+def test_backbone_cell_and_classifier_have_learning_rates_of_their_own(model: SRNN) -> None:
+    chosen = Recipe(lr_backbone=0.1, lr_cell=0.2, lr_classifier=3.0, weight_decay=0.5)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    scales = {
+        names[id(parameter)]: (group["lr_scale"], group["weight_decay"])
+        for group in parameter_groups(model, chosen)
+        for parameter in group["params"]
+    }
+    assert scales.keys() == set(names.values())
+    assert scales["backbone.layer1.0.conv1.weight"] == (0.1, 0.5)
+    assert scales["backbone.layer1.0.bn1.weight"] == (0.1, 0.0)
+    assert scales["cell.gate_input.weight"] == (0.2, 0.5)
+    assert scales["fc.weight"] == (3.0, 0.5)
+    assert scales["fc.bias"] == (3.0, 0.0)
+
+
+def test_layer_decay_lowers_the_learning_rate_towards_the_first_layer(model: SRNN) -> None:
+    groups = parameter_groups(model, Recipe(layer_decay=0.5))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    scale = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    assert scale["backbone.conv1.0.weight"] < scale["backbone.layer1.0.conv1.weight"]
+    assert scale["backbone.layer1.0.conv1.weight"] < scale["backbone.layer4.0.conv1.weight"]
+    assert scale["fc.weight"] == scale["cell.recurrent.weight"] == 1.0
+
+
+def test_u_decays_to_the_identity_instead_of_to_zero() -> None:
+    model = srnn_zoo.create_model("srnn_test_resnet", num_classes=3)
+    chosen = Recipe(lr=0.5, lr_cell=0.5, weight_decay=0.1, identity_decay=0.2)
+    optimizer = create_optimizer(model, chosen)
+    create_schedule(optimizer, chosen, updates_per_epoch=1)
+    weight = model.cell.get_parameter("recurrent.weight")
+    (group,) = [g for g in optimizer.param_groups if any(p is weight for p in g["params"])]
+    assert group["weight_decay"] == 0
+    with torch.no_grad():
+        weight.copy_(torch.randn_like(weight))
+    before, identity = weight.detach().clone(), torch.eye(len(weight))
+    decay_to_identity(model, optimizer, chosen.identity_decay)
+    torch.testing.assert_close(weight.detach(), before + 0.25 * 0.2 * (identity - before))
+
+
+def test_cells_without_u_have_nothing_that_decays_to_the_identity() -> None:
+    model = srnn_zoo.create_model("srnn_test_resnet", num_classes=3, variant="mean_logit")
+    decay_to_identity(model, create_optimizer(model, Recipe()), 0.5)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_recipe_comes_back_from_toml(name: str, tmp_path: Path) -> None:
+    chosen = recipe(name, loss="anytime", anytime_weights=(0.25, 1), auto_augment='rand-"m9"', min_lr=1e-7)
+    chosen.to_toml(tmp_path / "recipe.toml")
+    assert Recipe.from_toml(tmp_path / "recipe.toml") == chosen
+
+
+def test_settings_come_as_texts() -> None:
+    chosen = recipe("paper").with_settings(
+        ["lr=1e-2", "epochs = 3", "crop_scale=[0.5, 1]", "nesterov=false", "optimizer=adamw", 'schedule="cosine"']
+    )
+    expected = {"lr": 0.01, "epochs": 3, "crop_scale": (0.5, 1.0), "nesterov": False}
+    assert chosen == dataclasses.replace(recipe("paper"), optimizer="adamw", schedule="cosine", **expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (["lrr=1"], "unknown setting of a recipe 'lrr'; did you mean 'lr'"),
+        (["lr"], "a setting is name=value, such as lr=0.01; got 'lr'"),
+        (["lr=0"], "lr must be more than 0; got 0"),
+        (["lr=nan"], "lr must be a number; got nan"),
+        (["epochs=1.5"], "epochs must be a whole number; got 1.5"),
+        (["epochs=0"], "epochs must be 1 or more; got 0"),
+        (["nesterov=1"], "nesterov must be true or false; got 1"),
+        (["schedule=cosin"], "unknown schedule 'cosin'; did you mean 'cosine'?"),
+        (["optimizer=adamww"], "unknown optimizer 'adamww'; did you mean 'adamw'"),
+        (["label_smoothing=1"], "label_smoothing must be less than 1; got 1"),
+        (["hflip=2"], "hflip must be 1 at the most; got 2"),
+        (["crop_scale=[0.5, 0.1]"], "crop_scale must be two shares that grow, in (0, 1]; got [0.5, 0.1]"),
+        (["crop_scale=0.5"], "crop_scale must be a list of numbers; got 0.5"),
+        (["batch_size=10", "grad_accum_steps=3"], "batch_size must be a multiple of grad_accum_steps; got 10 and 3"),
+        (["warmup_epochs=99"], "warmup_epochs must be no more than epochs; got 99 and 20"),
+        (["distillation=0.5"], 'anytime_weights and distillation belong to loss="anytime"; got loss="last"'),
+        (["loss=anytime", "anytime_weights=[0, 0]"], "anytime_weights must be 0 or more, one of them positive"),
+    ],
+)
+def test_what_no_recipe_can_have_is_refused_in_one_sentence(settings: list[str], reason: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as error:
+        recipe("finetune").with_settings(settings)
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_recipes_are_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    with pytest.raises(FileNotFoundError, match=r"no recipe .*recipe\.toml"):
+        Recipe.from_toml(file)
+    for text, reason in {
+        "lr = ": "is no recipe",
+        "lrr = 1": "did you mean 'lr'",
+        "lr = 'a'": "lr must be a number",
+    }.items():
+        file.write_text(text)
+        with pytest.raises((TypeError, ValueError), match=rf"recipe\.toml.*{reason}"):
+            Recipe.from_toml(file)
+
+
+def test_unknown_presets_name_the_closest() -> None:
+    with pytest.raises(ValueError, match="unknown recipe 'papr'; did you mean 'paper'"):
+        recipe("papr")

@@ -1,0 +1,63 @@
+"""Trainings that several test files run: a tiny model, a few images, and a run with everything that is random."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+import srnn_zoo
+from srnn_zoo import SRNN
+from srnn_zoo.training import Recipe, fit, open_data, recipe
+
+TINY = Recipe(optimizer="adamw", lr=3e-3, epochs=3, batch_size=4, weight_decay=0.0, schedule="constant")
+
+
+def tiny(num_classes: int = 4, **options: Any) -> SRNN:
+    torch.manual_seed(0)
+    return srnn_zoo.create_model("srnn_test_resnet", num_classes=num_classes, img_size=32, **options)
+
+
+def images(count: int = 8, size: int = 32) -> TensorDataset:
+    generator = torch.Generator().manual_seed(1)
+    return TensorDataset(torch.randn(count, 3, size, size, generator=generator), torch.arange(count) % 4)
+
+
+class Hooked(Dataset[tuple[Tensor, int]]):
+    """The images, with something that happens when the n-th is read."""
+
+    def __init__(self, number: int, event: Callable[[], Any]) -> None:
+        self.inner, self.number, self.event, self.read = images(), number, event, 0
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.read += 1
+        changed = self.event() if self.read == self.number else None
+        image, target = self.inner[index]
+        return (image if changed is None else image * changed), target
+
+
+def tiny_without_batch_norm() -> SRNN:
+    torch.manual_seed(0)
+    return srnn_zoo.create_model("srnn_test_convnext", num_classes=4, img_size=64)
+
+
+def augmented(data: Path | str, output: Path | str, **options: Any) -> SRNN:
+    """A run with augmentation, workers, an average and a decay to the identity."""
+    splits, model = open_data(data), tiny(num_classes=3)
+    chosen = recipe("finetune", epochs=3, batch_size=4, grad_accum_steps=2, mixup=0.1, auto_augment="rand-m5-mstd0.5")
+    fit(model, splits.train, splits.val, chosen, output, workers=2, cpu=True, **options)
+    return model
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
