@@ -217,6 +217,8 @@ def _named(models: SRNN | Sequence[SRNN] | Mapping[str, SRNN]) -> dict[str, SRNN
         named = dict(models)
     else:
         listed = [models] if isinstance(models, SRNN) else list(models)
+        for model in listed:
+            _check_type("a model", model)
         variants = [model.variant for model in listed]
         if repeated := sorted({variant for variant in variants if variants.count(variant) > 1}):
             raise ValueError(f"two models are of variant {repeated[0]!r}: give a dict of names and models")
@@ -226,9 +228,13 @@ def _named(models: SRNN | Sequence[SRNN] | Mapping[str, SRNN]) -> dict[str, SRNN
     return named
 
 
-def _check_model(name: str, model: SRNN) -> None:
+def _check_type(name: str, model: Any) -> None:
     if not isinstance(model, SRNN):
-        raise TypeError(f"{name}: an SRNN is evaluated; got {type(model).__name__}")
+        raise TypeError(f"{name} must be an SRNN (srnn_zoo.create_model); got {type(model).__name__}")
+
+
+def _check_model(name: str, model: SRNN) -> None:
+    _check_type(name, model)
     if model.training:
         raise ValueError(f"{name}: the model is in training mode; call model.eval() first")
     if model.num_classes == 0:

@@ -178,7 +178,7 @@ def class_indices(model: SRNN, data: LabelledDataset | LabelledStream) -> list[i
 
 def _from_file(path: str, target: Any, file: Any = None) -> Labelled:
     try:
-        return Labelled(path, open_image(path, file).image, _index(path, target))
+        return Labelled(path, open_image(file or path, path).image, _index(path, target))
     except ImageError as error:
         return Labelled(path, error, _index(path, target))
 
@@ -256,5 +256,5 @@ def _open_named(name: str, split: str | None, data_dir: StrPath | None) -> Label
     root = None if data_dir is None else os.fspath(data_dir)
     try:
         return _of_dataset(create_dataset(name, root=root, split=split or "validation"), name)
-    except AssertionError as error:
-        raise ValueError(f"timm cannot open {name!r}: {error}") from error
+    except (AssertionError, RuntimeError, OSError, ValueError, TypeError) as error:  # each reader has errors of its own
+        raise ValueError(f"timm cannot open {name!r}: {' '.join(str(error).split())}") from error

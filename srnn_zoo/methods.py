@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -82,10 +83,10 @@ class Pass:
     def read(self, levels: Sequence[Tensor]) -> None:
         """C(x_s) of every level `(B, C, H_s, W_s)`; the features of the batch before are let go."""
         self.features = []
-        for level, clock in zip(levels, self.clocks, strict=True):
+        for index, (level, clock) in enumerate(zip(levels, self.clocks, strict=True)):
             on_device = level.to(self.like.device, self.like.dtype)
             with clock.time(len(level)):
-                self.features.append(self.model.level_features(on_device))
+                self.features.append(self.model.level_features(on_device, index))
 
 
 class Answers(NamedTuple):
@@ -182,20 +183,25 @@ def passes(models: Iterable[SRNN]) -> tuple[dict[SRNN, Pass], list[Any]]:
 def base_methods(model: SRNN, source: Pass) -> list[Method]:
     """The base CNN by itself: every single scale, F(C(x_s)), and the two ensembles of section 4.1."""
 
-    def single(features: list[Tensor]) -> Tensor:
-        (level,) = features
-        return model.forward_head(level[:, :, None, None])
+    def single(features: list[Tensor], level: int) -> Tensor:
+        (of_level,) = features
+        return model.forward_head(of_level[:, :, None, None], level=level)
+
+    def every(features: list[Tensor]) -> Tensor:
+        return torch.stack([single([of_level], level) for level, of_level in enumerate(features)])  # (n, B, K)
 
     def mean_logit(features: list[Tensor]) -> Tensor:
-        return torch.stack([single([level]) for level in features]).mean(dim=0)
+        return every(features).mean(dim=0)
 
     def mean_probability(features: list[Tensor]) -> Tensor:
-        log_prob = torch.stack([single([level]).float().log_softmax(dim=1) for level in features])
+        log_prob = every(features).float().log_softmax(dim=2)
         return log_prob.logsumexp(dim=0) - math.log(len(features))  # the logarithm of the mean, never of zero
 
-    levels = range(len(source.sizes))
-    rows = [Method(f"base CNN {_size(source.sizes[s])}", source, slice(s, s + 1), model, single) for s in levels]
-    if len(levels) > 1:
+    rows = [
+        Method(f"base CNN {_size(size)}", source, slice(s, s + 1), model, functools.partial(single, level=s))
+        for s, size in enumerate(source.sizes)
+    ]
+    if len(rows) > 1:
         rows.append(Method(PROBABILITY_ENSEMBLE, source, slice(None), model, mean_probability))
         rows.append(Method(LOGIT_ENSEMBLE, source, slice(None), model, mean_logit))
     return rows
@@ -203,7 +209,11 @@ def base_methods(model: SRNN, source: Pass) -> list[Method]:
 
 def srnn_method(name: str, model: SRNN, source: Pass) -> Method:
     """A model: its cell over all levels, and its classifier."""
-    return Method(name, source, slice(None), model, lambda features: model.forward_head(model.fuse(features)))
+
+    def head(features: list[Tensor]) -> Tensor:
+        return model.forward_head(model.fuse(features), level=len(features) - 1)
+
+    return Method(name, source, slice(None), model, head)
 
 
 def _size(size: tuple[int, int]) -> str:

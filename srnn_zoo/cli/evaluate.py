@@ -31,18 +31,22 @@ def evaluate(
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="Whose backbone and classifier give single scales and ensembles. [default: the first model]"),
+        typer.Option(
+            help="Whose backbone and classifier give single scales and ensembles; by default the first model."
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Subfolder of DATA, or timm's split, such as test.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the files of timm's data sets are.")] = None,
     sizes: SizesOption = None,
     reference: Annotated[
         str | None,
-        typer.Option(help="Row that the others are tested against. [default: the better ensemble]", show_default=False),
+        typer.Option(
+            help="Row that the others are tested against; by default the better ensemble.", show_default=False
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read pictures. [default: 0 on a CPU, else up to 8]")
+        int | None, typer.Option(min=0, help="Processes that read pictures; by default none on a CPU, else up to 8.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU if there is one.")] = None,
     output: Annotated[
@@ -56,9 +60,14 @@ def evaluate(
     import torch
 
     from srnn_zoo import evaluation
-    from srnn_zoo.table import PARTIAL, PREDICTIONS_FILE
+    from srnn_zoo.table import PARTIAL, PREDICTIONS_FILE, check_folder
 
     level_sizes = parse_sizes(sizes)
+    if output is not None:
+        try:
+            check_folder(output)
+        except ValueError as error:
+            fail(f"--output: {error}")
     named = _load_models(models, variants, level_sizes, device)
     try:
         table = evaluation.evaluate(
@@ -75,13 +84,7 @@ def evaluate(
         )
     except (MemoryError, torch.OutOfMemoryError):
         fail("out of memory; a smaller --batch-size or smaller --sizes may fit")
-    except (
-        ValueError,
-        TypeError,
-        ImportError,
-        FileNotFoundError,
-        RuntimeError,
-    ) as error:  # timm's own are of all kinds
+    except (ValueError, TypeError, ImportError, FileNotFoundError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         if output is None:
@@ -100,9 +103,9 @@ def _load_models(
     names: list[str], variants: str | None, sizes: list[int] | None, device: str | None
 ) -> dict[str, SRNN]:
     """The models by the names of their rows: their variants, and where two have the same one, what they are as well."""
-    chosen = [None] if variants is None else [variant.strip() for variant in variants.split(",")]
-    for what, given in (("model", names), ("variant", chosen)):
-        if repeated := sorted({str(name) for name in given if given.count(name) > 1}):
+    chosen: list[str | None] = [None] if variants is None else [variant.strip() for variant in variants.split(",")]
+    for what, given in (("model", list(map(str, names))), ("variant", list(map(str, chosen)))):
+        if repeated := sorted({name for name in given if given.count(name) > 1}):
             fail(f"{what} {repeated[0]!r} is named twice")
     models = [(name, load(name, variant, sizes, device)) for name in names for variant in chosen]
     found = [model.variant for _, model in models]
