@@ -31,7 +31,7 @@ def evaluate(
     split: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     reference: str | None = None,
-    batch_size: int = 32,
+    batch_size: int = 8,
     workers: int | None = None,
     output: str | os.PathLike[str] | None = None,
     progress: bool = False,

@@ -44,7 +44,7 @@ def evaluate(
             help="Row that the others are tested against; by default the better ensemble.", show_default=False
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that read pictures; by default none on a CPU, else up to 8.")
     ] = None,
