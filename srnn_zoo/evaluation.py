@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ._errors import unknown_name
 from .images import ImageError
-from .labelled import Labelled, LabelledDataset, LabelledStream, class_indices, label_names, open_labelled
-from .methods import LOGIT_ENSEMBLE, PROBABILITY_ENSEMBLE, Answers, Method, Pass, base_methods, passes, srnn_method
+from .labelled import Labelled, LabelledDataset, LabelledStream, label_names, open_labelled, target_indices
+from .methods import LOGIT_ENSEMBLE, PROBABILITY_ENSEMBLE, BatchAnswers, Method, Pass, base_methods, passes, srnn_method
 from .model import SRNN
-from .predict import Skipped, class_names
+from .predict import Skipped
 from .statistics import McNemar, mcnemar, wilson
 from .table import Row, Table, check_folder, predictions_file
 
@@ -108,8 +108,8 @@ class _Contest:
     def __init__(self, methods: list[Method], sources: list[Pass], pictures: LabelledDataset | LabelledStream) -> None:
         self.methods = methods
         self.sources = sources
-        self.indices = [class_indices(method.model, pictures) for method in methods]
-        self.labels = [label_names(method.model) or class_names(method.model) for method in methods]
+        self.indices = [target_indices(method.model, pictures) for method in methods]
+        self.labels = [label_names(method.model) for method in methods]
 
     @torch.inference_mode()
     def run(self, loader: Iterable[_Batch], writer: Any, progress: bool) -> list[Skipped]:
@@ -132,7 +132,7 @@ class _Contest:
             raise ValueError(f"none of {len(skipped)} pictures can be read{first}")
         return skipped
 
-    def _answer(self, batch: _Batch) -> list[Answers]:
+    def _answer(self, batch: _Batch) -> list[BatchAnswers]:
         for source in self.sources:
             source.read(batch.views[source.view])
         return [
@@ -142,7 +142,7 @@ class _Contest:
             for method, indices in zip(self.methods, self.indices, strict=True)
         ]
 
-    def _lines(self, batch: _Batch, answers: list[Answers]) -> Iterable[list[Any]]:
+    def _lines(self, batch: _Batch, answers: list[BatchAnswers]) -> Iterable[list[Any]]:
         columns = [
             ([labels[k] for k in answer.classes.tolist()], answer.probabilities.tolist(), answer.correct.int().tolist())
             for labels, answer in zip(self.labels, answers, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from .model import SRNN
 from .predict import Skipped, class_names
 from .transforms import create_transform
 
-__all__ = ["FolderLoader", "ModelFolder", "class_folders", "class_indices"]
+__all__ = ["FolderLoader", "ModelFolder", "class_folders", "class_indices", "pictures_by_class"]
 
 
 class ModelFolder(Dataset[Any]):
@@ -61,13 +62,8 @@ class ModelFolder(Dataset[Any]):
         if unknown:
             others = f" ({len(unknown)} of {len(folders)} folders in {self.root} are no class of the model)"
             raise ValueError(unknown_name("class", unknown[0], indices) + others)
-        for folder in folders:
-            try:
-                self.samples += [(path, indices[folder.name]) for path in find_images([folder])]
-            except ImageError:  # no picture in it
-                continue
-        if not self.samples:
-            raise ValueError(f"{self.root}: no pictures in its {len(folders)} class folders")
+        for name, paths in pictures_by_class(self.root):
+            self.samples += [(path, indices[name]) for path in paths]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -135,6 +131,22 @@ def class_indices(model: SRNN) -> dict[str, int]:
             if count[name] == 1:
                 indices.setdefault(name, index)
     return indices
+
+
+def pictures_by_class(root: Path) -> list[tuple[str, list[Path]]]:
+    """The pictures `root/CLASS/**/*` by the names of their classes, sorted; classes without pictures are left out.
+
+    Raises:
+        ValueError: if there is no such folder, or it has no class folders or no pictures.
+    """
+    folders = class_folders(root)
+    found: list[tuple[str, list[Path]]] = []
+    for folder in folders:
+        with contextlib.suppress(ImageError):  # no picture in it
+            found.append((folder.name, find_images([folder])))
+    if not found:
+        raise ValueError(f"{root}: no pictures in its {len(folders)} class folders")
+    return found
 
 
 def class_folders(root: Path) -> list[Path]:

@@ -13,12 +13,13 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from ._errors import unknown_name
-from .images import ImageError, find_images, open_image
+from .folder import class_indices, pictures_by_class
+from .images import ImageError, open_image
 
 if TYPE_CHECKING:
     from .model import SRNN
 
-__all__ = ["Labelled", "LabelledDataset", "LabelledStream", "class_indices", "label_names", "open_labelled"]
+__all__ = ["Labelled", "LabelledDataset", "LabelledStream", "label_names", "open_labelled", "target_indices"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
@@ -132,21 +133,13 @@ def open_labelled(
     return _of_folder(Path(name), split)
 
 
-def label_names(model: SRNN) -> list[str] | None:
-    """The classes as folders are called: the names a model was trained with, WordNet ids for ImageNet; None if unknown.
-
-    `srnn_zoo.predict.class_names` are the same classes in words.
-    """
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    labels = model.pretrained_cfg.get("label_names")
-    if labels and len(labels) == model.num_classes:
-        return list(labels)
-    subset = infer_imagenet_subset(model)
-    return ImageNetInfo(subset).label_names() if subset else None
+def label_names(model: SRNN) -> list[str]:
+    """What a folder of each of a model's classes is called (`srnn_zoo.folder.class_indices`), in their order."""
+    names = {index: name for name, index in reversed(class_indices(model).items())}  # the first of several
+    return [names.get(index, f"class {index}") for index in range(model.num_classes)]
 
 
-def class_indices(model: SRNN, data: LabelledDataset | LabelledStream) -> list[int]:
+def target_indices(model: SRNN, data: LabelledDataset | LabelledStream) -> list[int]:
     """For every class of a data set its index among a model's outputs, by the model's own names of its classes.
 
     Only where one of the two has no names, and the order of the data set's classes is its own, is the index the same.
@@ -154,17 +147,16 @@ def class_indices(model: SRNN, data: LabelledDataset | LabelledStream) -> list[i
     Raises:
         ValueError: for a class the model does not know, with its closest names, and a model without names.
     """
-    labels = label_names(model)
     if data.classes is None:
         return list(range(model.num_classes))
-    known = {label: index for index, label in enumerate(labels or ())}
+    known = class_indices(model)
     unknown = [name for name in data.classes if name not in known]
     if not unknown:
         return [known[name] for name in data.classes]
     has_own_names = bool(model.pretrained_cfg.get("label_names"))
     if data.fixed_order and not has_own_names and len(data.classes) == model.num_classes:
         return list(range(model.num_classes))
-    if labels is None:
+    if "class 0" in known and not has_own_names:
         raise ValueError(
             f"the model does not name its {model.num_classes} classes, so {unknown[0]!r} cannot be found among them; "
             "save it with save_pretrained(…, label_names=[…])"
@@ -172,8 +164,7 @@ def class_indices(model: SRNN, data: LabelledDataset | LabelledStream) -> list[i
     if not data.fixed_order and len(unknown) == len(data.classes) and any(name in _SPLITS for name in unknown):
         raise ValueError(f"{data.source} holds the splits {', '.join(unknown)}: choose one (--split {unknown[0]})")
     rest = f" ({len(unknown)} of the {len(data.classes)} classes are unknown)" if len(unknown) > 1 else ""
-    listing = f"the model knows {labels[0]!r}, {labels[1]!r}, …" if len(labels) > 1 else ""
-    raise ValueError(f"{data.source}: {unknown_name('class', unknown[0], labels, listing)}{rest}")
+    raise ValueError(f"{data.source}: {unknown_name('class', unknown[0], known)}{rest}")
 
 
 def _from_file(path: str, target: Any, file: Any = None) -> Labelled:
@@ -203,20 +194,9 @@ def _of_folder(folder: Path, split: str | None) -> LabelledDataset:
         if split not in splits:
             raise ValueError(f"{folder}: {unknown_name('split', split, splits)}")
         folder, source = folder / split, f"{source}/{split}"
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not names:
-        raise ValueError(f"{folder}: no class folders in it")
-    classes: list[str] = []
-    files: list[tuple[str, int]] = []
-    for name in names:
-        try:
-            found = find_images([folder / name])
-        except ImageError:  # a split may lack pictures of a class
-            continue
-        files += [(str(path), len(classes)) for path in found]
-        classes.append(name)
-    if not files:
-        raise ValueError(f"{folder}: no pictures in its {len(names)} class folders")
+    found = pictures_by_class(folder)
+    classes = [name for name, _ in found]
+    files = [(str(path), target) for target, (_, paths) in enumerate(found) for path in paths]
     return LabelledFiles(files, source, classes)
 
 

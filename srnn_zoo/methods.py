@@ -21,7 +21,7 @@ from .transforms import create_transform
 __all__ = [
     "LOGIT_ENSEMBLE",
     "PROBABILITY_ENSEMBLE",
-    "Answers",
+    "BatchAnswers",
     "Method",
     "Pass",
     "base_methods",
@@ -89,7 +89,7 @@ class Pass:
                 self.features.append(self.model.level_features(on_device, index))
 
 
-class Answers(NamedTuple):
+class BatchAnswers(NamedTuple):
     """What a method says of a batch, one entry an image, on the CPU.
 
     Attributes:
@@ -129,7 +129,7 @@ class Method:
         self.in_top5: list[Tensor] = []
         self.not_finite = 0
 
-    def answer(self, targets: Tensor) -> Answers:
+    def answer(self, targets: Tensor) -> BatchAnswers:
         """Answer on the batch that the pass has read; `targets` `(B,)` are of the model's own classes."""
         features = self.source.features[self.levels]
         with self.clock.time(len(targets)):
@@ -139,7 +139,7 @@ class Method:
         best = logits.topk(min(5, logits.shape[1])).indices
         hits = (best == targets.to(best.device)[:, None]) & finite[:, None]
         probabilities = logits.softmax(dim=1).gather(1, best[:, :1])[:, 0].masked_fill(~finite, torch.nan)
-        answers = Answers(best[:, 0].cpu(), probabilities.cpu(), hits[:, 0].cpu(), hits.any(dim=1).cpu())
+        answers = BatchAnswers(best[:, 0].cpu(), probabilities.cpu(), hits[:, 0].cpu(), hits.any(dim=1).cpu())
         self.correct.append(answers.correct)
         self.in_top5.append(answers.in_top5)
         self.not_finite += int((~finite).sum())

@@ -19,7 +19,7 @@ from torchvision.datasets import ImageFolder
 import srnn_zoo
 from srnn_zoo import SRNN
 from srnn_zoo.images import ImageError
-from srnn_zoo.labelled import Labelled, LabelledStream, class_indices, label_names, open_labelled
+from srnn_zoo.labelled import Labelled, LabelledStream, label_names, open_labelled, target_indices
 
 FRUIT = ("apple", "pear", "plum", "quince")
 
@@ -70,38 +70,38 @@ def test_a_folder_gives_its_pictures_by_class_at_any_depth(folder: Path) -> None
 
 
 def test_classes_are_found_by_the_models_names_not_by_the_folders_order(folder: Path, named: SRNN) -> None:
-    assert class_indices(named, open_labelled(folder / "train")) == [3, 2, 1, 0]
-    assert class_indices(named, open_labelled(folder / "val")) == [2, 0]
+    assert target_indices(named, open_labelled(folder / "train")) == [3, 2, 1, 0]
+    assert target_indices(named, open_labelled(folder / "val")) == [2, 0]
 
 
 def test_an_empty_class_folder_and_hidden_folders_do_not_count(folder: Path, named: SRNN) -> None:
     (folder / "val" / "unheard of").mkdir()
     (folder / "val" / ".cache").mkdir()
     (folder / "val" / ".cache" / "1.png").write_bytes(b"")
-    assert class_indices(named, open_labelled(folder / "val")) == [2, 0]
+    assert target_indices(named, open_labelled(folder / "val")) == [2, 0]
 
 
 def test_an_unknown_class_is_an_error_with_the_closest_name(folder: Path, named: SRNN) -> None:
     (folder / "val" / "pear").rename(folder / "val" / "pearl")
     with pytest.raises(ValueError, match="val: unknown class 'pearl'; did you mean 'pear'"):
-        class_indices(named, open_labelled(folder / "val"))
+        target_indices(named, open_labelled(folder / "val"))
     (folder / "val" / "quince").rename(folder / "val" / "zebra")
     with pytest.raises(ValueError, match=r"2 of the 2 classes are unknown"):
-        class_indices(named, open_labelled(folder / "val"))
+        target_indices(named, open_labelled(folder / "val"))
 
 
 def test_a_folder_of_splits_asks_for_one(folder: Path, named: SRNN) -> None:
     with pytest.raises(ValueError, match=r"fruit holds the splits train, val: choose one"):
-        class_indices(named, open_labelled(folder))
+        target_indices(named, open_labelled(folder))
     with pytest.raises(ValueError, match="unknown split 'vall'; did you mean 'val'"):
         open_labelled(folder, split="vall")
 
 
 def test_a_model_without_names_reads_no_folder(folder: Path) -> None:
     nameless = srnn_zoo.create_model("srnn_test_resnet", num_classes=4)
-    assert label_names(nameless) is None
+    assert label_names(nameless) == ["class 0", "class 1", "class 2", "class 3"]
     with pytest.raises(ValueError, match=r"does not name its 4 classes.*label_names"):
-        class_indices(nameless, open_labelled(folder / "train"))
+        target_indices(nameless, open_labelled(folder / "train"))
 
 
 def test_an_imagenet_model_knows_wordnet_ids(tmp_path: Path) -> None:
@@ -109,7 +109,8 @@ def test_an_imagenet_model_knows_wordnet_ids(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         Image.new("RGB", (20, 20)).save(tmp_path / name / "1.png")
     model = srnn_zoo.create_model("srnn_test_resnet")
-    assert class_indices(model, open_labelled(tmp_path)) == [0, 281]  # tench and tabby
+    assert target_indices(model, open_labelled(tmp_path)) == [0, 281]  # tench and tabby
+    assert label_names(model)[281] == "n02123045"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_a_tar_gives_the_same_pictures_and_its_broken_ones_are_not_replaced(fold
             tar.add(path, path.relative_to(folder / "val"))
     pictures = open_labelled(folder / "val.tar")
     assert not isinstance(pictures, LabelledStream)
-    assert class_indices(named, pictures) == [2, 0]
+    assert target_indices(named, pictures) == [2, 0]
     check_fruit([pictures[index] for index in range(len(pictures))], ["pear", "quince"])
     assert len(pictures) == 3
     with pytest.raises(ValueError, match="one split already"):
@@ -176,7 +177,7 @@ def test_open_data_sets_are_read_past_their_own_handling_of_broken_pictures(
     pictures = read(dataset)
     assert len(pictures) == 5
     check_fruit(pictures, ["pear", "pear", "quince", "quince"])
-    assert class_indices(named, open_labelled(dataset)) == [2, 0]
+    assert target_indices(named, open_labelled(dataset)) == [2, 0]
     with pytest.raises(ValueError, match="open already"):
         open_labelled(dataset, split="val")
     dataset.transform = np.asarray
@@ -200,12 +201,12 @@ def test_timms_names_are_opened_with_the_data_sets_own_order(tmp_path: Path) -> 
     ]
     assert np.array_equal(np.asarray(found[1].image), digits[1])
     model = srnn_zoo.create_model("srnn_test_resnet", num_classes=10)
-    assert class_indices(model, pictures) == list(range(10))
+    assert target_indices(model, pictures) == list(range(10))
     model.pretrained_cfg["label_names"] = [f"{name} fruit" for name in range(10)]
     with pytest.raises(ValueError, match="unknown class '0 - zero'"):  # it has names, and they are others
-        class_indices(model, pictures)
+        target_indices(model, pictures)
     with pytest.raises(ValueError, match="does not name its 4 classes"):
-        class_indices(srnn_zoo.create_model("srnn_test_resnet", num_classes=4), pictures)
+        target_indices(srnn_zoo.create_model("srnn_test_resnet", num_classes=4), pictures)
 
 
 class Reader:
