@@ -66,7 +66,7 @@ def evaluate(
     """
     named = _named(models)
     base = base or next(iter(named.values()))
-    for name, model in {**named, "base": base}.items():
+    for name, model in [*named.items(), ("base", base)]:
         _check_model(name, model)
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more; got {batch_size}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import operator
 import os
+import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -121,11 +122,9 @@ def open_labelled(
     if data_dir is not None:
         raise ValueError(f"data_dir goes with timm's names ({_NAMES}); {name!r} is none")
     if Path(name).is_file() and Path(name).suffix == ".tar":
-        from timm.data import create_dataset
-
         if split is not None:
             raise ValueError(f"{name} is one split already; got split {split!r}")
-        return _of_dataset(create_dataset("", root=name), Path(name).name)
+        return _of_dataset(_create(name, "", root=name), Path(name).name)
     if not Path(name).is_dir():
         raise FileNotFoundError(
             f"no folder {name!r}; give a folder of class folders, a .tar of one, or a name of timm's ({_NAMES})"
@@ -225,8 +224,6 @@ def _classes_of_torchvision(dataset: Any) -> list[str] | None:
 
 
 def _open_named(name: str, split: str | None, data_dir: StrPath | None) -> LabelledDataset | LabelledStream:
-    from timm.data import create_dataset
-
     prefix = name.lower().partition("/")[0]
     package = _PACKAGES[prefix]
     if importlib.util.find_spec(package) is None:
@@ -234,7 +231,15 @@ def _open_named(name: str, split: str | None, data_dir: StrPath | None) -> Label
     if prefix in ("torch", "wds") and data_dir is None:
         raise ValueError(f"{name} needs a data_dir, the folder that its files are in")
     root = None if data_dir is None else os.fspath(data_dir)
+    return _of_dataset(_create(name, name, root=root, split=split or "validation"), name)
+
+
+def _create(what: str, name: str, **options: Any) -> Any:
+    """timm's data set; `what` is how the user called it."""
+    from timm.data import create_dataset
+
     try:
-        return _of_dataset(create_dataset(name, root=root, split=split or "validation"), name)
-    except (AssertionError, RuntimeError, OSError, ValueError, TypeError) as error:  # each reader has errors of its own
-        raise ValueError(f"timm cannot open {name!r}: {' '.join(str(error).split())}") from error
+        return create_dataset(name, **options)
+    except (AssertionError, RuntimeError, OSError, ValueError, TypeError, tarfile.TarError) as error:
+        reason = " ".join(str(error).split())  # each reader has errors of its own
+        raise ValueError(f"timm cannot open {what!r}: {reason}") from error

@@ -340,6 +340,8 @@ def test_models_that_cannot_be_evaluated_are_named(make_fruit_model: Callable[..
         evaluate(make_fruit_model().train(), fruit_folder)
     headless = make_fruit_model()
     headless.reset_classifier(0)
+    with pytest.raises(ValueError, match="base: the model is in training mode"):
+        evaluate({"base": make_fruit_model().train()}, fruit_folder, base=model)
     with pytest.raises(ValueError, match="base: the model has no classifier"):
         evaluate(model, fruit_folder, base=headless)
 

@@ -162,6 +162,11 @@ def test_a_tar_gives_the_same_pictures_and_its_broken_ones_are_not_replaced(fold
     assert target_indices(named, pictures) == [2, 0]
     check_fruit([pictures[index] for index in range(len(pictures))], ["pear", "quince"])
     assert len(pictures) == 3
+    (folder / "broken.tar").write_bytes((folder / "val.tar").read_bytes()[:700])
+    (folder / "text.tar").write_text("no archive")
+    for name in ("broken.tar", "text.tar"):
+        with pytest.raises(ValueError, match=rf"timm cannot open '.*{name}'"):
+            open_labelled(folder / name)
     with pytest.raises(ValueError, match="one split already"):
         open_labelled(folder / "val.tar", split="val")
 
