@@ -123,7 +123,8 @@ class SRNNRun:
 
     def exit_at(self, part: float) -> srnn_zoo.Anytime:
         """Early exit for a part of the full cost, by thresholds from the validation split."""
-        return srnn_zoo.calibrate(self.model, self.held_out, budget_gmacs=part * self.full.gmacs, rule=self.rule)
+        budget = part * self.full.gmacs
+        return srnn_zoo.calibrate(self.model, self.held_out, budget_gmacs=budget, rule=self.rule, spend=True)
 
     def at_budget(self, part: float) -> Point:
         """What it does on the test split."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from .answers import Answers
 from .exits import ScoreRule
 
-__all__ = ["NEVER", "Outcome", "fit_temperature", "measure", "search"]
+__all__ = ["NEVER", "Outcome", "fit_temperature", "measure", "search", "use_up"]
 
 NEVER = 2.0  # a threshold above every score
 _RATES = 241  # of MSDNet's search
@@ -49,6 +49,26 @@ def search(answers: Answers, rule: ScoreRule) -> list[Outcome]:
         if not best or outcome.accuracy > best[-1].accuracy:
             best.append(outcome)
     return best
+
+
+def use_up(answers: Answers, rule: ScoreRule, budget: float) -> Outcome:
+    """The thresholds of MSDNet's search that use a budget up as far as they can; no target is looked at.
+
+    Args:
+        answers: of held-out images.
+        rule: whose score and temperatures count, not its thresholds.
+        budget: mean GMACs of an image.
+
+    Raises:
+        ValueError: if none keep it.
+    """
+    scores = _scores(answers, rule)
+    first = (0.0,) * (len(answers.gmacs) - 1)
+    candidates = torch.tensor([first, *_geometric(scores)], dtype=scores.dtype).view(-1, len(first))
+    kept = [o for o in _outcomes(candidates, scores, answers) if o.gmacs <= budget * (1 + 1e-6)]
+    if not kept:
+        raise ValueError(f"no thresholds keep a budget of {budget} GMACs on these images")
+    return max(kept, key=lambda outcome: outcome.gmacs)
 
 
 def measure(answers: Answers, rule: ScoreRule, thresholds: Sequence[Sequence[float]]) -> list[Outcome]:
@@ -101,10 +121,7 @@ def _candidates(scores: Tensor) -> Tensor:
     """Thresholds worth trying, `(M, L - 1)`."""
     levels = len(scores)
     found = [(NEVER,) * level + (0.0,) * (levels - 1 - level) for level in range(levels)]  # all stop at one level
-    for rate in torch.logspace(-3, 3, _RATES).tolist():
-        parts = torch.tensor([rate**level for level in range(levels)], dtype=torch.float64)
-        found.append(_thresholds(scores, parts / parts.sum()))
-    geometric = torch.tensor(found, dtype=scores.dtype).view(-1, levels - 1)
+    geometric = torch.tensor([*found, *_geometric(scores)], dtype=scores.dtype).view(-1, levels - 1)
     if levels < 3:
         return geometric.unique(dim=0)
     steps = max(int(_GRID ** (1 / (levels - 1))), 2)
@@ -112,6 +129,15 @@ def _candidates(scores: Tensor) -> Tensor:
     positions = torch.linspace(0, scores.shape[1], steps).long()
     grid = torch.cartesian_prod(*(torch.stack([_between(row, int(at)) for at in positions]) for row in ranked))
     return torch.cat([geometric, grid]).unique(dim=0)
+
+
+def _geometric(scores: Tensor) -> list[tuple[float, ...]]:
+    """MSDNet's candidates: for every rate, the parts of the images that stop at each level go by its powers."""
+    found: list[tuple[float, ...]] = []
+    for rate in torch.logspace(-3, 3, _RATES).tolist():
+        parts = torch.tensor([rate**level for level in range(len(scores))], dtype=torch.float64)
+        found.append(_thresholds(scores, parts / parts.sum()))
+    return found
 
 
 def _thresholds(scores: Tensor, parts: Tensor) -> tuple[float, ...]:

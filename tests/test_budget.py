@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from srnn_zoo.anytime import Anytime
 from srnn_zoo.budget import calibrate
 from srnn_zoo.exits import FixedLevel, ScoreRule
 from srnn_zoo.flops import level_gmacs
-from srnn_zoo.thresholds import measure
+from srnn_zoo.thresholds import measure, use_up
 
 from .synthetic_answers import synthetic_answers
 
@@ -220,3 +221,20 @@ def test_answers_of_another_model_and_one_level_are_refused(answers: Answers) ->
             calibrate(model(**options), answers, budget_gmacs=2.0)
     with pytest.raises(ValueError, match="of one level only there is none to stop at"):
         calibrate(model(scales=(1.0,)), synthetic_answers(levels=1), budget_gmacs=2.0)
+
+
+@pytest.mark.parametrize("budget", [1.0, 1.4, 2.0, 4.0, 6.5])
+def test_a_budget_that_shall_be_spent_is_used_up_whatever_the_targets_are(budget: float, answers: Answers) -> None:
+    net = model()
+    fast = calibrate(net, answers, budget_gmacs=budget, spend=True)
+    cost, _ = result(answers, fast.exit)
+    assert 0.93 * budget <= cost <= budget + 1e-6
+    others = dataclasses.replace(answers, targets=answers.targets.roll(1))
+    assert isinstance(fast.exit, ScoreRule)
+    again = use_up(others, fast.exit, budget)
+    assert again.thresholds == fast.exit.thresholds
+
+
+def test_spending_is_about_a_budget(answers: Answers) -> None:
+    with pytest.raises(ValueError, match="spend is about a budget: give budget_gmacs"):
+        calibrate(model(), answers, target_accuracy=50.0, spend=True)

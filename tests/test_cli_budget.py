@@ -346,3 +346,8 @@ def test_on_photographs_half_the_cost_is_saved_and_thresholds_hold_on_others(
     assert len(answers) == 24
     assert 3 < sum(item["exit"] == 0 for item in answers) < 24
     assert sum(item["gmacs"] for item in answers) / 24 == pytest.approx(half, rel=0.4)
+
+
+def test_spending_is_about_a_budget() -> None:
+    said = refused("calibrate", ".", "-m", "x", "--target-accuracy", 50, "--spend")
+    assert "--spend is about a budget: give --budget" in said

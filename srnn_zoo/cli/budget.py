@@ -43,6 +43,9 @@ def calibrate(
     budget: Annotated[float | None, typer.Option(help="GMACs a picture may cost on average.")] = None,
     target_accuracy: Annotated[float | None, typer.Option(help="Top-1 accuracy to reach, in per cent.")] = None,
     rule: RuleOption = None,
+    spend: Annotated[
+        bool, typer.Option("--spend", help="Use the budget up, instead of what was most accurate within it.")
+    ] = False,
     sizes: SizesOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to save to. [default: the model's own]")
@@ -62,12 +65,19 @@ def calibrate(
 
     if (budget is None) == (target_accuracy is None):
         fail("give either --budget or --target-accuracy")
+    if spend and budget is None:
+        fail("--spend is about a budget: give --budget")
     folder = _output_folder(model, output, changes=sizes is not None or variant is not None)
     network, loader = _model_and_pictures(data, model, variant, sizes, device, batch_size, workers)
     answers = _answers(network, loader)
     with _one_line_each():
         find_thresholds(
-            network, answers, budget_gmacs=budget, target_accuracy=target_accuracy, rule=rule or "confidence"
+            network,
+            answers,
+            budget_gmacs=budget,
+            target_accuracy=target_accuracy,
+            rule=rule or "confidence",
+            spend=spend,
         )
     network.save_pretrained(folder)
     typer.echo(_calibration_as_text(network, answers))
