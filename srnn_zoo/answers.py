@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .flops import level_gmacs
 from .model import SRNN
+from .stepwise import check_every_exit
 
 __all__ = ["Answers", "collect"]
 
@@ -76,10 +77,7 @@ def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = 
     """
     from tqdm import tqdm
 
-    if not model.cell.anytime:
-        raise ValueError(f"variant {model.variant!r} answers after the last level only; it cannot stop early")
-    if model.num_classes == 0:
-        raise ValueError("the model has no classifier (num_classes=0), so that no level has an answer")
+    check_every_exit(model)
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
     device = next(model.parameters()).device

@@ -14,7 +14,7 @@ from .exits import Confidence, Decision, Entropy, ExitRule, Margin, ScoreRule, e
 from .flops import level_gmacs
 from .model import SRNN
 from .packing import PackedPyramid, in_order
-from .stepwise import Levels
+from .stepwise import Levels, check_every_exit
 
 __all__ = ["SCORE_RULES", "Anytime", "AnytimeOutput", "stored_rule"]
 
@@ -54,10 +54,7 @@ class Anytime(nn.Module):
 
     def __init__(self, model: SRNN, exit: str | ExitRule | None = None) -> None:
         super().__init__()
-        if not model.cell.anytime:
-            raise ValueError(f"variant {model.variant!r} answers after the last level only; it cannot stop early")
-        if model.num_classes == 0:
-            raise ValueError("the model has no classifier (num_classes=0), so that no level has an answer")
+        check_every_exit(model)
         self.model = model
         self.exit: ExitRule = stored_rule(model) if exit is None else exit_rule(exit) if isinstance(exit, str) else exit
         if isinstance(self.exit, ScoreRule):

@@ -16,7 +16,7 @@ from .pyramid import build_levels, scale_ratios
 if TYPE_CHECKING:
     from .model import SRNN
 
-__all__ = ["Levels", "Step", "steps"]
+__all__ = ["Levels", "Step", "check_every_exit", "steps"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +103,14 @@ def steps(model: SRNN, x: Any, state: Tensor | Step | None = None) -> Iterator[S
             answers = torch.cat([logits, answers[len(logits) :].to(logits)])
             cost = _Cost(model, sizes[: index + 1], spent)
             yield Step(first + index, sizes[index], restore([answers]), restore([current]), cost)
+
+
+def check_every_exit(model: SRNN) -> None:
+    """Refuse a model that has no answer after some level."""
+    if not model.cell.anytime:
+        raise ValueError(f"variant {model.variant!r} answers after the last level only; it cannot stop early")
+    if model.num_classes == 0:
+        raise ValueError("the model has no classifier (num_classes=0), so that no level has an answer")
 
 
 def _start(model: SRNN, features: Tensor, state: Tensor | Step | None) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from srnn_zoo.model import SRNN
 from srnn_zoo.packing import PackedPyramid
 from srnn_zoo.pyramid import Pyramid
+from srnn_zoo.stepwise import check_every_exit
 
 __all__ = ["AnytimeLoss", "EveryExit", "random_heights"]
 
@@ -33,10 +34,7 @@ class EveryExit(nn.Module):
 
     def __init__(self, model: SRNN) -> None:
         super().__init__()
-        if not model.cell.anytime:
-            raise ValueError(f"variant {model.variant!r} answers after the last level only")
-        if model.num_classes == 0:
-            raise ValueError("the model has no classifier (num_classes=0), so that no level has an answer")
+        check_every_exit(model)
         self.model = model
 
     def forward(self, x: Any) -> Tensor:
