@@ -13,6 +13,7 @@ from srnn_zoo._errors import missing_extra
 
 from .data import Photographs, TimmPhotographs, image_transform, open_split
 from .output import RunFolder
+from .probing import Prober
 from .progress import FitResult
 from .recipes import Recipe
 from .state import StopSignals
@@ -51,6 +52,10 @@ def fit(
     run that was interrupted and resumed ends with the same weights as one that was not, bit by bit on a CPU. Under
     `accelerate launch` or `torchrun` the processes share every update, and every image of the validation split.
 
+    With `freeze_backbone` (the recipe `probe`) both splits are read once, with the evaluation transform, and cell and
+    classifiers are fitted to their features. Of a folder of images these are kept in `output/features`, and taken from
+    there when the run is resumed, which is otherwise to run it again. It takes one process.
+
     Args:
         model: has as many classes as the training split.
         train: a folder of class folders, or a dataset that gives `(tensor, class)`, the tensor `(C, H, W)` being the
@@ -88,35 +93,20 @@ def fit(
         raise ValueError(f'corrupt must be "skip" or "fatal"; got {corrupt!r}')
     if resume and output is None:
         raise ValueError("resume needs the output folder of the run to go on with")
-    if recipe.freeze_backbone:
-        return _fit_probe(model, train, val, recipe, output)
     folder = RunFolder(Path(output), tensorboard) if output is not None else None
     train, val = _datasets(model, train, val, recipe)
+    accelerator = _create_accelerator(recipe, cpu)
+    options: dict[str, Any] = {
+        "fatal": corrupt == "fatal",
+        "workers": workers,
+        "dataset": dataset or getattr(train, "name", "") or "images",
+        "bars": progress and sys.stderr.isatty(),
+    }
+    if recipe.freeze_backbone:
+        return Prober(model, train, val, recipe, accelerator, folder, **options).run(resume)
     with StopSignals() as signals:
-        trainer = Trainer(
-            model,
-            train,
-            val,
-            recipe,
-            _create_accelerator(recipe, cpu),
-            folder,
-            signals,
-            fatal=corrupt == "fatal",
-            workers=workers,
-            dataset=dataset or getattr(train, "name", "") or "images",
-            state_seconds=state_seconds,
-            bars=progress and sys.stderr.isatty(),
-        )
-        return trainer.run(resume)
-
-
-def _fit_probe(model: SRNN, train: Any, val: Any, recipe: Recipe, output: Any) -> FitResult:
-    """Cell and classifier alone, on features that are computed once."""
-    try:
-        from .probe import fit_probe  # pyright: ignore[reportAttributeAccessIssue]
-    except ImportError:
-        raise ValueError("freeze_backbone (the recipe probe) is not in this version; choose finetune") from None
-    return fit_probe(model, train, val, recipe, output)
+        options["state_seconds"] = state_seconds
+        return Trainer(model, train, val, recipe, accelerator, folder, signals, **options).run(resume)
 
 
 def _datasets(model: SRNN, train: Images, val: Images, recipe: Recipe) -> tuple[Any, Any]:
@@ -129,8 +119,9 @@ def _datasets(model: SRNN, train: Images, val: Images, recipe: Recipe) -> tuple[
             raise ValueError(f"the {name} split has no images")
     if classes is not None:
         _name_classes(model, classes, getattr(val_set, "classes", None))
-    augmented = image_transform(model, train=True, **recipe.augmentation())
-    return _with_transform(train_set, augmented), _with_transform(val_set, image_transform(model))
+    plain = image_transform(model)
+    augmented = plain if recipe.freeze_backbone else image_transform(model, train=True, **recipe.augmentation())
+    return _with_transform(train_set, augmented), _with_transform(val_set, plain)
 
 
 def _with_transform(split: Any, transform: Any) -> Any:

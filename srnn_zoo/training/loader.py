@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 
 from srnn_zoo.images import ImageError
 
-__all__ = ["Batch", "TrainBatches", "eval_loader", "seed_everything", "train_loader"]
+__all__ = ["Batch", "TrainBatches", "eval_loader", "num_workers", "seed_everything", "train_loader"]
 
 Key = tuple[int, int]  # epoch, index of an image
 
@@ -113,6 +113,11 @@ def eval_loader(
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
     seeded = _Seeded(dataset, seed, replace=False)
     return DataLoader(seeded, batch_sampler=batches, **_options(workers, pin_memory))
+
+
+def num_workers(workers: int | None, num_processes: int = 1) -> int:
+    """Processes that read images for each of these; by default up to four."""
+    return max(1, min(4, (os.cpu_count() or 1) // num_processes)) if workers is None else workers
 
 
 def seed_everything(*numbers: int) -> None:

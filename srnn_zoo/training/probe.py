@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from srnn_zoo._errors import WeightsUnavailableError
 from srnn_zoo.checkpoint import read_weights, write_weights
 from srnn_zoo.model import SRNN
 
-from .losses import AnytimeLoss
-
-__all__ = ["Features", "evaluate_features", "extract_features", "fit_features", "head_logits"]
+__all__ = ["Features", "LastEpoch", "evaluate_features", "extract_features", "fit_features", "head_logits"]
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,20 @@ class Features:
         levels: `(L, N, D)`, smallest level first.
         targets: classes `(N,)`.
         sizes: `(H_s, W_s)` of the levels in pixels.
+        skipped: one sentence for every image that could not be read, and is not among them.
     """
 
     levels: Tensor
     targets: Tensor
     sizes: tuple[tuple[int, int], ...]
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def select(self, levels: Sequence[int]) -> Features:
         """Some of the levels."""
-        return Features(self.levels[list(levels)], self.targets, tuple(self.sizes[s] for s in levels))
+        return replace(self, levels=self.levels[list(levels)], sizes=tuple(self.sizes[s] for s in levels))
 
     def save(self, path: Path) -> None:
         """Write them to a file, with a checksum; the file is whole or not there.
@@ -50,8 +52,13 @@ class Features:
         """
         sizes = ",".join(f"{height}x{width}" for height, width in self.sizes)
         beside = path.with_name(f".{path.name}.unfinished")
-        write_weights({"levels": self.levels, "targets": self.targets}, beside, {"sizes": sizes})
-        beside.replace(path)
+        header = {"sizes": sizes, "skipped": json.dumps(self.skipped)}
+        try:
+            write_weights({"levels": self.levels, "targets": self.targets}, beside, header)
+            beside.replace(path)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
 
     @classmethod
     def load(cls, path: Path) -> Features:
@@ -59,11 +66,27 @@ class Features:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            WeightsUnavailableError: if it is damaged.
+            WeightsUnavailableError: if it is damaged, or holds something else.
         """
         state, header = read_weights(path)
-        pairs = [text.split("x") for text in header["sizes"].split(",")]
-        return cls(state["levels"], state["targets"], tuple((int(h), int(w)) for h, w in pairs))
+        try:
+            pairs = [text.split("x") for text in header["sizes"].split(",")]
+            sizes = tuple((int(h), int(w)) for h, w in pairs)
+            return cls(state["levels"], state["targets"], sizes, tuple(json.loads(header.get("skipped", "[]"))))
+        except (KeyError, ValueError) as error:
+            raise WeightsUnavailableError(f"{path} holds no features") from error
+
+
+class LastEpoch(NamedTuple):
+    """How a fit has ended.
+
+    Attributes:
+        loss: the mean over the last epoch's images.
+        lr: of the last update, the classifiers'.
+    """
+
+    loss: float
+    lr: float
 
 
 @torch.no_grad()
@@ -125,10 +148,10 @@ def fit_features(
     cell_lr: float = 0.1,
     weight_decay: float = 0.05,
     identity_decay: float = 0.05,
-    loss: AnytimeLoss | nn.Module | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> None:
+) -> LastEpoch:
     """Fit cell and classifiers to features, in place: AdamW, one cosine over all epochs.
 
     Args:
@@ -146,7 +169,8 @@ def fit_features(
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: if the features are none of this model's, and where the loss is not finite any more.
+        ValueError: if the features are none of this model's.
+        FloatingPointError: if the loss is not finite any more.
     """
     from tqdm import trange
 
@@ -159,17 +183,22 @@ def fit_features(
     steps = epochs * math.ceil(len(targets) / batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     moving = [p for group in optimizer.param_groups for p in group["params"]]
+    last = LastEpoch(math.nan, lr)
     with _alone(model, moving):
         for _ in trange(epochs, desc="probe", unit="epoch", leave=False, disable=not progress or None):
+            loss_sum = 0.0
             for rows in torch.randperm(len(targets), generator=generator).split(batch_size):
                 answers = head_logits(model, levels[:, rows])
                 value = F.cross_entropy(answers[-1], targets[rows]) if loss is None else loss(answers, targets[rows])
                 if not value.isfinite():
-                    raise ValueError(f"the loss is {value.item()}: a smaller lr than {lr} may help")
+                    raise FloatingPointError(f"the loss is {value.item()}: a smaller lr than {lr} may help")
+                loss_sum += value.item() * len(rows)
+                last = LastEpoch(loss_sum / len(targets), optimizer.param_groups[0]["lr"])
                 optimizer.zero_grad()
                 value.backward()
                 optimizer.step()
                 schedule.step()
+    return last
 
 
 def _optimizer(

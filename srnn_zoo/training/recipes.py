@@ -65,7 +65,8 @@ class Recipe:
         distillation: of the last level's answers into the earlier ones' by the anytime loss, in [0, 1].
         temperature: of the distillation.
         random_heights: train on pyramids cut at a random level.
-        freeze_backbone: fit the cell and the classifier alone, on features that are computed once.
+        freeze_backbone: fit the cell and the classifier alone, on features that are computed once; settings that
+            cannot be honoured then are refused.
 
     Raises:
         TypeError: for a value of another type.

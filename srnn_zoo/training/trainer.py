@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from srnn_zoo.images import ImageError
 
-from .loader import Batch, TrainBatches, eval_loader, seed_everything, train_loader
+from .loader import Batch, TrainBatches, eval_loader, num_workers, seed_everything, train_loader
 from .objective import TrainingForward, create_loss, create_mixup
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate
 from .output import RunFolder
@@ -67,7 +67,7 @@ class Trainer:
         recipe, processes = self.recipe, self.accelerator.num_processes
         share = {"num_processes": processes, "process": self.accelerator.process_index}
         loading = {
-            "workers": max(1, min(4, (os.cpu_count() or 1) // processes)) if workers is None else workers,
+            "workers": num_workers(workers, processes),
             "pin_memory": self.accelerator.device.type == "cuda",
         }
         self.batches = TrainBatches(len(train), recipe.batch_size, recipe.grad_accum_steps, recipe.seed, **share)
