@@ -134,6 +134,11 @@ def test_out_of_memory_names_what_to_make_smaller(monkeypatch: pytest.MonkeyPatc
     assert "out of memory; a smaller --batch-size" in refused("evaluate", "data/test", "a")
 
 
+def heed_ctrl_c() -> None:
+    """A shell has its background jobs, and so these tests, ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_as_a_process_ctrl_c_leaves_what_was_done_and_says_where(work: Path, tmp_path: Path) -> None:
     for name in CLASSES:
         (tmp_path / "many" / name).mkdir(parents=True)
@@ -143,7 +148,14 @@ def test_as_a_process_ctrl_c_leaves_what_was_done_and_says_where(work: Path, tmp
     command = [*COMMAND, "evaluate", tmp_path / "many", "a", *options]
     pipe = subprocess.PIPE
     partial = tmp_path / "out" / "predictions.csv.partial"
-    with subprocess.Popen([str(part) for part in command], cwd=work, text=True, stdout=pipe, stderr=pipe) as process:
+    with subprocess.Popen(
+        [str(part) for part in command],
+        cwd=work,
+        text=True,
+        stdout=pipe,
+        stderr=pipe,
+        preexec_fn=heed_ctrl_c,
+    ) as process:
         deadline = time.monotonic() + 120
         while not (partial.exists() and partial.stat().st_size > 0) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -232,7 +232,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(images: Tensor, monke
         gradients.append([p.grad for p in twin.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         assert torch.allclose(plain, checkpointed, atol=1e-6)
-    monkeypatch.setattr("srnn_zoo.model.use_reentrant_ckpt", lambda: True)
+    monkeypatch.setattr("srnn_zoo.protocol.use_reentrant_ckpt", lambda: True)
     with pytest.raises(ValueError, match="non-reentrant"):
         model.set_grad_checkpointing()
 

@@ -125,15 +125,17 @@ def running(class_folders: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Po
     process = subprocess.Popen(
         [*COMMAND, *arguments], cwd=ROOT, text=True, stderr=subprocess.PIPE, start_new_session=True
     )
-    deadline = time.monotonic() + 90
-    while not (folder / "log.csv").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    yield process, arguments, folder
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        deadline = time.monotonic() + 300
+        while not (folder / "log.csv").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process, arguments, folder
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
