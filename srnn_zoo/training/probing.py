@@ -227,7 +227,8 @@ class _Batches:
 
 def _measure(model: SRNN, val: Features) -> dict[str, float]:
     logits = evaluate_features(model, val)[-1]
-    top1, top5 = (float(percent) for percent in accuracy(logits, val.targets, topk=(1, 5)))
+    count = len(val)  # of which timm gives per cent in single precision
+    top1, top5 = (100 * round(float(top) * count / 100) / count for top in accuracy(logits, val.targets, topk=(1, 5)))
     return {"val_loss": F.cross_entropy(logits, val.targets).item(), "val_top1": top1, "val_top5": top5}
 
 
