@@ -69,6 +69,7 @@ class Anytime(nn.Module):
 
         Raises:
             ValueError: for an empty batch, and as the model does.
+            TypeError: for a rule that returns neither a bool nor a bool tensor `(N,)`.
         """
         batch = _MixedBatch(self.model, x) if isinstance(x, PackedPyramid) else _Batch(self.model, x)
         if isinstance(self.exit, ScoreRule):
@@ -154,7 +155,7 @@ def _run(model: SRNN, rule: ExitRule, batch: _Batch | _MixedBatch) -> AnytimeOut
         if not rows:
             break
         next_cost = sum(batch.costs[row][level + 1] for row in rows)
-        stop = rule(Decision(level, logits, answers, spent, next_cost, elapsed))
+        stop = _checked(rule(Decision(level, logits, answers, spent, next_cost, elapsed)), len(rows))
         if isinstance(stop, bool):
             if stop:
                 break
@@ -168,6 +169,14 @@ def _run(model: SRNN, rule: ExitRule, batch: _Batch | _MixedBatch) -> AnytimeOut
     padded = [[*own, *[0.0] * (max(batch.heights) - len(own))] for own in batch.costs]
     gmacs = torch.tensor(padded).cumsum(1)[torch.arange(len(exits)), levels]
     return AnytimeOutput(result, levels.to(result.device), gmacs.to(result.device))
+
+
+def _checked(stop: Any, images: int) -> Tensor | bool:
+    """What a rule answered, where it is an answer."""
+    if isinstance(stop, bool) or (isinstance(stop, Tensor) and stop.dtype == torch.bool and stop.shape == (images,)):
+        return stop
+    found = f"{stop.dtype} {tuple(stop.shape)}" if isinstance(stop, Tensor) else type(stop).__name__
+    raise TypeError(f"an exit rule returns one bool, or a bool tensor ({images},) for {images} images; got {found}")
 
 
 def _only(

@@ -309,3 +309,17 @@ def test_mixed_heights_need_thresholds_for_their_levels() -> None:
         Anytime(model, "confidence:0.9,0.8")(packed)
     two = Pyramid.pack([[torch.randn(3, s, s) for s in (16, 32)[:height]] for height in (2, 1)])
     assert Anytime(model, "confidence:0.9,0.8")(two).levels.tolist()[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (torch.ones(1, dtype=torch.bool), r"torch.bool \(1,\)"),
+        (torch.rand(9), r"torch.float32 \(9,\)"),
+        ([True] * 9, "list"),
+        (None, "NoneType"),
+    ],
+)
+def test_a_rule_of_ones_own_that_answers_no_question_is_refused(answer: Any, found: str, images: Tensor) -> None:
+    with pytest.raises(TypeError, match=rf"one bool, or a bool tensor \(9,\) for 9 images; got {found}"):
+        Anytime(trained(), lambda decision: answer)(images)
