@@ -216,6 +216,8 @@ def exit_rule(text: str) -> Any:
         raise ValueError(f"exit rule {name} takes a number after a colon, such as {name}:{_EXAMPLES[name]}") from None
     if name in ("patience", "level", "deadline") and (len(numbers) > 1 or not numbers[0] < float("inf")):
         raise ValueError(f"exit rule {name} takes one number, such as {name}:{_EXAMPLES[name]}; got {value!r}")
+    if name in ("patience", "level") and not numbers[0].is_integer():
+        raise ValueError(f"exit rule {name} takes a whole number, such as {name}:{_EXAMPLES[name]}; got {value!r}")
     return _RULES[name](numbers if len(numbers) > 1 else numbers[0])
 
 

@@ -53,7 +53,7 @@ def convert_norms(backbone: nn.Module, norm: str, count: int) -> None:
         count: the number of levels.
 
     Raises:
-        ValueError: for an unknown kind, and for a backbone without batch norm.
+        ValueError: for an unknown kind, a backbone without batch norm, and `"frozen"` where some are not of maps.
     """
     if norm not in NORMS:
         raise ValueError(unknown_name("norm", norm, NORMS))
@@ -64,6 +64,11 @@ def convert_norms(backbone: nn.Module, norm: str, count: int) -> None:
         raise ValueError(f'norm={norm!r} is about batch norm, and this backbone has none: leave norm="shared"')
     if norm == "frozen":
         freeze_batch_norm_2d(backbone)
+        left = sum(isinstance(module, _BatchNorm) for module in backbone.modules())
+        if left:
+            raise ValueError(
+                f'norm="frozen" is for batch norm of maps; {left} of this backbone\'s {len(places)} are not'
+            )
         return
     for name in places:
         parent, _, child = name.rpartition(".")

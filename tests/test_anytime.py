@@ -174,6 +174,8 @@ def test_a_rule_comes_from_its_text(text: str, rule: Any) -> None:
         ("confidence:nan", "thresholds must be 0 or more"),
         ("confidence:0.9,0.8,0.7", "3 levels need 2 thresholds, one for every level but the last, .* got 3"),
         ("patience:1", "patience compares 2 levels or more; got 1"),
+        ("patience:2.7", "takes a whole number, such as patience:2; got '2.7'"),
+        ("level:0.5", "takes a whole number, such as level:0; got '0.5'"),
         ("patience:2,3", "takes one number, such as patience:2; got '2,3'"),
         ("level:-1", "levels count from 0"),
         ("deadline:0", "a deadline is a positive number of milliseconds; got 0"),

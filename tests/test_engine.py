@@ -110,6 +110,14 @@ def test_the_moving_average_is_what_is_measured_and_kept(tmp_path: Path) -> None
     assert not same_weights(averaged, plain)
 
 
+def test_training_forgets_the_thresholds_of_the_weights_before(tmp_path: Path) -> None:
+    model = tiny()
+    model.metadata["exit"] = {"rule": "confidence", "thresholds": [0.5], "temperatures": [1.0, 1.0]}
+    fit(model, images(), images(), TINY, tmp_path / "run", workers=0)
+    assert "exit" not in model.metadata
+    assert "exit" not in SRNN.from_pretrained(tmp_path / "run" / "last").metadata
+
+
 def test_patience_ends_a_run_that_gets_no_better() -> None:
     stuck = Recipe(lr=1e-12, epochs=50, batch_size=8, patience=3)
     history = fit(tiny(norm="frozen"), images(), images(), stuck, workers=0).history

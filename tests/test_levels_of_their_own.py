@@ -233,6 +233,7 @@ def test_other_representations_read_each_level_by_its_own_parts(how: str, images
     [
         ("srnn_test_resnet", {"norm": "per_levle"}, "unknown norm 'per_levle'; did you mean 'per_level'"),
         ("srnn_test_resnet", {"exits": "seperate"}, "unknown kind of exits 'seperate'; did you mean 'separate'"),
+        ("srnn_levit_128s", {"norm": "frozen", "scales": (1.0,)}, "is for batch norm of maps; .* are not"),
         ("srnn_test_vit", {"norm": "per_level"}, 'this backbone has none: leave norm="shared"'),
         ("srnn_test_resnet", {"exits": "separate", "variant": "concat"}, "answers after the last level only"),
     ],
