@@ -107,9 +107,7 @@ def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) 
     levels: list[Tensor] = []
     targets: list[Tensor] = []
     sizes: tuple[tuple[int, int], ...] = ()
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with _evaluating(model):
         for images, classes in tqdm(loader, desc="features", unit="batch", leave=False, disable=not progress or None):
             moved = images.to(device) if isinstance(images, Tensor) else [level.to(device) for level in images]
             pyramid = model.levels(moved)
@@ -119,9 +117,6 @@ def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) 
             sizes = found
             levels.append(torch.stack([model.level_features(x, s).float().cpu() for s, x in enumerate(pyramid)]))
             targets.append(torch.as_tensor(classes).cpu())
-    finally:
-        for module in training:
-            module.training = True
     if not targets:
         raise ValueError("the loader gave no image")
     return Features(torch.cat(levels, dim=1), torch.cat(targets), sizes)
@@ -244,11 +239,18 @@ def _alone(model: SRNN, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 def evaluate_features(model: SRNN, features: Features, batch_size: int = 1024) -> Tensor:
     """The logits `(L, N, num_classes)` after every level, in evaluation mode, on the CPU."""
     like = next(model.fc.parameters())
+    with _evaluating(model):
+        batches: Iterator[Tensor] = iter(features.levels.split(batch_size, dim=1))
+        return torch.cat([head_logits(model, x.to(like.device, like.dtype)).float().cpu() for x in batches], dim=1)
+
+
+@contextlib.contextmanager
+def _evaluating(model: SRNN) -> Iterator[None]:
+    """Evaluation mode; afterwards every module is in the mode that it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        batches: Iterator[Tensor] = iter(features.levels.split(batch_size, dim=1))
-        return torch.cat([head_logits(model, x.to(like.device, like.dtype)).float().cpu() for x in batches], dim=1)
+        yield
     finally:
         for module in training:
             module.training = True
