@@ -20,13 +20,24 @@ from .images import ImageError, open_image
 if TYPE_CHECKING:
     from .model import SRNN
 
-__all__ = ["Labelled", "LabelledDataset", "LabelledStream", "label_names", "open_labelled", "target_indices"]
+__all__ = [
+    "STREAMS",
+    "Labelled",
+    "LabelledDataset",
+    "LabelledFiles",
+    "LabelledStream",
+    "is_timm_name",
+    "label_names",
+    "open_labelled",
+    "target_indices",
+]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
 _SPLITS = ("train", "val", "validation", "test")
 _PACKAGES = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets"}  # what timm reads names with
 _PACKAGES |= {"wds": "webdataset", "torch": "torchvision"}
+STREAMS = ("hfids/", "tfds/", "wds/")  # what is read in an order of its own
 _NAMES = ", ".join(f"{prefix}/…" for prefix in _PACKAGES)
 
 
@@ -117,7 +128,7 @@ def open_labelled(
             raise ValueError("a split or data_dir goes with a name or folder; this data set is open already")
         return _of_dataset(data, type(data).__name__)
     name = os.fspath(data)
-    if name.lower().partition("/")[0] in _PACKAGES and "/" in name and not Path(name).exists():
+    if is_timm_name(name):
         return _open_named(name, split, data_dir)
     if data_dir is not None:
         raise ValueError(f"data_dir goes with timm's names ({_NAMES}); {name!r} is none")
@@ -130,6 +141,12 @@ def open_labelled(
             f"no folder {name!r}; give a folder of class folders, a .tar of one, or a name of timm's ({_NAMES})"
         )
     return _of_folder(Path(name), split)
+
+
+def is_timm_name(source: StrPath) -> bool:
+    """Whether this names a data set of timm's, such as `"hfds/food101"`, rather than a file or folder."""
+    prefix, slash, _ = os.fspath(source).partition("/")
+    return bool(slash) and prefix.lower() in _PACKAGES and not Path(source).exists()
 
 
 def label_names(model: SRNN) -> list[str]:

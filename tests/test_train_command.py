@@ -73,6 +73,19 @@ def test_the_recipe_is_that_of_the_options(class_folders: Path, tmp_path: Path) 
     assert same_weights(first, second)
 
 
+def test_exits_and_norms_are_chosen_by_options(class_folders: Path, tmp_path: Path) -> None:
+    levels = ("--exits", "separate", "--norm", "per_level", "--set", "loss=anytime", "--epochs", 1)
+    assert run("train", class_folders, "-o", tmp_path / "run", *levels, *TINY).code == 0
+    model = SRNN.from_pretrained(tmp_path / "run" / "last")
+    assert (model.exits, model.norm) == ("separate", "per_level")
+    for wrong, reason in {
+        ("--exits", "seperate"): "did you mean 'separate'",
+        ("--norm", "per-level"): "per_level",
+        ("--data-dir", "."): "data_dir goes with timm's names",
+    }.items():
+        assert reason in refused("train", class_folders, "-o", tmp_path / "new", *wrong, *TINY)
+
+
 def test_a_trained_model_keeps_its_classifier_only_for_the_very_same_classes(
     class_folders: Path, tmp_path: Path
 ) -> None:

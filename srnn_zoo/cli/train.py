@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -46,7 +46,16 @@ def train(
     val_split: Annotated[
         str, typer.Option(help="Name of the validation split. [default: val or validation]", show_default=False)
     ] = "",
+    data_dir: Annotated[Path | None, typer.Option(help="Where the files of timm's data sets are.")] = None,
     pretrained: Annotated[bool, typer.Option(help="Start from pretrained weights.")] = True,
+    exits: Annotated[
+        str | None,
+        typer.Option(help="shared or separate: one classifier for all levels, or one for each. [default: shared]"),
+    ] = None,
+    norm: Annotated[
+        str | None,
+        typer.Option(help="Batch norm: shared, per_level or frozen. [default: shared]", show_default=False),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     corrupt: Annotated[str, typer.Option(help="skip images that cannot be read, or take them for fatal.")] = "skip",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images. [default: up to 4]")] = None,
@@ -65,9 +74,10 @@ def train(
     chosen = _recipe(recipe, [*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])])
     try:
         with _log_shown():
-            splits = open_data(data, val=val, train_split=train_split, val_split=val_split)
+            splits = open_data(data, val=val, train_split=train_split, val_split=val_split, data_dir=data_dir)
             torch.manual_seed(chosen.seed)  # of the new classifier
-            network = _create(model, variant, parse_sizes(sizes), splits.train.classes, pretrained)
+            options = {"pretrained": pretrained, "exits": exits, "norm": norm}
+            network = _create(model, variant, parse_sizes(sizes), splits.train.classes, options)
             result = fit(
                 network,
                 splits.train,
@@ -105,12 +115,15 @@ def _recipe(name: str, settings: list[str]) -> Recipe:
         fail(f"--set: {error}")
 
 
-def _create(name: str, variant: str | None, sizes: list[int] | None, classes: list[str], pretrained: bool) -> SRNN:
+def _create(
+    name: str, variant: str | None, sizes: list[int] | None, classes: list[str], options: dict[str, Any]
+) -> SRNN:
     """A model for these classes; its classifier is a new one unless it was trained for the very same."""
     from timm.data import ImageNetInfo
 
     of_imagenet = classes == ImageNetInfo().label_names()  # whose pretrained classifier is part of the paper's start
-    network = create(name, variant, sizes, pretrained=pretrained, num_classes=len(classes))
+    given = {option: value for option, value in options.items() if value is not None}
+    network = create(name, variant, sizes, num_classes=len(classes), **given)
     names = network.pretrained_cfg.get("label_names")
     if not of_imagenet and (names is None or list(names) != classes):
         network.reset_classifier(len(classes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .data import Photographs, TimmPhotographs, TrainingData, image_transform, open_data, open_split
+from .data import Photographs, TrainingData, image_transform, open_data, open_split
 from .engine import FitResult, fit
 from .losses import AnytimeLoss, EveryExit, random_heights
 from .presets import PRESETS, recipe
@@ -17,7 +17,6 @@ __all__ = [
     "Interrupted",
     "Photographs",
     "Recipe",
-    "TimmPhotographs",
     "TrainingData",
     "fit",
     "image_transform",

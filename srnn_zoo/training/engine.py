@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from srnn_zoo._errors import missing_extra
 
-from .data import Photographs, TimmPhotographs, image_transform, open_split
+from .data import Photographs, image_transform, open_split
 from .output import RunFolder
 from .probing import Prober
 from .progress import FitResult
@@ -127,7 +127,7 @@ def _datasets(model: SRNN, train: Images, val: Images, recipe: Recipe) -> tuple[
 
 def _with_transform(split: Any, transform: Any) -> Any:
     """A copy of a split that has no transform yet, as the caller may train another model on it."""
-    if not isinstance(split, Photographs | TimmPhotographs) or split.transform is not None:
+    if not isinstance(split, Photographs) or split.transform is not None:
         return split
     split = copy.copy(split)
     split.transform = transform

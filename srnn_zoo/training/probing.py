@@ -146,6 +146,8 @@ class Prober:
         transform = repr(image_transform(self.model))
         if self.folder is None or not isinstance(split, Photographs) or repr(split.transform) != transform:
             return None
+        if split.samples is None:
+            return None
         model = self.model
         sizes = [model.pretrained_cfg["architecture"], model.norm, model.interpolation, model.level_sizes()]
         found = hashlib.sha256(f"{backbone}\n{sizes}\n{transform}\n".encode())
