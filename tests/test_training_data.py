@@ -99,6 +99,14 @@ def test_tar_files_are_read_by_timm_with_the_same_classes(class_folders: Path, t
     assert "red/0.png: not a picture" in skipped
 
 
+def test_torchvisions_data_sets_are_read_by_their_names(class_folders: Path) -> None:
+    data = open_data("torch/image_folder", data_dir=class_folders)
+    assert (len(data.train), len(data.val), data.name) == (24, 9, "torch/image_folder")
+    assert data.train.classes == data.val.classes == ["blue", "green", "red"]
+    image, target = data.val[3]
+    assert (image.mode, target) == ("RGB", 1)
+
+
 def test_a_reader_whose_package_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ImportError, match=r"hfds/food101 needs datasets: pip install datasets"):

@@ -146,7 +146,7 @@ def open_split(
             "give hfds/… or a folder, or train with timm's train.py (docs/integrations.md)"
         )
     pictures: Any = open_labelled(source, split=split or None, data_dir=data_dir)
-    if classes is None and isinstance(pictures, LabelledFiles):
+    if classes is None and Path(source).is_dir():
         _check_every_class_has_pictures(Path(source) / split, pictures)
     return Photographs(pictures, classes)
 
@@ -165,7 +165,7 @@ def image_transform(model: SRNN, *, train: bool = False, **augmentation: Any) ->
     return Compose([levels, itemgetter(0)])
 
 
-def _check_every_class_has_pictures(folder: Path, pictures: LabelledFiles) -> None:
+def _check_every_class_has_pictures(folder: Path, pictures: LabelledDataset) -> None:
     """A class that training never sees a picture of could be learnt as well as if it were not there."""
     for class_folder in class_folders(folder):
         if class_folder.name not in (pictures.classes or ()):

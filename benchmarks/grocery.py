@@ -1,0 +1,247 @@
+"""Fully fine-tuned scale recurrence against honest baselines on the Grocery Store data set, official split.
+
+Every row of the table is trained with the same recipe, seeds and pictures: single-scale networks of each size, the mean
+of the levels' logits, concatenation, and the recurrent variants. The untrained ensembles average the answers of the
+single-scale network of the largest size. `--rows` chooses others, among them ideas of how to make scale recurrence
+better (`--list` shows all), `--probe` keeps the backbone frozen instead.
+
+A run that is finished is kept in --runs; one that was interrupted goes on where it was, with the same command. What is
+printed is measured on the validation split. With --test the trained models read the test split, once, and
+results/grocery.csv and results/grocery_pairs.csv are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from _common import RESULTS, Row, grocery, report
+from _grocery_table import compare, summarise
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import srnn_zoo
+from srnn_zoo.training import Recipe, fit, open_data, recipe
+from srnn_zoo.training.data import image_transform, open_split
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A row: a variant, and in what it differs from the others.
+
+    Attributes:
+        variant: of the model.
+        parts: sizes of the levels as parts of the largest; empty for those of the command line.
+        settings: of the recipe.
+        options: of the model.
+        recurrence: U starts as this times the identity.
+    """
+
+    variant: str
+    parts: tuple[float, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    recurrence: float = 1.0
+
+
+FUSIONS = ("mean_logit", "concat", "vanilla", "half_gru", "gru", "lstm", "mgu")
+IDEAS = {
+    "vanilla, U = I/2": Trial("vanilla", recurrence=0.5),
+    "vanilla, U = I/4": Trial("vanilla", recurrence=0.25),
+    "half_gru, U = I/2": Trial("half_gru", recurrence=0.5),
+    "half_gru, norm per level": Trial("half_gru", options={"norm": "per_level"}),
+    "vanilla, norm per level": Trial("vanilla", options={"norm": "per_level"}),
+    "mean_logit, norm per level": Trial("mean_logit", options={"norm": "per_level"}),
+    "half_gru, anytime loss": Trial("half_gru", settings={"loss": "anytime"}),
+    "half_gru, anytime loss with distillation": Trial("half_gru", settings={"loss": "anytime", "distillation": 0.5}),
+    "half_gru, cell lr x 10": Trial("half_gru", settings={"lr_cell": 1.0}),
+    "half_gru, cell lr / 10": Trial("half_gru", settings={"lr_cell": 0.01}),
+    "half_gru, no decay to I": Trial("half_gru", settings={"identity_decay": 0.0}),
+    "half_gru, strong decay to I": Trial("half_gru", settings={"identity_decay": 10.0}),
+    "half_gru, three levels": Trial("half_gru", parts=(0.5, 0.75, 1.0)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="srnn_tf_efficientnet_lite0", help="name of a model (default: %(default)s)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[168, 336], help="of the levels, smallest first")
+    parser.add_argument("--rows", nargs="+", help="names of rows (default: single scales and all fusions)")
+    parser.add_argument("--list", action="store_true", help="show the names of all rows, and stop")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    parser.add_argument("--probe", action="store_true", help="keep the backbone frozen (the recipe probe)")
+    parser.add_argument("--set", action="append", default=[], help="a setting of the recipe, such as epochs=10")
+    parser.add_argument("--runs", type=Path, default=Path("runs/grocery"), help="folder of the runs")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="threads of torch in each (default: torch's own)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read pictures in each")
+    parser.add_argument("--test", action="store_true", help="measure on the test split and write results")
+    parser.add_argument("--csv", type=Path, default=RESULTS / "grocery.csv", help="file to write with --test")
+    args = parser.parse_args()
+    rows = {**{single(size): Trial("vanilla") for size in args.sizes}, **{name: Trial(name) for name in FUSIONS}}
+    everything = {**rows, **IDEAS}
+    if args.list:
+        print("\n".join(everything))
+        return
+    if unknown := sorted({*(args.rows or ())} - {*everything}):
+        parser.error(f"no row {unknown[0]!r}; --list shows all")
+    chosen = {name: everything[name] for name in args.rows or rows}
+    work = [(name, seed) for seed in args.seeds for name in chosen]
+    print(args.runs, flush=True)
+    in_parallel(args.jobs, [partial(train, args, name, chosen[name], seed) for name, seed in work], "runs")
+    split = "test" if args.test else "val"
+    in_parallel(args.jobs, [partial(answer, args, name, seed, split) for name, seed in work], f"{split} split")
+    table(args, list(chosen), split)
+
+
+def single(size: int) -> str:
+    """The name of the row of a single-scale network."""
+    return f"single scale {size}"
+
+
+def in_parallel(jobs: int, calls: Sequence[partial[None]], what: str) -> None:
+    """Make every call; those that fail do so after the others."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        futures = [pool.submit(call) for call in calls]
+        for future in tqdm(as_completed(futures), desc=what, total=len(futures), disable=None):
+            if future.exception() is not None:
+                pool.shutdown(cancel_futures=True)
+            future.result()
+
+
+def folder_of(args: argparse.Namespace, name: str, seed: int) -> Path:
+    """Where a run is."""
+    kind = "probe" if args.probe else "fine-tuned"
+    slug = name.replace(",", "").replace("/", "÷").replace(" ", "-")
+    return args.runs / f"{kind}-{'+'.join(map(str, args.sizes))}" / f"{slug}-{seed}"
+
+
+def train(args: argparse.Namespace, name: str, trial: Trial, seed: int) -> None:
+    """Train a model of a row, or go on with it."""
+    set_threads(args)
+    folder = folder_of(args, name, seed)
+    if (folder / "finished").is_file():
+        return
+    data = open_data(grocery())
+    torch.manual_seed(seed)
+    model = create(args, name, trial, len(data.train.classes))
+    if args.probe:
+        shared = folder.parent / "features"
+        shared.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        if not (folder / "features").exists():
+            (folder / "features").symlink_to(shared.resolve(), target_is_directory=True)
+    how = recipe_of(args, trial, seed)
+    resume = any((folder / "state").glob("*"))
+    fit(model, data.train, data.val, how, folder, resume=resume, workers=args.workers, dataset="Grocery Store")
+    (folder / "finished").touch()
+
+
+def create(args: argparse.Namespace, name: str, trial: Trial, num_classes: int) -> srnn_zoo.SRNN:
+    """The model of a row at its start."""
+    sizes = [size for size in args.sizes if name == single(size)] or [
+        *(round(part * args.sizes[-1]) for part in trial.parts or [size / args.sizes[-1] for size in args.sizes])
+    ]
+    scales = [size / sizes[-1] for size in sizes]
+    model = srnn_zoo.create_model(
+        args.model,
+        pretrained_backbone=True,
+        variant=trial.variant,
+        num_classes=num_classes,
+        scales=scales,
+        img_size=sizes[-1],
+        **trial.options,
+    )
+    if trial.recurrence != 1:
+        with torch.no_grad():
+            model.cell.get_parameter("recurrent.weight").mul_(trial.recurrence)
+    return model
+
+
+def recipe_of(args: argparse.Namespace, trial: Trial, seed: int) -> Recipe:
+    """How a row is trained."""
+    start = recipe("probe" if args.probe else "finetune", seed=seed, **trial.settings)
+    return start.with_settings(args.set)
+
+
+def set_threads(args: argparse.Namespace) -> None:
+    """In the process that works."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+
+@torch.inference_mode()
+def answer(args: argparse.Namespace, name: str, seed: int, split: str) -> None:
+    """The logits of a trained model on a split; of the single-scale network of the largest size, at every size too."""
+    set_threads(args)
+    folder = folder_of(args, name, seed)
+    file = folder / f"{split}.safetensors"
+    if file.is_file():
+        return
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = srnn_zoo.create_model(f"local-dir:{folder / 'last'}", pretrained=True)
+    if name == single(args.sizes[-1]):
+        model = at_every_size(args, model)
+    model = model.eval().to(device, memory_format=torch.channels_last)
+    pictures: Any = open_split(grocery() / split, classes=model.pretrained_cfg["label_names"])
+    pictures.transform = image_transform(model)
+    logits: list[Tensor] = []
+    targets: list[Tensor] = []
+    for images, classes in DataLoader(pictures, 32, num_workers=args.workers):
+        levels = model.levels(images.to(device, memory_format=torch.channels_last))
+        if name == single(args.sizes[-1]):
+            maps = [model.level_features(level, s)[:, :, None, None] for s, level in enumerate(levels)]
+            logits.append(torch.stack([model.forward_head(features) for features in maps]).cpu())
+        else:
+            logits.append(model(levels)[None].cpu())
+        targets.append(classes)
+    save_file({"logits": torch.cat(logits, dim=1), "targets": torch.cat(targets)}, file)
+
+
+def at_every_size(args: argparse.Namespace, model: srnn_zoo.SRNN) -> srnn_zoo.SRNN:
+    """A trained single-scale network, to read every size of the pyramid."""
+    trial = Trial("mean_logit")
+    reader = create(args, "", trial, model.num_classes)
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("cell.")}
+    reader.load_state_dict(state)
+    reader.pretrained_cfg["label_names"] = model.pretrained_cfg["label_names"]
+    return reader
+
+
+def table(args: argparse.Namespace, names: Sequence[str], split: str) -> None:
+    """What came of it, printed, and after the test split written down."""
+    right: dict[str, list[Tensor]] = {}
+    largest = single(args.sizes[-1])
+    for name in names:
+        for seed in args.seeds:
+            found = load_file(folder_of(args, name, seed) / f"{split}.safetensors")
+            logits, targets = found["logits"], found["targets"]
+            answers = {name: logits[-1]}
+            if name == largest and len(logits) > 1:
+                answers["untrained probability ensemble"] = logits.softmax(dim=2).mean(dim=0)
+                answers["untrained logit ensemble"] = logits.mean(dim=0)
+            for method, of_method in answers.items():
+                right.setdefault(method, []).append(of_method.argmax(dim=1) == targets)
+    common: Row = {"levels": "+".join(map(str, args.sizes)), "training": "probe" if args.probe else "fine-tuned"}
+    results = [common | row for row in summarise(right)]
+    pairs = [common | row for row in compare(right, ["half_gru", "vanilla"])]
+    if args.test:
+        report(results, args.csv)
+        report(pairs, args.csv.with_name(f"{args.csv.stem}_pairs.csv"))
+        return
+    for row in [*results, *pairs]:
+        print(row)
+
+
+if __name__ == "__main__":
+    main()
