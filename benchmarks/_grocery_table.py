@@ -32,9 +32,7 @@ def compare(right: Right, methods: Sequence[str]) -> list[Row]:
     The interval is of the mean over seeds of the difference on one image, over images (normal approximation); the
     p-values are McNemar's, seed by seed.
     """
-    return [
-        _difference(a, b, right[a], right[b]) for a in methods if a in right for b in right if b != a
-    ]
+    return [_difference(a, b, right[a], right[b]) for a in methods if a in right for b in right if b != a]
 
 
 def _summary(name: str, of_seeds: Sequence[Tensor]) -> Row:

@@ -192,7 +192,7 @@ def answer(args: argparse.Namespace, name: str, seed: int, split: str) -> None:
     model = srnn_zoo.create_model(f"local-dir:{folder / 'last'}", pretrained=True)
     if name == single(args.sizes[-1]):
         model = at_every_size(args, model)
-    model = model.eval().to(device, memory_format=torch.channels_last)
+    model = model.eval().to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     pictures: Any = open_split(grocery() / split, classes=model.pretrained_cfg["label_names"])
     pictures.transform = image_transform(model)
     logits: list[Tensor] = []

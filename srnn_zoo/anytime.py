@@ -68,9 +68,11 @@ class Anytime(nn.Module):
         batch of mixed heights stops at its last level at the latest.
 
         Raises:
-            ValueError: for an empty batch, and as the model does.
+            ValueError: for an empty batch, a model in training mode, and as the model does.
             TypeError: for a rule that returns neither a bool nor a bool tensor `(N,)`.
         """
+        if self.model.training:  # batch norm would make an image's answer depend on which others are still unsure
+            raise ValueError("the model is in training mode; call model.eval() first")
         batch = _MixedBatch(self.model, x) if isinstance(x, PackedPyramid) else _Batch(self.model, x)
         if isinstance(self.exit, ScoreRule):
             self.exit.check(max(batch.heights), mixed=isinstance(x, PackedPyramid))

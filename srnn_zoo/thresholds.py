@@ -87,7 +87,7 @@ def measure(answers: Answers, rule: ScoreRule, thresholds: Sequence[Sequence[flo
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     """The T for which softmax(logits / T) is best calibrated (Guo et al., 2017); 1 where no logits are finite.
 
-    The negative log-likelihood is convex in 1 / T, and its slope is halved in on between 1 / 30 and 30.
+    The negative log-likelihood is convex in 1 / T, and its slope is halved in on between T = 10^-1.5 and 10^1.5.
 
     Args:
         logits: `(N, K)`.

@@ -200,6 +200,8 @@ def test_models_and_batches_that_cannot_stop_early_are_refused(images: Tensor) -
         fast(images[:0])
     with pytest.raises(ValueError, match=r"must be \(B, C, H, W\)"):
         fast(images[0])
+    with pytest.raises(ValueError, match=r"in training mode; call model\.eval\(\) first"):
+        fast.train()(images)
 
 
 def test_it_is_a_module_that_moves_and_saves_with_its_model(tmp_path: Path) -> None:

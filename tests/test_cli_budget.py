@@ -214,6 +214,11 @@ def test_a_picture_that_cannot_be_read_is_listed_and_the_rest_calibrates(model: 
         (("--target-accuracy", 0.5), "is in per cent, above 1 and up to 100"),
         (("--target-accuracy", 100), "no thresholds reach 100 %: the most on these images is"),
         (("--budget", 1, "--workers", -1), "Invalid value for '--workers'"),
+        (("--budget", 1, "--output", f"{__file__}/new"), "test_cli_budget.py is a file"),
+        (
+            ("--budget", 1, "--output", "new", "--sizes", "64"),
+            "one level cannot stop early; give --sizes of two or more",
+        ),
     ],
 )
 def test_calibrate_refuses_and_changes_nothing(

@@ -99,6 +99,8 @@ def test_what_has_no_answer_at_every_level_is_refused() -> None:
         EveryExit(create_model("srnn_test_resnet", variant="concat"))
     with pytest.raises(ValueError, match="no classifier"):
         EveryExit(create_model("srnn_test_resnet", num_classes=0))
+    with pytest.raises(ValueError, match=r"logits must be \(L, B, K\), .* got \(4, 10\)"):
+        AnytimeLoss()(torch.zeros(4, 10), torch.zeros(4, dtype=torch.long))
 
 
 def test_random_heights_cut_every_image_and_keep_its_first_levels() -> None:

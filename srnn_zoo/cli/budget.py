@@ -149,8 +149,10 @@ def _output_folder(model: str, output: Path | None, changes: bool) -> Path:
         fail(f"{model!r} is no folder of a saved model: give --output FOLDER for the calibrated one")
     if output is None and changes:
         fail("--sizes and --variant change the model: give --output FOLDER for the changed one")
-    if output is not None and output.exists() and not output.is_dir():
-        fail(f"--output: {output} is a file")
+    if output is not None:
+        nearest = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            fail(f"--output: {nearest} is a file")
     return output or place
 
 
@@ -167,6 +169,8 @@ def _model_and_pictures(
     if not data.is_dir():
         fail(f"{data}: no such folder")
     network = load(model, variant, level_sizes, device)
+    if len(network.scales) == 1:
+        fail("a model of one level cannot stop early; give --sizes of two or more, such as 112,224")
     return network, _pictures(data, network, level_sizes, batch_size, workers)
 
 

@@ -58,7 +58,8 @@ class AnytimeLoss(nn.Module):
             `(B,)`, or probabilities `(B, K)` as mixup makes them.
 
     Raises:
-        ValueError: for arguments out of their range; and from a call, for more levels than weights.
+        ValueError: for arguments out of their range; and from a call, for more levels than weights, and logits of one
+            level alone.
 
     Examples:
         >>> loss = AnytimeLoss(weights=(0.3, 1.0), distillation=0.5)
@@ -89,6 +90,9 @@ class AnytimeLoss(nn.Module):
 
     def forward(self, logits: Tensor | Sequence[Tensor], targets: Tensor) -> Tensor:
         """The loss of logits `(L, B, K)`, smallest level first, and their targets."""
+        if logits[0].ndim != 2:
+            shape = (len(logits), *logits[0].shape)
+            raise ValueError(f"logits must be (L, B, K), those after every level (EveryExit); got {shape}")
         weights = self._weights_of(len(logits))
         *earlier, last = logits
         total = weights[-1] * self.loss(last, targets)
