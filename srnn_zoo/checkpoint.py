@@ -14,6 +14,7 @@ from timm.models import clean_state_dict, load_pretrained, load_state_dict
 from torch import Tensor, nn
 
 from ._errors import WeightsUnavailableError
+from .norms import spread_state
 
 __all__ = [
     "digest",
@@ -24,6 +25,8 @@ __all__ = [
     "why_unreadable",
     "write_weights",
 ]
+
+_BACKBONE = "backbone."
 
 DIGEST_KEY = "sha256"  # in the header of a safetensors file: of names, types, shapes and values
 
@@ -122,7 +125,8 @@ def fingerprint(*modules: nn.Module) -> float:
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], config: dict[str, Any], source: str) -> bool:
     """Load a state dict strictly, but for a classifier of other classes, which stays new.
 
-    The first convolution is adapted to other channels than the weights' own as timm does it.
+    What the levels of the weights share, and those of the model have of their own, is copied to each. The first
+    convolution is adapted to other channels than the weights' own as timm does it.
 
     Args:
         model: an SRNN.
@@ -137,6 +141,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], config: dict[str
         ValueError: with all missing, unexpected and wrongly shaped keys.
     """
     net: Any = model
+    state = _copied_to_every_level(net, state)
     same_classes = config["num_classes"] == net.num_classes
     heads = () if same_classes else (*(f"exit_fc.{level}" for level in range(len(net.exit_fc))), "fc")
     classifier = [f"{name}.{part}" for name in heads for part in ("weight", "bias")]
@@ -150,6 +155,19 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], config: dict[str
         in_chans=net.in_chans,
     )
     return same_classes
+
+
+def _copied_to_every_level(net: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state with one classifier and one batch norm a place, for a model that has some for each level."""
+    backbone = {key.removeprefix(_BACKBONE): value for key, value in state.items() if key.startswith(_BACKBONE)}
+    spread = {key: value for key, value in state.items() if not key.startswith(_BACKBONE)}
+    spread |= {_BACKBONE + key: value for key, value in spread_state(backbone, net.backbone).items()}
+    if net.norm == "frozen":  # which counts no batches
+        spread = {key: value for key, value in spread.items() if not key.endswith(".num_batches_tracked")}
+    if not any(key.startswith("exit_fc.") for key in state):
+        shared = [key for key in state if key.startswith("fc.")]
+        spread |= {f"exit_fc.{level}.{key[3:]}": state[key] for level in range(len(net.exit_fc)) for key in shared}
+    return spread
 
 
 def _names(entry: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -84,10 +84,13 @@ def select_level(backbone: nn.Module, level: int | None) -> None:
 
 
 def spread_state(state: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a base CNN for a backbone that may have a batch norm for each level: every one gets a copy."""
+    """The state dict of a base CNN for a backbone that may have a batch norm for each level: every one gets a copy.
+
+    Where the state has several of them already, they stay.
+    """
     spread = dict(state)
     for name, module in backbone.named_modules():
-        if isinstance(module, LevelNorm):
+        if isinstance(module, LevelNorm) and f"{name}.0.running_mean" not in state:
             for key in [key for key in state if key.startswith(f"{name}.")]:
                 value = spread.pop(key)
                 entry = key.removeprefix(f"{name}.")

@@ -142,6 +142,22 @@ def test_gradients_are_those_of_the_levels_read_by_hand(options: dict[str, str],
 
 @pytest.mark.parametrize("options", KINDS, ids=ids)
 @torch.no_grad()
+def test_what_levels_share_in_a_saved_model_is_copied_to_each(
+    options: dict[str, str], images: Tensor, tmp_path: Path
+) -> None:
+    shared = trained()
+    shared.save_pretrained(tmp_path)
+    own = create_model(f"local-dir:{tmp_path}", pretrained=True, **options).eval()
+    assert {name: getattr(own, name) for name in options} == options
+    for before, after in zip(shared.steps(images), own.steps(images), strict=True):
+        assert torch.allclose(before.logits, after.logits, atol=1e-5)
+    own.save_pretrained(tmp_path / "own")
+    again = create_model(f"local-dir:{tmp_path / 'own'}", pretrained=True).eval()
+    assert same_weights(own, again)
+
+
+@pytest.mark.parametrize("options", KINDS, ids=ids)
+@torch.no_grad()
 def test_they_are_saved_and_come_back_here_and_in_timm(options: dict[str, str], images: Tensor, tmp_path: Path) -> None:
     model = trained(**options)
     model.save_pretrained(tmp_path)
