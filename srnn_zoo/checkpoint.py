@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _BACKBONE = "backbone."
+_KEYS_LISTED = 20
 
 DIGEST_KEY = "sha256"  # in the header of a safetensors file: of names, types, shapes and values
 
@@ -138,7 +139,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], config: dict[str
         whether the classifier was loaded too.
 
     Raises:
-        ValueError: with all missing, unexpected and wrongly shaped keys.
+        ValueError: with the missing, unexpected and wrongly shaped keys, the first twenty of each.
     """
     net: Any = model
     state = _copied_to_every_level(net, state)
@@ -193,8 +194,14 @@ def _check_keys(model: nn.Module, state: Mapping[str, Tensor], source: str, skip
         hint = "; they have no classifier: give another num_classes for a new one"
     elif not any(key.startswith("backbone.") for key in state) and any(f"backbone.{key}" in wanted for key in state):
         hint = "; they are a base CNN's: give them as pretrained_backbone=, with pretrained=True for its classifier too"
-    lists = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in found.items() if keys)
+    lists = "; ".join(f"{kind}: {_listed(keys)}" for kind, keys in found.items() if keys)
     raise ValueError(f"the weights of {source} do not fit this model{hint}; {lists}")
+
+
+def _listed(keys: Sequence[str]) -> str:
+    """The keys, but of hundreds the first ones and how many more there are."""
+    rest = len(keys) - _KEYS_LISTED
+    return ", ".join(keys[:_KEYS_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -108,7 +108,7 @@ class HubMixin:
 
         Raises:
             FileNotFoundError: if there is no such folder, or it lacks a file.
-            ValueError: if weights do not fit, with all missing, unexpected and wrongly shaped keys; if the config is
+            ValueError: if weights do not fit, with the missing, unexpected and wrongly shaped keys; if the config is
                 damaged or of a newer srnn-zoo; if the model saved is no SRNN.
             TypeError: for an unknown option.
             WeightsUnavailableError: if a file cannot be had, is damaged or would run code.

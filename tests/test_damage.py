@@ -113,6 +113,13 @@ def test_a_pickle_that_runs_code_is_refused_wherever_it_lies(
 # Weights and configs that do not fit
 
 
+def test_of_hundreds_of_keys_the_first_are_listed(saved: Path) -> None:
+    state = load_file(saved / FILE) | {f"more.{number}": torch.zeros(1) for number in range(25)}
+    save_file(state, saved / FILE)
+    with pytest.raises(ValueError, match=r"unexpected: more\.0, .*more\.\d+ and 5 more$"):
+        SRNN.from_pretrained(saved)
+
+
 def test_all_missing_unexpected_and_wrongly_shaped_keys_are_listed(saved: Path) -> None:
     state = load_file(saved / FILE)
     for name in ("backbone.conv1.0.weight", "cell.recurrent.weight"):
