@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +32,7 @@ from tqdm import tqdm
 import srnn_zoo
 from srnn_zoo.training import Recipe, fit, open_data, recipe
 from srnn_zoo.training.data import image_transform, open_split
+from srnn_zoo.training.probe import Features, extract_features
 
 
 @dataclass(frozen=True)
@@ -43,31 +44,37 @@ class Trial:
         parts: sizes of the levels as parts of the largest; empty for those of the command line.
         settings: of the recipe.
         options: of the model.
-        recurrence: U starts as this times the identity.
     """
 
     variant: str
     parts: tuple[float, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-    recurrence: float = 1.0
 
 
 FUSIONS = ("mean_logit", "concat", "vanilla", "half_gru", "gru", "lstm", "mgu")
+PER_LEVEL = {"norm": "per_level"}
+QUARTER = {"recurrence": 0.25}
+TAUGHT = {"loss": "anytime", "distillation": 0.5}
 IDEAS = {
-    "vanilla, U = I/2": Trial("vanilla", recurrence=0.5),
-    "vanilla, U = I/4": Trial("vanilla", recurrence=0.25),
-    "half_gru, U = I/2": Trial("half_gru", recurrence=0.5),
-    "half_gru, norm per level": Trial("half_gru", options={"norm": "per_level"}),
-    "vanilla, norm per level": Trial("vanilla", options={"norm": "per_level"}),
-    "mean_logit, norm per level": Trial("mean_logit", options={"norm": "per_level"}),
-    "half_gru, anytime loss": Trial("half_gru", settings={"loss": "anytime"}),
-    "half_gru, anytime loss with distillation": Trial("half_gru", settings={"loss": "anytime", "distillation": 0.5}),
     "half_gru, cell lr x 10": Trial("half_gru", settings={"lr_cell": 1.0}),
     "half_gru, cell lr / 10": Trial("half_gru", settings={"lr_cell": 0.01}),
     "half_gru, no decay to I": Trial("half_gru", settings={"identity_decay": 0.0}),
     "half_gru, strong decay to I": Trial("half_gru", settings={"identity_decay": 10.0}),
+    "half_gru, U = I/4": Trial("half_gru", settings=QUARTER),
+    "vanilla, U = I/4": Trial("vanilla", settings=QUARTER),
+    "half_gru, norm per level": Trial("half_gru", options=PER_LEVEL),
+    "vanilla, norm per level": Trial("vanilla", options=PER_LEVEL),
+    "mean_logit, norm per level": Trial("mean_logit", options=PER_LEVEL),
+    "half_gru, norm frozen": Trial("half_gru", options={"norm": "frozen"}),
+    "half_gru, anytime loss with distillation": Trial("half_gru", settings=TAUGHT),
     "half_gru, three levels": Trial("half_gru", parts=(0.5, 0.75, 1.0)),
+    "half_gru, norm per level, U = I/4": Trial("half_gru", settings=QUARTER, options=PER_LEVEL),
+    "vanilla, norm per level, U = I/4": Trial("vanilla", settings=QUARTER, options=PER_LEVEL),
+    "half_gru, norm per level, U = I/4, anytime loss with distillation": Trial(
+        "half_gru", settings=QUARTER | TAUGHT, options=PER_LEVEL
+    ),
+    "half_gru, norm per level, levels 3/4 and 1": Trial("half_gru", parts=(0.75, 1.0), options=PER_LEVEL),
 }
 
 
@@ -109,7 +116,7 @@ def single(size: int) -> str:
 
 
 def in_parallel(jobs: int, calls: Sequence[partial[None]], what: str) -> None:
-    """Make every call; those that fail do so after the others."""
+    """Make every call; after one that fails no other is begun."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         futures = [pool.submit(call) for call in calls]
@@ -153,7 +160,7 @@ def create(args: argparse.Namespace, name: str, trial: Trial, num_classes: int) 
         *(round(part * args.sizes[-1]) for part in trial.parts or [size / args.sizes[-1] for size in args.sizes])
     ]
     scales = [size / sizes[-1] for size in sizes]
-    model = srnn_zoo.create_model(
+    return srnn_zoo.create_model(
         args.model,
         pretrained_backbone=True,
         variant=trial.variant,
@@ -162,15 +169,11 @@ def create(args: argparse.Namespace, name: str, trial: Trial, num_classes: int) 
         img_size=sizes[-1],
         **trial.options,
     )
-    if trial.recurrence != 1:
-        with torch.no_grad():
-            model.cell.get_parameter("recurrent.weight").mul_(trial.recurrence)
-    return model
 
 
 def recipe_of(args: argparse.Namespace, trial: Trial, seed: int) -> Recipe:
-    """How a row is trained."""
-    start = recipe("probe" if args.probe else "finetune", seed=seed, **trial.settings)
+    """How a row is trained: U starts at the identity, as in the paper, where the row does not say otherwise."""
+    start = recipe("probe" if args.probe else "finetune", **{"seed": seed, "recurrence": 1.0, **trial.settings})
     return start.with_settings(args.set)
 
 
@@ -188,24 +191,37 @@ def answer(args: argparse.Namespace, name: str, seed: int, split: str) -> None:
     file = folder / f"{split}.safetensors"
     if file.is_file():
         return
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     model = srnn_zoo.create_model(f"local-dir:{folder / 'last'}", pretrained=True)
-    if name == single(args.sizes[-1]):
+    is_largest = name == single(args.sizes[-1])
+    if is_largest:
         model = at_every_size(args, model)
-    model = model.eval().to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    pictures: Any = open_split(grocery() / split, classes=model.pretrained_cfg["label_names"])
-    pictures.transform = image_transform(model)
+    model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     logits: list[Tensor] = []
     targets: list[Tensor] = []
-    for images, classes in DataLoader(pictures, 32, num_workers=args.workers):
-        levels = model.levels(images.to(device, memory_format=torch.channels_last))
-        if name == single(args.sizes[-1]):
-            maps = [model.level_features(level, s)[:, :, None, None] for s, level in enumerate(levels)]
-            logits.append(torch.stack([model.forward_head(features) for features in maps]).cpu())
+    for features, classes in feature_batches(args, model, split):
+        if is_largest:
+            logits.append(torch.stack([model.forward_head(level[:, :, None, None]) for level in features]).cpu())
         else:
-            logits.append(model(levels)[None].cpu())
+            logits.append(model.forward_head(model.fuse(list(features)), level=len(features) - 1)[None].cpu())
         targets.append(classes)
     save_file({"logits": torch.cat(logits, dim=1), "targets": torch.cat(targets)}, file)
+
+
+def feature_batches(args: argparse.Namespace, model: srnn_zoo.SRNN, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """C(x_s) of all levels, `(L, B, D)`, and the classes; those of a frozen backbone are computed once."""
+    sizes = "+".join(str(height) for height, _ in model.level_sizes())
+    file = args.runs / f"frozen-{args.model}-{sizes}-{split}.safetensors"
+    if args.probe and file.is_file():
+        features = Features.load(file)
+    else:
+        pictures: Any = open_split(grocery() / split, classes=model.pretrained_cfg["label_names"])
+        pictures.transform = image_transform(model)
+        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        features = extract_features(model, DataLoader(pictures, 32, num_workers=args.workers), progress=False)
+        if args.probe:
+            features.save(file)
+    device = next(model.parameters()).device
+    yield from zip(features.levels.to(device).split(1024, dim=1), features.targets.split(1024), strict=True)
 
 
 def at_every_size(args: argparse.Namespace, model: srnn_zoo.SRNN) -> srnn_zoo.SRNN:
@@ -218,20 +234,28 @@ def at_every_size(args: argparse.Namespace, model: srnn_zoo.SRNN) -> srnn_zoo.SR
     return reader
 
 
+def ensembles(args: argparse.Namespace, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the single-scale networks say together: that of the largest size at all sizes, and each at its own."""
+    singles = [logits[name] for name in map(single, args.sizes) if name in logits]
+    if len(singles) < max(2, len(args.sizes)):
+        return {}
+    at_all = singles[-1]
+    return {
+        "untrained probability ensemble": at_all.softmax(dim=2).mean(dim=0),
+        "untrained logit ensemble": at_all.mean(dim=0),
+        "ensemble of the single-scale networks": torch.stack([x[-1] for x in singles]).mean(dim=0),
+    }
+
+
 def table(args: argparse.Namespace, names: Sequence[str], split: str) -> None:
     """What came of it, printed, and after the test split written down."""
     right: dict[str, list[Tensor]] = {}
-    largest = single(args.sizes[-1])
-    for name in names:
-        for seed in args.seeds:
-            found = load_file(folder_of(args, name, seed) / f"{split}.safetensors")
-            logits, targets = found["logits"], found["targets"]
-            answers = {name: logits[-1]}
-            if name == largest and len(logits) > 1:
-                answers["untrained probability ensemble"] = logits.softmax(dim=2).mean(dim=0)
-                answers["untrained logit ensemble"] = logits.mean(dim=0)
-            for method, of_method in answers.items():
-                right.setdefault(method, []).append(of_method.argmax(dim=1) == targets)
+    for seed in args.seeds:
+        found = {name: load_file(folder_of(args, name, seed) / f"{split}.safetensors") for name in names}
+        logits = {name: of_run["logits"] for name, of_run in found.items()}
+        targets = found[names[0]]["targets"]
+        for method, answers in {**ensembles(args, logits), **{name: x[-1] for name, x in logits.items()}}.items():
+            right.setdefault(method, []).append(answers.argmax(dim=1) == targets)
     common: Row = {"levels": "+".join(map(str, args.sizes)), "training": "probe" if args.probe else "fine-tuned"}
     results = [common | row for row in summarise(right)]
     pairs = [common | row for row in compare(right, ["half_gru", "vanilla"])]

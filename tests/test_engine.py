@@ -42,7 +42,7 @@ def test_every_variant_overfits_one_batch(variant: str) -> None:
         ({"norm": "frozen"}, {"mixup": 0.2, "label_smoothing": 0.1}),
         ({}, {"cutmix": 0.1}),
         ({}, {"precision": "bf16", "grad_checkpointing": True, "grad_accum_steps": 2, "clip_grad": 1.0}),
-        ({}, {"channels_last": False, "layer_decay": 0.7, "ema_decay": 0.5, "identity_decay": 0.1}),
+        ({}, {"channels_last": False, "layer_decay": 0.7, "ema_decay": 0.5, "identity_decay": 0.1, "recurrence": 0.5}),
     ],
 )
 def test_every_part_of_a_recipe_learns(options: dict[str, Any], settings: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from srnn_zoo.training.optimizer import (
     decay_to_identity,
     learning_rate,
     parameter_groups,
+    scale_recurrence,
 )
 
 
@@ -88,7 +89,7 @@ def test_layer_decay_lowers_the_learning_rate_towards_the_first_layer(model: SRN
 
 def test_u_decays_to_the_identity_instead_of_to_zero() -> None:
     model = srnn_zoo.create_model("srnn_test_resnet", num_classes=3)
-    chosen = Recipe(lr=0.5, lr_cell=0.5, weight_decay=0.1, identity_decay=0.2)
+    chosen = Recipe(lr=0.5, lr_cell=0.5, weight_decay=0.1, recurrence=0.5, identity_decay=0.2)
     optimizer = create_optimizer(model, chosen)
     create_schedule(optimizer, chosen, updates_per_epoch=1)
     weight = model.cell.get_parameter("recurrent.weight")
@@ -97,13 +98,24 @@ def test_u_decays_to_the_identity_instead_of_to_zero() -> None:
     with torch.no_grad():
         weight.copy_(torch.randn_like(weight))
     before, identity = weight.detach().clone(), torch.eye(len(weight))
-    decay_to_identity(model, optimizer, chosen.identity_decay)
-    torch.testing.assert_close(weight.detach(), before + 0.25 * 0.2 * (identity - before))
+    decay_to_identity(model, optimizer, chosen)
+    torch.testing.assert_close(weight.detach(), before + 0.25 * 0.2 * (0.5 * identity - before))
 
 
 def test_cells_without_u_have_nothing_that_decays_to_the_identity() -> None:
     model = srnn_zoo.create_model("srnn_test_resnet", num_classes=3, variant="mean_logit")
-    decay_to_identity(model, create_optimizer(model, Recipe()), 0.5)
+    chosen = Recipe(recurrence=0.5, identity_decay=0.5)
+    scale_recurrence(model, chosen)
+    decay_to_identity(model, create_optimizer(model, chosen), chosen)
+
+
+def test_u_starts_as_a_part_of_the_identity_unless_it_was_trained() -> None:
+    model = srnn_zoo.create_model("srnn_test_resnet", num_classes=3)
+    weight = model.cell.get_parameter("recurrent.weight")
+    scale_recurrence(model, Recipe(recurrence=0.25))
+    assert torch.equal(weight.detach(), 0.25 * torch.eye(len(weight)))
+    scale_recurrence(model, Recipe(recurrence=0.25))
+    assert torch.equal(weight.detach(), 0.25 * torch.eye(len(weight)))
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
     from srnn_zoo.model import SRNN
 
-__all__ = ["create_optimizer", "create_schedule", "decay_to_identity", "learning_rate", "parameter_groups"]
+__all__ = [
+    "create_optimizer",
+    "create_schedule",
+    "decay_to_identity",
+    "learning_rate",
+    "parameter_groups",
+    "scale_recurrence",
+]
 
 _U = "cell.recurrent.weight"
 
@@ -83,13 +90,32 @@ def learning_rate(optimizer: Optimizer) -> float:
 
 
 @torch.no_grad()
-def decay_to_identity(model: SRNN, optimizer: Optimizer, rate: float) -> None:
-    """`U += lr * rate * (I - U)`, with the learning rate that U has now. Cells without U, and a frozen U, stay."""
-    weight = dict(model.cell.named_parameters()).get(_U.removeprefix("cell."))
+def scale_recurrence(model: SRNN, recipe: Recipe) -> None:
+    """Start from U = r I, r being the recipe's `recurrence`. Cells without U, and a U that was trained, stay."""
+    weight = _recurrent_weight(model)
+    if weight is not None and torch.equal(weight, _identity(weight)):
+        weight.mul_(recipe.recurrence)
+
+
+@torch.no_grad()
+def decay_to_identity(model: SRNN, optimizer: Optimizer, recipe: Recipe) -> None:
+    """`U += lr * identity_decay * (r I - U)`, with the learning rate that U has now; r is the recipe's `recurrence`.
+
+    Cells without U, and a frozen U, stay.
+    """
+    weight = _recurrent_weight(model)
     if weight is None or not weight.requires_grad:
         return
     group = next(group for group in optimizer.param_groups if any(p is weight for p in group["params"]))
-    weight.lerp_(torch.eye(len(weight), device=weight.device, dtype=weight.dtype), group["lr"] * rate)
+    weight.lerp_(recipe.recurrence * _identity(weight), group["lr"] * recipe.identity_decay)
+
+
+def _recurrent_weight(model: SRNN) -> Tensor | None:
+    return dict(model.cell.named_parameters()).get(_U.removeprefix("cell."))
+
+
+def _identity(weight: Tensor) -> Tensor:
+    return torch.eye(len(weight), device=weight.device, dtype=weight.dtype)
 
 
 def _lr_scale(name: str, recipe: Recipe) -> float:

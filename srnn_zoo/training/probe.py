@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,7 +52,7 @@ class Features:
             OSError: if it cannot be written.
         """
         sizes = ",".join(f"{height}x{width}" for height, width in self.sizes)
-        beside = path.with_name(f".{path.name}.unfinished")
+        beside = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
         header = {"sizes": sizes, "skipped": json.dumps(self.skipped)}
         try:
             write_weights({"levels": self.levels, "targets": self.targets}, beside, header)

@@ -25,6 +25,7 @@ from srnn_zoo.images import ImageError
 from .data import Photographs, image_transform
 from .loader import Batch, eval_loader, num_workers, seed_everything
 from .objective import TrainingForward, create_loss
+from .optimizer import scale_recurrence
 from .output import RunFolder
 from .presets import PRESETS
 from .probe import Features, evaluate_features, extract_features, fit_features
@@ -43,8 +44,8 @@ __all__ = ["Prober", "check_probe"]
 _logger = logging.getLogger(__name__)
 
 _HONOURED = frozenset(
-    "lr lr_cell weight_decay identity_decay epochs batch_size grad_accum_steps seed label_smoothing channels_last "
-    "loss anytime_weights distillation temperature".split()
+    "lr lr_cell weight_decay recurrence identity_decay epochs batch_size grad_accum_steps seed label_smoothing "
+    "channels_last loss anytime_weights distillation temperature".split()
 )
 _IMAGES_AT_A_TIME = 32  # that the backbone reads; the features do not depend on it
 
@@ -180,6 +181,7 @@ class Prober:
         def of_every_level(answers: Tensor, targets: Tensor) -> Tensor:
             return loss(answers if recipe.loss == "anytime" else answers[-1], targets)
 
+        scale_recurrence(self.model, recipe)
         seed_everything(recipe.seed)  # of the dropout
         last = fit_features(
             self.model,

@@ -33,7 +33,9 @@ class Recipe:
         nesterov: Nesterov's momentum, for SGD.
         weight_decay: towards zero.
         decay_1d: whether biases and the parameters of normalisation layers decay as well.
-        identity_decay: after a step the cell's `U += lr * identity_decay * (I - U)`, with the cell's learning rate; U
+        recurrence: r, where U is the identity, as it is at the start, training starts from r I: at 1 the state adds all
+            that the smaller levels saw, at less the larger levels count more.
+        identity_decay: after a step the cell's `U += lr * identity_decay * (r I - U)`, with the cell's learning rate; U
             has no weight decay then. 0 for none.
         schedule: of the learning rate: `"step"`, `"cosine"` or `"constant"`; it moves with every update.
         decay_epochs: of `"step"`: how often the learning rate falls.
@@ -87,6 +89,7 @@ class Recipe:
     nesterov: bool = True
     weight_decay: float = 1e-4
     decay_1d: bool = False
+    recurrence: float = 1.0
     identity_decay: float = 0.0
     schedule: Literal["step", "cosine", "constant"] = "cosine"
     decay_epochs: float = 30.0

@@ -19,7 +19,7 @@ from srnn_zoo.images import ImageError
 
 from .loader import Batch, TrainBatches, eval_loader, num_workers, seed_everything, train_loader
 from .objective import TrainingForward, create_loss, create_mixup
-from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate
+from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate, scale_recurrence
 from .output import RunFolder
 from .progress import FitResult, Progress, check_same_run, describe_run, merit
 from .recipes import Recipe
@@ -83,6 +83,7 @@ class Trainer:
         model.to(accelerator.device).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
         if recipe.grad_checkpointing:
             model.set_grad_checkpointing()
+        scale_recurrence(model, recipe)  # a run that is resumed has its weights loaded over this
         self.loss = create_loss(recipe)
         self.mixup = create_mixup(recipe, model.num_classes, self.batches.piece)
         optimizer = create_optimizer(model, recipe)
@@ -174,7 +175,7 @@ class Trainer:
     def _finish_update(self) -> None:
         here = self.progress
         if self.recipe.identity_decay and not self.accelerator.optimizer_step_was_skipped:
-            decay_to_identity(self.model, self.optimizer, self.recipe.identity_decay)
+            decay_to_identity(self.model, self.optimizer, self.recipe)
         here.update += 1
         here.lr = learning_rate(self.optimizer)
         updates = here.epoch * self.batches.updates + here.update
