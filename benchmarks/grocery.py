@@ -74,6 +74,9 @@ IDEAS = {
     "half_gru, norm per level, U = I/4, anytime loss with distillation": Trial(
         "half_gru", settings=QUARTER | TAUGHT, options=PER_LEVEL
     ),
+    "mean_logit, norm per level, anytime loss with distillation": Trial(
+        "mean_logit", settings=TAUGHT, options=PER_LEVEL
+    ),
     "half_gru, norm per level, levels 3/4 and 1": Trial("half_gru", parts=(0.75, 1.0), options=PER_LEVEL),
 }
 

@@ -30,11 +30,12 @@ _PAPER = Recipe(
 
 _FINETUNE = Recipe(
     optimizer="adamw",
-    lr=2e-3,
-    lr_backbone=0.1,
+    lr=3e-3,
+    lr_backbone=0.3,
     lr_cell=0.1,
     lr_classifier=1.0,
     weight_decay=0.05,
+    recurrence=0.25,
     identity_decay=0.05,
     schedule="cosine",
     warmup_epochs=1.0,
@@ -42,19 +43,20 @@ _FINETUNE = Recipe(
     batch_size=32,
     clip_grad=1.0,
     label_smoothing=0.1,
-    crop_scale=(0.35, 1.0),
-    color_jitter=0.2,
+    crop_scale=(0.5, 1.0),
+    color_jitter=0.0,
     ema_decay=0.995,
 )
 
 _PROBE = Recipe(
     optimizer="adamw",
     lr=2e-3,
-    lr_cell=0.1,
+    lr_cell=0.02,
     weight_decay=0.05,
+    recurrence=0.25,
     identity_decay=0.05,
     schedule="cosine",
-    epochs=60,
+    epochs=100,
     batch_size=256,
     freeze_backbone=True,
 )
