@@ -202,7 +202,7 @@ def test_the_command_fits_a_probe_and_runs_it_again(class_folders: Path, tmp_pat
     assert said.out.startswith("best epoch 5: top-1 ")
     first = SRNN.from_pretrained(tmp_path / "run" / "best")
     assert "holds another run" in refused(*command)
-    assert "lr 0.5, was 0.002" in refused(*command, "--resume", "--set", "lr=0.5")
+    assert "lr 0.5, was 0.005" in refused(*command, "--resume", "--set", "lr=0.5")
     assert "variant vanilla, was half_gru" in refused(*command, "--resume", "--variant", "vanilla")
     files = [path.stat().st_mtime_ns for path in cached(tmp_path / "run")]
     assert run(*command, "--resume").code == 0

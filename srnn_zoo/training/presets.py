@@ -50,13 +50,13 @@ _FINETUNE = Recipe(
 
 _PROBE = Recipe(
     optimizer="adamw",
-    lr=2e-3,
+    lr=5e-3,
     lr_cell=0.02,
     weight_decay=0.05,
     recurrence=0.25,
     identity_decay=0.05,
     schedule="cosine",
-    epochs=100,
+    epochs=20,
     batch_size=256,
     freeze_backbone=True,
 )
