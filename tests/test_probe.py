@@ -288,7 +288,14 @@ def test_corrupt_pictures_are_skipped_and_listed_each_time_or_fatal(
 
 
 def test_any_dataset_is_probed_and_only_folders_of_pictures_are_cached(tmp_path: Path) -> None:
-    result = fit(tiny(), images(), images(), recipe("probe", epochs=60, lr=0.05), tmp_path / "run", workers=0)
+    result = fit(
+        tiny(),
+        images(),
+        images(),
+        recipe("probe", epochs=60, lr=0.05, lr_cell=0.1, recurrence=1.0),
+        tmp_path / "run",
+        workers=0,
+    )
     assert result.best["train_loss"] < 0.7  # chance is 1.39
     assert not (tmp_path / "run" / "features").exists()
 
