@@ -17,13 +17,17 @@ __all__ = ["compare", "summarise"]
 Right = Mapping[str, Sequence[Tensor]]
 
 
-def summarise(right: Right) -> list[Row]:
-    """For every method its top-1 accuracy: mean and standard deviation over the seeds, and a 95 % interval.
+def summarise(right: Right, losses: Mapping[str, Sequence[float]]) -> list[Row]:
+    """For every method its top-1 accuracy: mean and standard deviation over the seeds, and a 95 % interval (Wilson).
 
     Args:
         right: for every method and seed whether the answer is right, bool `(N,)`.
+        losses: for every method and seed the cross-entropy.
     """
-    return [_summary(name, of_seeds) for name, of_seeds in right.items()]
+    return [
+        {**_summary(name, of_seeds), "cross_entropy": f"{statistics.fmean(losses[name]):.3f}"}
+        for name, of_seeds in right.items()
+    ]
 
 
 def compare(right: Right, methods: Sequence[str]) -> list[Row]:

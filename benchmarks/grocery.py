@@ -6,8 +6,8 @@ single-scale network of the largest size. `--rows` chooses others, among them id
 better (`--list` shows all), `--probe` keeps the backbone frozen instead.
 
 A run that is finished is kept in --runs; one that was interrupted goes on where it was, with the same command. What is
-printed is measured on the validation split. With --test the trained models read the test split, once, and
-results/grocery.csv and results/grocery_pairs.csv are written.
+printed and written to results/ is measured on the validation split; with --test, once everything is chosen, on the test
+split.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from _common import RESULTS, Row, grocery, report
 from _grocery_table import compare, summarise
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import srnn_zoo
+from srnn_zoo.flops import level_gmacs
 from srnn_zoo.training import Recipe, fit, open_data, recipe
 from srnn_zoo.training.data import image_transform, open_split
 from srnn_zoo.training.probe import Features, extract_features
@@ -94,8 +96,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads of torch in each (default: torch's own)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read pictures in each")
-    parser.add_argument("--test", action="store_true", help="measure on the test split and write results")
-    parser.add_argument("--csv", type=Path, default=RESULTS / "grocery.csv", help="file to write with --test")
+    parser.add_argument("--test", action="store_true", help="measure on the test split, not on the validation split")
+    parser.add_argument("--compare", nargs="*", default=["half_gru"], help="rows to compare with all others")
+    parser.add_argument("--csv", type=Path, help="file to write (default: results/grocery_TRAINING_SPLIT.csv)")
     args = parser.parse_args()
     rows = {**{single(size): Trial("vanilla") for size in args.sizes}, **{name: Trial(name) for name in FUSIONS}}
     everything = {**rows, **IDEAS}
@@ -110,7 +113,7 @@ def main() -> None:
     in_parallel(args.jobs, [partial(train, args, name, chosen[name], seed) for name, seed in work], "runs")
     split = "test" if args.test else "val"
     in_parallel(args.jobs, [partial(answer, args, name, seed, split) for name, seed in work], f"{split} split")
-    table(args, list(chosen), split)
+    table(args, chosen, split)
 
 
 def single(size: int) -> str:
@@ -131,9 +134,13 @@ def in_parallel(jobs: int, calls: Sequence[partial[None]], what: str) -> None:
 
 def folder_of(args: argparse.Namespace, name: str, seed: int) -> Path:
     """Where a run is."""
-    kind = "probe" if args.probe else "fine-tuned"
     slug = name.replace(",", "").replace("/", "÷").replace(" ", "-")
-    return args.runs / f"{kind}-{'+'.join(map(str, args.sizes))}" / f"{slug}-{seed}"
+    return args.runs / f"{kind(args)}-{'+'.join(map(str, args.sizes))}" / f"{slug}-{seed}"
+
+
+def kind(args: argparse.Namespace) -> str:
+    """How the rows are trained, in a word."""
+    return "probe" if args.probe else "fine-tuned"
 
 
 def train(args: argparse.Namespace, name: str, trial: Trial, seed: int) -> None:
@@ -159,9 +166,7 @@ def train(args: argparse.Namespace, name: str, trial: Trial, seed: int) -> None:
 
 def create(args: argparse.Namespace, name: str, trial: Trial, num_classes: int) -> srnn_zoo.SRNN:
     """The model of a row at its start."""
-    sizes = [size for size in args.sizes if name == single(size)] or [
-        *(round(part * args.sizes[-1]) for part in trial.parts or [size / args.sizes[-1] for size in args.sizes])
-    ]
+    sizes = sizes_of(args, name, trial)
     scales = [size / sizes[-1] for size in sizes]
     return srnn_zoo.create_model(
         args.model,
@@ -172,6 +177,13 @@ def create(args: argparse.Namespace, name: str, trial: Trial, num_classes: int) 
         img_size=sizes[-1],
         **trial.options,
     )
+
+
+def sizes_of(args: argparse.Namespace, name: str, trial: Trial) -> list[int]:
+    """Of the levels of a row."""
+    if name in map(single, args.sizes):
+        return [size for size in args.sizes if name == single(size)]
+    return [round(part * args.sizes[-1]) for part in trial.parts] or args.sizes
 
 
 def recipe_of(args: argparse.Namespace, trial: Trial, seed: int) -> Recipe:
@@ -244,30 +256,33 @@ def ensembles(args: argparse.Namespace, logits: dict[str, Tensor]) -> dict[str, 
         return {}
     at_all = singles[-1]
     return {
-        "untrained probability ensemble": at_all.softmax(dim=2).mean(dim=0),
+        "untrained probability ensemble": at_all.softmax(dim=2).mean(dim=0).log(),
         "untrained logit ensemble": at_all.mean(dim=0),
         "ensemble of the single-scale networks": torch.stack([x[-1] for x in singles]).mean(dim=0),
     }
 
 
-def table(args: argparse.Namespace, names: Sequence[str], split: str) -> None:
-    """What came of it, printed, and after the test split written down."""
+def table(args: argparse.Namespace, rows: dict[str, Trial], split: str) -> None:
+    """What came of it, written down and printed."""
     right: dict[str, list[Tensor]] = {}
+    losses: dict[str, list[float]] = {}
     for seed in args.seeds:
-        found = {name: load_file(folder_of(args, name, seed) / f"{split}.safetensors") for name in names}
+        found = {name: load_file(folder_of(args, name, seed) / f"{split}.safetensors") for name in rows}
         logits = {name: of_run["logits"] for name, of_run in found.items()}
-        targets = found[names[0]]["targets"]
-        for method, answers in {**ensembles(args, logits), **{name: x[-1] for name, x in logits.items()}}.items():
+        targets = next(iter(found.values()))["targets"]
+        for method, answers in {**{name: x[-1] for name, x in logits.items()}, **ensembles(args, logits)}.items():
             right.setdefault(method, []).append(answers.argmax(dim=1) == targets)
-    common: Row = {"levels": "+".join(map(str, args.sizes)), "training": "probe" if args.probe else "fine-tuned"}
-    results = [common | row for row in summarise(right)]
-    pairs = [common | row for row in compare(right, ["half_gru", "vanilla"])]
-    if args.test:
-        report(results, args.csv)
-        report(pairs, args.csv.with_name(f"{args.csv.stem}_pairs.csv"))
-        return
-    for row in [*results, *pairs]:
-        print(row)
+            losses.setdefault(method, []).append(F.cross_entropy(answers, targets).item())
+    backbone = srnn_zoo.create_model(args.model)
+    costs = {
+        name: sum(level_gmacs(backbone, (size, size)) for size in sizes_of(args, name, rows.get(name, Trial(""))))
+        for name in right
+    }
+    common: Row = {"levels": "+".join(map(str, args.sizes)), "training": kind(args), "split": split}
+    file = args.csv or RESULTS / f"grocery_{kind(args)}_{split}.csv"
+    report([common | row | {"gmacs": f"{costs[row['method']]:.4f}"} for row in summarise(right, losses)], file)
+    if methods := [name for name in args.compare if name in right]:
+        report([common | row for row in compare(right, methods)], file.with_name(f"{file.stem}_pairs.csv"))
 
 
 if __name__ == "__main__":
