@@ -16,15 +16,16 @@ from torch.utils.data import Dataset, IterableDataset
 from ._errors import unknown_name
 from .folder import class_indices, pictures_by_class
 from .images import ImageError, open_image
+from .shards import ShardPicture, index_shards, shard_files
 
 if TYPE_CHECKING:
     from .model import SRNN
 
 __all__ = [
-    "STREAMS",
     "Labelled",
     "LabelledDataset",
     "LabelledFiles",
+    "LabelledShards",
     "LabelledStream",
     "is_timm_name",
     "label_names",
@@ -37,7 +38,6 @@ StrPath: TypeAlias = str | os.PathLike[str]
 _SPLITS = ("train", "val", "validation", "test")
 _PACKAGES = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets"}  # what timm reads names with
 _PACKAGES |= {"wds": "webdataset", "torch": "torchvision"}
-STREAMS = ("hfids/", "tfds/", "wds/")  # what is read in an order of its own
 _NAMES = ", ".join(f"{prefix}/…" for prefix in _PACKAGES)
 
 
@@ -89,6 +89,14 @@ class LabelledFiles(LabelledDataset):
 
     def __getitem__(self, index: int) -> Labelled:
         return _from_file(*self.dataset[index])
+
+
+class LabelledShards(LabelledDataset):
+    """Pictures in WebDataset's shards, which may be read in any order (`ShardPicture`)."""
+
+    def __getitem__(self, index: int) -> Labelled:
+        picture: ShardPicture = self.dataset[index]
+        return _from_file(picture.name, picture.target, picture.open())
 
 
 class LabelledStream(IterableDataset[Labelled]):
@@ -222,6 +230,9 @@ def _of_dataset(dataset: Any, source: str) -> LabelledDataset | LabelledStream:
         raise ValueError("make the data set without a transform: the models' own is used")
     reader = getattr(dataset, "reader", None)
     classes = _classes_of_reader(reader) if reader is not None else _classes_of_torchvision(dataset)
+    if files := shard_files(reader):
+        label = reader.split_info.alt_label
+        return LabelledShards(index_shards(files, label), source, classes, fixed_order=True)
     if isinstance(dataset, IterableDataset):
         return LabelledStream(dataset, source, classes)
     if reader is None and hasattr(dataset, "samples"):

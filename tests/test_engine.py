@@ -166,8 +166,8 @@ def _check_size(images: Any, size: int) -> None:
 
 
 def test_streams_are_refused_with_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"wds/flowers is a stream, .* give hfds/… or a folder, or train with timm"):
-        open_data("wds/flowers")
+    with pytest.raises(ValueError, match=r"hfids/flowers is a stream, .* give hfds/…, wds/… with its shards on disk"):
+        open_data("hfids/flowers")
 
 
 def test_folders_opened_one_by_one_are_refused_where_their_classes_differ(class_folders: Path) -> None:

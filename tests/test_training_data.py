@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import multiprocessing
 import operator
+import os
 import random
 import shutil
 import subprocess
@@ -19,6 +21,7 @@ from torch.utils.data import Dataset
 
 import srnn_zoo
 from srnn_zoo import SRNN
+from srnn_zoo.images import ImageError, open_image
 from srnn_zoo.training import image_transform, open_data, open_split
 from srnn_zoo.training.loader import TrainBatches, eval_loader, train_loader
 
@@ -105,6 +108,67 @@ def test_torchvisions_data_sets_are_read_by_their_names(class_folders: Path) -> 
     assert data.train.classes == data.val.classes == ["blue", "green", "red"]
     image, target = data.val[3]
     assert (image.mode, target) == ("RGB", 1)
+
+
+def test_hugging_faces_data_sets_are_read(class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    data = open_data(f"hfds/{class_folders}", data_dir=tmp_path / "cache")
+    assert (len(data.train), len(data.val)) == (24, 9)
+    assert data.train.classes == data.val.classes == ["blue", "green", "red"]
+    image, target = data.val[3]
+    assert (image.mode, target) == ("RGB", 1)
+
+
+@pytest.fixture
+def shards(class_folders: Path, tmp_path: Path) -> Path:
+    """The pictures as WebDataset: two shards to train with, one to validate, and the info file that timm reads."""
+    webdataset = pytest.importorskip("webdataset")
+    splits: dict[str, dict[str, object]] = {}
+    for split, count in (("train", 2), ("validation", 1)):
+        pictures = sorted((class_folders / split.removesuffix("idation")).rglob("*.png"))
+        names = [f"{split}-{shard}.tar" for shard in range(count)]
+        for shard, name in enumerate(names):
+            with webdataset.TarWriter(os.fspath(tmp_path / name)) as writer:
+                for number, picture in list(enumerate(pictures))[shard::count]:
+                    target = ["blue", "green", "red"].index(picture.parent.name)
+                    writer.write({"__key__": f"{number:04d}", "png": picture.read_bytes(), "cls": target})
+        lengths = [len(pictures) // count] * count
+        splits[split] = {"name": split, "filenames": names, "shard_lengths": lengths, "num_samples": len(pictures)}
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}), encoding="utf-8")
+    return tmp_path
+
+
+def test_shards_of_webdataset_are_read_in_any_order(shards: Path, class_folders: Path) -> None:
+    data = open_data("wds/colours", data_dir=shards)
+    assert (len(data.train), len(data.val), data.train.classes) == (24, 9, ["0", "1", "2"])
+    files = sorted((class_folders / "val").rglob("*.png"))
+    for index in (8, 0, 3):
+        image, target = data.val[index]
+        assert image == open_image(files[index]).image
+        assert target == ["blue", "green", "red"].index(files[index].parent.name)
+    batches = train_loader(_with_tensors(data.train), TrainBatches(24, 4, 1, 0, 1, 0), 1, pin_memory=False)
+    assert sorted(int(t) for batch in batches for t in batch.targets) == sorted(8 * [0, 1, 2])
+
+
+def test_shards_that_are_damaged_are_refused_and_pictures_skipped(shards: Path, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    for sample, reason in (
+        ({"png": b"no picture"}, r"train-1\.tar: 7 has no class \(\.cls\)"),
+        ({"cls": 0, "txt": "a cat"}, r"train-1\.tar: 7 has no picture \(jpg, png, webp, jpeg\)"),
+    ):
+        with webdataset.TarWriter(os.fspath(shards / "train-1.tar")) as writer:
+            writer.write({"__key__": "7", **sample})
+        with pytest.raises(ValueError, match=reason):
+            open_data("wds/colours", data_dir=shards)
+    with webdataset.TarWriter(os.fspath(shards / "train-1.tar")) as writer:
+        writer.write({"__key__": "7", "png": b"no picture", "cls": 1})
+    train = open_data("wds/colours", data_dir=shards).train
+    with pytest.raises(ImageError, match=r"train-1\.tar/7\.png: not a picture"):
+        train[len(train) - 1]
+    (shards / "train-1.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(ValueError, match=r"train-1\.tar is no tar file, or a damaged one"):
+        open_data("wds/colours", data_dir=shards)
 
 
 def test_a_reader_whose_package_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from srnn_zoo.folder import class_folders
 from srnn_zoo.images import ImageError
-from srnn_zoo.labelled import STREAMS, LabelledDataset, LabelledFiles, is_timm_name, open_labelled
+from srnn_zoo.labelled import LabelledDataset, LabelledFiles, LabelledShards, is_timm_name, open_labelled
 from srnn_zoo.transforms import create_transform
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _logger = logging.getLogger(__name__)
 StrPath = str | os.PathLike[str]
 Transform = Callable[[Any], Any]
 
+_STREAMS = ("hfids/", "tfds/")
 _VAL_FOLDERS = ("val", "validation", "valid")
 
 
@@ -140,12 +141,16 @@ def open_split(
     Raises:
         FileNotFoundError, ValueError, ImportError: as `open_data`.
     """
-    if is_timm_name(source) and os.fspath(source).lower().startswith(STREAMS):
+    is_stream = is_timm_name(source) and os.fspath(source).lower().startswith(_STREAMS)
+    pictures = None if is_stream else open_labelled(source, split=split or None, data_dir=data_dir)
+    if not isinstance(pictures, LabelledDataset):
         raise ValueError(
-            f"{os.fspath(source)} is a stream, which has no order to go on from after an interruption; "
-            "give hfds/… or a folder, or train with timm's train.py (docs/integrations.md)"
+            f"{os.fspath(source)} is a stream, which has no order to go on from after an interruption; give hfds/…, "
+            "wds/… with its shards on disk, or a folder; or train with timm's train.py (docs/integrations.md)"
         )
-    pictures: Any = open_labelled(source, split=split or None, data_dir=data_dir)
+    if isinstance(pictures, LabelledShards) and pictures.classes is None:  # which have numbers alone
+        count = 1 + max((picture.target for picture in pictures.dataset), default=-1)
+        pictures.classes = [str(number) for number in range(count)]
     if classes is None and Path(source).is_dir():
         _check_every_class_has_pictures(Path(source) / split, pictures)
     return Photographs(pictures, classes)
