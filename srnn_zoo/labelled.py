@@ -230,7 +230,7 @@ def _of_dataset(dataset: Any, source: str) -> LabelledDataset | LabelledStream:
         raise ValueError("make the data set without a transform: the models' own is used")
     reader = getattr(dataset, "reader", None)
     classes = _classes_of_reader(reader) if reader is not None else _classes_of_torchvision(dataset)
-    if files := shard_files(reader):
+    if reader is not None and (files := shard_files(reader)):
         label = reader.split_info.alt_label
         return LabelledShards(index_shards(files, label), source, classes, fixed_order=True)
     if isinstance(dataset, IterableDataset):
