@@ -109,7 +109,7 @@ def test_mistakes_are_refused_in_one_sentence(class_folders: Path, tmp_path: Pat
     assert "unknown recipe 'papr'; did you mean 'paper'?" in refused("train", class_folders, *out, "-r", "papr")
     assert "no recipe nowhere.toml" in refused("train", class_folders, *out, "-r", "nowhere.toml")
     assert "did you mean 'lr'" in refused("train", class_folders, *out, "--set", "lrr=1")
-    assert "nowhere does not exist" in refused("train", tmp_path / "nowhere", *out)
+    assert "nowhere'; give a folder of class folders" in refused("train", tmp_path / "nowhere", *out)
     assert "unknown model 'srnn_resnet19'" in refused("train", class_folders, *out, "-m", "srnn_resnet19")
     assert "--corrupt is skip or fatal; got 'maybe'" in refused(
         "train", class_folders, *out, *TINY, "--corrupt", "maybe"
@@ -165,7 +165,7 @@ def test_a_signal_to_all_processes_saves_and_says_how_to_resume(
     assert "Traceback" not in err
     before = _epochs(folder)
     refusal = run(*arguments, "--resume", "--set", "lr=0.5")
-    assert "lr 0.5, was 0.002" in refusal.reason
+    assert "lr 0.5, was 0.003" in refusal.reason
     resumed = subprocess.Popen([*COMMAND, *arguments, "--resume"], cwd=ROOT, start_new_session=True)
     try:
         while _epochs(folder) <= before:
