@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# The paper's experiment: Table 1 and Figure 3 on ImageNet-1k.
+#
+#   examples/imagenet.sh IMAGENET [OUTPUT]
+#
+# IMAGENET holds train/<WordNet id>/*.JPEG and val/<WordNet id>/*.JPEG, 1,000 classes each; OUTPUT is runs/imagenet by
+# default. What is finished is kept: after an interruption the same command goes on.
+#
+# From the environment:
+#   GPUS      processes, one a GPU (default 1)
+#   MODEL     srnn_resnet18, as in the paper, or any other
+#   VARIANTS  "vanilla half_gru" as in the paper; mean_logit is the ensemble, trained
+#   SIZES     224,448
+#   WORKERS   processes that read pictures for each GPU (default 8)
+#   SETTINGS  more options of srnn-zoo train, such as "--set precision=bf16 --set grad_accum_steps=4"
+set -euo pipefail
+
+if [ $# -lt 1 ] || [ ! -d "$1/train" ] || [ ! -d "$1/val" ]; then
+    echo "usage: examples/imagenet.sh IMAGENET [OUTPUT], where IMAGENET holds train/<class>/* and val/<class>/*" >&2
+    exit 2
+fi
+imagenet=$1
+output=${2:-runs/imagenet}
+model=${MODEL:-srnn_resnet18}
+sizes=${SIZES:-224,448}
+workers=${WORKERS:-8}
+read -ra variants <<< "${VARIANTS:-vanilla half_gru}"
+read -ra settings <<< "${SETTINGS:-}"
+
+# rows 1 to 4 of Table 1: the base CNN at each scale and the two ensembles, before any training
+if [ ! -f "$output/zero-shot/table.md" ]; then
+    srnn-zoo evaluate "$imagenet" "$model" --split val --sizes "$sizes" --workers "$workers" --batch-size 32 \
+        --output "$output/zero-shot"
+fi
+
+trained=()
+for variant in "${variants[@]}"; do
+    run=$output/$variant
+    resume=()
+    if [ -d "$run/state" ]; then
+        resume=(--resume)
+    fi
+    torchrun --standalone --nproc_per_node "${GPUS:-1}" -m srnn_zoo.cli train "$imagenet" --output "$run" \
+        --model "$model" --variant "$variant" --sizes "$sizes" --recipe paper --workers "$workers" \
+        ${settings[@]+"${settings[@]}"} ${resume[@]+"${resume[@]}"}
+    trained+=("$run/last")
+done
+
+# rows 5 and 6, and Figure 3
+srnn-zoo evaluate "$imagenet" "${trained[@]}" --base "$model" --split val --sizes "$sizes" --workers "$workers" \
+    --batch-size 32 --output "$output/table"
+srnn-zoo curves "${trained[@]/%\/last/}" --output "$output/curves.png"
+echo "Table 1 is $output/table/table.md, Figure 3 $output/curves.png"

@@ -1,0 +1,75 @@
+"""The paper's experiment on ImageNet is one command; here it runs on a small folder in ImageNet's layout."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from timm.data import ImageNetInfo
+
+from srnn_zoo import SRNN, create_model
+
+from .conftest import ROOT
+
+SCRIPT = ROOT / "examples" / "imagenet.sh"
+SMALL = {
+    "GPUS": "2",
+    "MODEL": "srnn_tf_efficientnet_lite0",
+    "VARIANTS": "half_gru",
+    "SIZES": "32,64",
+    "WORKERS": "0",
+    "SETTINGS": "--set epochs=1 --cpu",
+}
+
+
+@pytest.fixture
+def imagenet(tmp_path: Path) -> Path:
+    """One picture for each of the thousand classes to train with, and one for each of the first fifty to validate."""
+    for split, count in (("train", 1000), ("val", 50)):
+        for number, name in enumerate(ImageNetInfo().label_names()[:count]):
+            folder = tmp_path / "imagenet" / split / name
+            folder.mkdir(parents=True)
+            Image.effect_noise((80, 72), number % 97 + 1).convert("RGB").save(folder / f"{name}_1.JPEG")
+    return tmp_path / "imagenet"
+
+
+def experiment(*arguments: object) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([os.fspath(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, **SMALL, "PATH": path, "PYTHONPATH": os.fspath(ROOT), "OMP_NUM_THREADS": "1"}
+    command = ["bash", os.fspath(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def test_one_command_trains_and_writes_table_1_and_figure_3(imagenet: Path, tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    done = experiment(imagenet, output)
+    assert done.returncode == 0, done.stderr
+    for table in ("zero-shot", "table"):
+        with (output / table / "table.csv").open() as file:
+            methods = [(row["method"], int(row["images"])) for row in csv.DictReader(file)]
+        base = ["base CNN 32", "base CNN 64", "probability ensemble", "logit ensemble"]
+        assert methods == [(name, 50) for name in [*base, "half_gru"]]
+    assert (output / "curves.png").stat().st_size > 1000
+    trained = SRNN.from_pretrained(output / "half_gru" / "last")
+    start = create_model("srnn_tf_efficientnet_lite0", pretrained=True)
+    for name in ("fc.weight", "cell.recurrent.weight"):  # the pretrained classifier is the paper's start
+        moved = (trained.get_parameter(name) - start.get_parameter(name)).abs().max()
+        assert 0 < moved < 0.1
+    log = (output / "half_gru" / "log.csv").read_text()
+
+    again = experiment(imagenet, output)
+    assert again.returncode == 0, again.stderr
+    assert "epoch 1/1" not in again.stderr  # nothing is trained twice
+    assert (output / "half_gru" / "log.csv").read_text() == log
+
+
+def test_it_says_what_folder_it_needs(tmp_path: Path) -> None:
+    for arguments in ((), (tmp_path,)):
+        done = experiment(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("usage: examples/imagenet.sh IMAGENET [OUTPUT], where IMAGENET holds train/")
