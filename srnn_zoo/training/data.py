@@ -120,8 +120,8 @@ def open_data(
         )
     validation = open_split(where, val_split, train.classes, data_dir=data_dir)
     name = os.fspath(data) if is_timm_name(data) else Path(data).resolve().name.removesuffix(".tar")
-    if validation.samples is not None:
-        seen = len({target for _, target in validation.samples})
+    if (samples := validation.samples) is not None:
+        seen = len({target for _, target in samples})
         if seen < len(train.classes):
             _logger.info("the validation split has pictures of %d of the %d classes", seen, len(train.classes))
     return TrainingData(train, validation, name)
@@ -171,7 +171,7 @@ def image_transform(model: SRNN, *, train: bool = False, **augmentation: Any) ->
 
 
 def _check_every_class_has_pictures(folder: Path, pictures: LabelledDataset) -> None:
-    """A class that training never sees a picture of could be learnt as well as if it were not there."""
+    """Refuse a class that training would never see a picture of."""
     for class_folder in class_folders(folder):
         if class_folder.name not in (pictures.classes or ()):
             raise ValueError(f"{class_folder} has no pictures: add some, or remove the folder")

@@ -147,12 +147,12 @@ class Prober:
         transform = repr(image_transform(self.model))
         if self.folder is None or not isinstance(split, Photographs) or repr(split.transform) != transform:
             return None
-        if split.samples is None:
+        if (samples := split.samples) is None:
             return None
         model = self.model
         sizes = [model.pretrained_cfg["architecture"], model.norm, model.interpolation, model.level_sizes()]
         found = hashlib.sha256(f"{backbone}\n{sizes}\n{transform}\n".encode())
-        for path, target in split.samples:
+        for path, target in samples:
             found.update(f"{path.absolute()}\0{_version(path)}\0{target}\n".encode(errors="surrogateescape"))
         return self.folder.path / "features" / f"{found.hexdigest()[:16]}.safetensors"
 
