@@ -16,13 +16,13 @@ import argparse
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from _common import RESULTS, Row, grocery, report
+from _grocery_rows import FUSIONS, IDEAS, Trial
 from _grocery_table import compare, summarise
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -35,52 +35,6 @@ from srnn_zoo.flops import level_gmacs
 from srnn_zoo.training import Recipe, fit, open_data, recipe
 from srnn_zoo.training.data import image_transform, open_split
 from srnn_zoo.training.probe import Features, extract_features
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A row: a variant, and in what it differs from the others.
-
-    Attributes:
-        variant: of the model.
-        parts: sizes of the levels as parts of the largest; empty for those of the command line.
-        settings: of the recipe.
-        options: of the model.
-    """
-
-    variant: str
-    parts: tuple[float, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-FUSIONS = ("mean_logit", "concat", "vanilla", "half_gru", "gru", "lstm", "mgu")
-PER_LEVEL = {"norm": "per_level"}
-QUARTER = {"recurrence": 0.25}
-TAUGHT = {"loss": "anytime", "distillation": 0.5}
-IDEAS = {
-    "half_gru, cell lr x 10": Trial("half_gru", settings={"lr_cell": 1.0}),
-    "half_gru, cell lr / 10": Trial("half_gru", settings={"lr_cell": 0.01}),
-    "half_gru, no decay to I": Trial("half_gru", settings={"identity_decay": 0.0}),
-    "half_gru, strong decay to I": Trial("half_gru", settings={"identity_decay": 10.0}),
-    "half_gru, U = I/4": Trial("half_gru", settings=QUARTER),
-    "vanilla, U = I/4": Trial("vanilla", settings=QUARTER),
-    "half_gru, norm per level": Trial("half_gru", options=PER_LEVEL),
-    "vanilla, norm per level": Trial("vanilla", options=PER_LEVEL),
-    "mean_logit, norm per level": Trial("mean_logit", options=PER_LEVEL),
-    "half_gru, norm frozen": Trial("half_gru", options={"norm": "frozen"}),
-    "half_gru, anytime loss with distillation": Trial("half_gru", settings=TAUGHT),
-    "half_gru, three levels": Trial("half_gru", parts=(0.5, 0.75, 1.0)),
-    "half_gru, norm per level, U = I/4": Trial("half_gru", settings=QUARTER, options=PER_LEVEL),
-    "vanilla, norm per level, U = I/4": Trial("vanilla", settings=QUARTER, options=PER_LEVEL),
-    "half_gru, norm per level, U = I/4, anytime loss with distillation": Trial(
-        "half_gru", settings=QUARTER | TAUGHT, options=PER_LEVEL
-    ),
-    "mean_logit, norm per level, anytime loss with distillation": Trial(
-        "mean_logit", settings=TAUGHT, options=PER_LEVEL
-    ),
-    "half_gru, norm per level, levels 3/4 and 1": Trial("half_gru", parts=(0.75, 1.0), options=PER_LEVEL),
-}
 
 
 def main() -> None:
@@ -100,8 +54,8 @@ def main() -> None:
     parser.add_argument("--compare", nargs="*", default=["half_gru"], help="rows to compare with all others")
     parser.add_argument("--csv", type=Path, help="file to write (default: results/grocery_TRAINING_SPLIT.csv)")
     args = parser.parse_args()
-    rows = {**{single(size): Trial("vanilla") for size in args.sizes}, **{name: Trial(name) for name in FUSIONS}}
-    everything = {**rows, **IDEAS}
+    rows = {single(size): Trial("vanilla") for size in args.sizes} | FUSIONS
+    everything = rows | IDEAS
     if args.list:
         print("\n".join(everything))
         return
