@@ -13,6 +13,7 @@ split.
 from __future__ import annotations
 
 import argparse
+import csv
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -218,6 +219,34 @@ def ensembles(args: argparse.Namespace, logits: dict[str, Tensor]) -> dict[str, 
 
 def table(args: argparse.Namespace, rows: dict[str, Trial], split: str) -> None:
     """What came of it, written down and printed."""
+    right, losses = outcomes(args, rows, split)
+    backbone = srnn_zoo.create_model(args.model)
+    measured: list[Row] = []
+    for row in summarise(right, losses):
+        name = row["method"]
+        trial = rows.get(name, Trial(""))
+        costs = [level_gmacs(backbone, (size, size)) for size in sizes_of(args, name, trial)]
+        row = about(args, split, trial) | row | {"gmacs": f"{sum(costs):.4f}"}
+        if args.probe:
+            row["fit_seconds"] = fit_seconds(args, name) if name in rows else ""
+        measured.append(row)
+    file = args.csv or RESULTS / f"grocery_{kind(args)}_{split}.csv"
+    report(measured, file)
+    if methods := [name for name in args.compare if name in right]:
+        pairs = [about(args, split) | row for row in compare(right, methods)]
+        report(pairs, file.with_name(f"{file.stem}_pairs.csv"))
+
+
+def about(args: argparse.Namespace, split: str, trial: Trial | None = None) -> Row:
+    """The columns that say of what a row of the table is: the levels are the command's, or the trial's own."""
+    levels = sizes_of(args, "", trial or Trial(""))
+    return {"levels": "+".join(map(str, levels)), "training": kind(args), "split": split}
+
+
+def outcomes(
+    args: argparse.Namespace, rows: dict[str, Trial], split: str
+) -> tuple[dict[str, list[Tensor]], dict[str, list[float]]]:
+    """Of every method and seed whether each answer is right, and the cross-entropy."""
     right: dict[str, list[Tensor]] = {}
     losses: dict[str, list[float]] = {}
     for seed in args.seeds:
@@ -227,16 +256,13 @@ def table(args: argparse.Namespace, rows: dict[str, Trial], split: str) -> None:
         for method, answers in {**{name: x[-1] for name, x in logits.items()}, **ensembles(args, logits)}.items():
             right.setdefault(method, []).append(answers.argmax(dim=1) == targets)
             losses.setdefault(method, []).append(F.cross_entropy(answers, targets).item())
-    backbone = srnn_zoo.create_model(args.model)
-    costs = {
-        name: sum(level_gmacs(backbone, (size, size)) for size in sizes_of(args, name, rows.get(name, Trial(""))))
-        for name in right
-    }
-    common: Row = {"levels": "+".join(map(str, args.sizes)), "training": kind(args), "split": split}
-    file = args.csv or RESULTS / f"grocery_{kind(args)}_{split}.csv"
-    report([common | row | {"gmacs": f"{costs[row['method']]:.4f}"} for row in summarise(right, losses)], file)
-    if methods := [name for name in args.compare if name in right]:
-        report([common | row for row in compare(right, methods)], file.with_name(f"{file.stem}_pairs.csv"))
+    return right, losses
+
+
+def fit_seconds(args: argparse.Namespace, name: str) -> str:
+    """What the fastest seed of a probe took: one that found the features of an earlier run, where there is any."""
+    logs = [(folder_of(args, name, seed) / "log.csv").read_text(encoding="utf-8") for seed in args.seeds]
+    return f"{min(float(row['seconds']) for log in logs for row in csv.DictReader(log.splitlines())):.1f}"
 
 
 if __name__ == "__main__":

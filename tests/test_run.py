@@ -176,6 +176,8 @@ def test_torchrun_starts_a_program_by_it_on_several_processes(tmp_path: Path) ->
         "norms = [torch.zeros(()) for _ in range(2)]\n"
         "dist.all_gather(norms, norm)\n"
         "open(f'{dist.get_rank()}.txt', 'w').write(f'{sys.argv[1:]} {norms[0] == norms[1]} {norm > 0}')\n"
+        "dist.barrier()\n"  # one that leaves while the other's gloo threads still work takes it down
+        "del ddp\n"
         "dist.destroy_process_group()\n"
     )
     launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc_per_node", "2"]

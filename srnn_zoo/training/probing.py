@@ -153,7 +153,7 @@ class Prober:
         sizes = [model.pretrained_cfg["architecture"], model.norm, model.interpolation, model.level_sizes()]
         found = hashlib.sha256(f"{backbone}\n{sizes}\n{transform}\n".encode())
         for path, target in samples:
-            found.update(f"{path.absolute()}\0{_version(path)}\0{target}\n".encode(errors="surrogateescape"))
+            found.update(f"{path.resolve()}\0{_version(path)}\0{target}\n".encode(errors="surrogateescape"))
         return self.folder.path / "features" / f"{found.hexdigest()[:16]}.safetensors"
 
     def _loader(self, split: Any) -> DataLoader[Any]:
