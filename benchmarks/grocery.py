@@ -207,14 +207,13 @@ def at_every_size(args: argparse.Namespace, model: srnn_zoo.SRNN) -> srnn_zoo.SR
 def ensembles(args: argparse.Namespace, logits: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the single-scale networks say together: that of the largest size at all sizes, and each at its own."""
     singles = [logits[name] for name in map(single, args.sizes) if name in logits]
-    if len(singles) < max(2, len(args.sizes)):
-        return {}
-    at_all = singles[-1]
-    return {
-        "untrained probability ensemble": at_all.softmax(dim=2).mean(dim=0).log(),
-        "untrained logit ensemble": at_all.mean(dim=0),
-        "ensemble of the single-scale networks": torch.stack([x[-1] for x in singles]).mean(dim=0),
-    }
+    found: dict[str, Tensor] = {}
+    if len(args.sizes) > 1 and single(args.sizes[-1]) in logits:
+        found["untrained probability ensemble"] = singles[-1].softmax(dim=2).mean(dim=0).log()
+        found["untrained logit ensemble"] = singles[-1].mean(dim=0)
+    if 1 < len(singles) == len(args.sizes):
+        found["ensemble of the single-scale networks"] = torch.stack([x[-1] for x in singles]).mean(dim=0)
+    return found
 
 
 def table(args: argparse.Namespace, rows: dict[str, Trial], split: str) -> None:
