@@ -208,9 +208,10 @@ def ensembles(args: argparse.Namespace, logits: dict[str, Tensor]) -> dict[str, 
     """What the single-scale networks say together: that of the largest size at all sizes, and each at its own."""
     singles = [logits[name] for name in map(single, args.sizes) if name in logits]
     found: dict[str, Tensor] = {}
-    if len(args.sizes) > 1 and single(args.sizes[-1]) in logits:
-        found["untrained probability ensemble"] = singles[-1].softmax(dim=2).mean(dim=0).log()
-        found["untrained logit ensemble"] = singles[-1].mean(dim=0)
+    at_all = logits.get(single(args.sizes[-1]))
+    if len(args.sizes) > 1 and at_all is not None:
+        found["untrained probability ensemble"] = at_all.softmax(dim=2).mean(dim=0).log()
+        found["untrained logit ensemble"] = at_all.mean(dim=0)
     if 1 < len(singles) == len(args.sizes):
         found["ensemble of the single-scale networks"] = torch.stack([x[-1] for x in singles]).mean(dim=0)
     return found
@@ -225,20 +226,19 @@ def table(args: argparse.Namespace, rows: dict[str, Trial], split: str) -> None:
         name = row["method"]
         trial = rows.get(name, Trial(""))
         costs = [level_gmacs(backbone, (size, size)) for size in sizes_of(args, name, trial)]
-        row = about(args, split, trial) | row | {"gmacs": f"{sum(costs):.4f}"}
+        row = about(args, split, sizes_of(args, "", trial)) | row | {"gmacs": f"{sum(costs):.4f}"}
         if args.probe:
             row["fit_seconds"] = fit_seconds(args, name) if name in rows else ""
         measured.append(row)
     file = args.csv or RESULTS / f"grocery_{kind(args)}_{split}.csv"
     report(measured, file)
     if methods := [name for name in args.compare if name in right]:
-        pairs = [about(args, split) | row for row in compare(right, methods)]
+        pairs = [about(args, split, args.sizes) | row for row in compare(right, methods)]
         report(pairs, file.with_name(f"{file.stem}_pairs.csv"))
 
 
-def about(args: argparse.Namespace, split: str, trial: Trial | None = None) -> Row:
-    """The columns that say of what a row of the table is: the levels are the command's, or the trial's own."""
-    levels = sizes_of(args, "", trial or Trial(""))
+def about(args: argparse.Namespace, split: str, levels: Sequence[int]) -> Row:
+    """The columns that say of what a row of a table is."""
     return {"levels": "+".join(map(str, levels)), "training": kind(args), "split": split}
 
 

@@ -240,6 +240,20 @@ def test_features_are_those_of_these_files_and_this_backbone(probe: Probe, class
     assert probe(tmp_path / "run", model, resume=True)[2] == 4
 
 
+def test_features_are_found_by_another_way_to_the_same_files(
+    probe: Probe, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe(tmp_path / "run")
+    (tmp_path / "link").symlink_to(class_folders, target_is_directory=True)
+    monkeypatch.chdir(tmp_path / "run")
+    data = open_data(Path("..") / "link")
+    shutil.copytree("features", "../other/features")
+    fit(tiny(3), data.train, data.val, recipe("probe", epochs=1), tmp_path / "other", workers=0, cpu=True)
+    assert cached(tmp_path / "other") == [
+        tmp_path / "other" / x.relative_to(tmp_path / "run") for x in cached(tmp_path / "run")
+    ]
+
+
 def test_damaged_features_are_extracted_anew(probe: Probe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _, model, _ = probe(tmp_path / "run")
     flipped, cut = cached(tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -152,8 +153,11 @@ class Prober:
         model = self.model
         sizes = [model.pretrained_cfg["architecture"], model.norm, model.interpolation, model.level_sizes()]
         found = hashlib.sha256(f"{backbone}\n{sizes}\n{transform}\n".encode())
+        real = functools.cache(Path.resolve)  # many pictures, few folders
         for path, target in samples:
-            found.update(f"{path.resolve()}\0{_version(path)}\0{target}\n".encode(errors="surrogateescape"))
+            found.update(
+                f"{real(path.parent) / path.name}\0{_version(path)}\0{target}\n".encode(errors="surrogateescape")
+            )
         return self.folder.path / "features" / f"{found.hexdigest()[:16]}.safetensors"
 
     def _loader(self, split: Any) -> DataLoader[Any]:
