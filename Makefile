@@ -19,7 +19,7 @@ slow: $(VENV)/.test
 test-hub1:
 	$(MAKE) $(VENV)-hub1/.test VENV=$(VENV)-hub1
 	$(VENV)-hub1/bin/python -m pip install --quiet --disable-pip-version-check 'huggingface_hub<2'
-	$(VENV)-hub1/bin/python -m pytest tests/test_hub.py tests/test_push.py tests/test_hub_server*.py tests/test_faults.py tests/test_weights.py
+	$(VENV)-hub1/bin/python -m pytest tests/weights tests/models/test_entries.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

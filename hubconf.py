@@ -4,7 +4,7 @@ One for every popular backbone, and `srnn` for any other. torch.hub takes every 
 """
 
 from srnn_zoo import create_model as _create_model
-from srnn_zoo.factories import *  # noqa: F403
+from srnn_zoo.models.factories import *  # noqa: F403
 
 dependencies = ["torch", "torchvision", "timm", "safetensors", "huggingface_hub", "numpy", "PIL"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srnn_zoo.cells import HalfGRU, register_cell
+from srnn_zoo.models.cells import HalfGRU, register_cell
 
 __all__ = ["FUSIONS", "IDEAS", "Trial"]
 

@@ -10,7 +10,7 @@ import torch
 from _common import Row
 from torch import Tensor
 
-from srnn_zoo.evaluation import mcnemar, wilson
+from srnn_zoo.evaluation.compare import mcnemar, wilson
 
 __all__ = ["compare", "summarise"]
 

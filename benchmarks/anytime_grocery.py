@@ -1,7 +1,7 @@
 """Early exit on the Grocery Store data set: accuracy, cost and time against the full pyramid and single-scale networks.
 
 The backbone keeps its ImageNet weights; its features are extracted once (and kept in --cache), and a classifier for
-each level is fitted to those of the training split (`srnn_zoo.training.probe`) with a loss at every level. A
+each level is fitted to those of the training split (`srnn_zoo.training.features`) with a loss at every level. A
 single-scale network is the same backbone with one classifier, fitted to the features of one size in the same way.
 Thresholds are found on the validation split, for budgets in parts of the full pyramid's cost; everything else is
 measured on the test split. Times are of the real thing: batches of levels through `model(levels)` and through
@@ -24,14 +24,14 @@ from _common import RESULTS, Row, grocery, report
 from tqdm import tqdm
 
 import srnn_zoo
-from srnn_zoo.answers import Answers
-from srnn_zoo.curve import Point, pareto, write_pareto
-from srnn_zoo.flops import level_gmacs
-from srnn_zoo.folder import ModelFolder
-from srnn_zoo.plot import plot_pareto
-from srnn_zoo.thresholds import measure
+from srnn_zoo.datasets.folder import ModelFolder
+from srnn_zoo.evaluation.plot import plot_pareto
+from srnn_zoo.inference.answers import Answers
+from srnn_zoo.inference.curve import Point, pareto, write_pareto
+from srnn_zoo.inference.thresholds import measure
+from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.training import AnytimeLoss
-from srnn_zoo.training.probe import Features, evaluate_features, extract_features, fit_features
+from srnn_zoo.training.features import Features, evaluate_features, extract_features, fit_features
 
 SPLITS = ("train", "val", "test")
 

@@ -32,10 +32,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import srnn_zoo
-from srnn_zoo.flops import level_gmacs
+from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.training import Recipe, fit, open_data, recipe
 from srnn_zoo.training.data import image_transform, open_split
-from srnn_zoo.training.probe import Features, extract_features
+from srnn_zoo.training.features import Features, extract_features
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from tqdm import trange
 
 import srnn_zoo
-from srnn_zoo.images import find_images, open_image
+from srnn_zoo.datasets.images import find_images, open_image
 from srnn_zoo.training import recipe
 from srnn_zoo.training.data import image_transform
 from srnn_zoo.training.objective import TrainingForward

@@ -20,8 +20,8 @@ from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 import srnn_zoo
-from srnn_zoo.images import find_images, open_image
-from srnn_zoo.pyramid import Interpolation
+from srnn_zoo.datasets.images import find_images, open_image
+from srnn_zoo.transforms.pyramid import Interpolation
 
 SIZES = (224, 448)
 MODEL = "srnn_tf_efficientnet_lite0"  # whose crop, mean and std the transform takes; its weights are not used

@@ -19,7 +19,7 @@ from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
 import srnn_zoo
-from srnn_zoo.images import open_image
+from srnn_zoo.datasets.images import open_image
 
 MODELS = ("srnn_tf_efficientnet_lite0", "srnn_tf_efficientnet_lite1", "srnn_tf_efficientnet_lite2")
 CHECKED_PICTURES = 8

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 from ._errors import WeightsUnavailableError
 from ._version import __version__
-from .answers import collect
-from .anytime import Anytime
-from .budget import budget_rule, calibrate
-from .build import ModelFactory
-from .cells import Cell, list_cells, register_cell
-from .convert import to_base_cnn
-from .curve import pareto, write_pareto
-from .data import HeightBatchSampler, pyramid_collate
-from .factories import *  # noqa: F403
-from .flops import count_gmacs
-from .model import SRNN, Step
-from .packing import LazyLevels, PackedPyramid
-from .pretrained import init_from_base_cnn
-from .pyramid import Pyramid
-from .registry import create_model, get_factory, list_models, register_weights
-from .scale_pyramid import ScalePyramid
-from .transforms import create_transform
-from .weights import Weights, get_weights, list_pretrained
+from .inference.answers import collect
+from .inference.calibrate import budget_rule, calibrate
+from .inference.curve import pareto, write_pareto
+from .inference.early_exit import Anytime
+from .models.build import ModelFactory
+from .models.cells import Cell, list_cells, register_cell
+from .models.convert import to_base_cnn
+from .models.cost import count_gmacs
+from .models.create import create_model, get_factory, list_models, register_weights
+from .models.entries import Weights, get_weights, list_pretrained
+from .models.factories import *  # noqa: F403
+from .models.initial import init_from_base_cnn
+from .models.srnn import SRNN, Step
+from .transforms.batches import HeightBatchSampler, pyramid_collate
+from .transforms.packed import LazyLevels, PackedPyramid
+from .transforms.presets import create_transform
+from .transforms.pyramid import Pyramid
+from .transforms.scale_pyramid import ScalePyramid
 
 __all__ = [
     "SRNN",

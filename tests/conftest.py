@@ -16,8 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 import srnn_zoo
-
-from .hub_server import HubServer
+from tests.weights.hub_server import HubServer
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("SRNN_ZOO_DATA", ROOT / ".." / "shared" / "data"))

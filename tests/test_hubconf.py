@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import srnn_zoo
-from srnn_zoo import factories
+from srnn_zoo.models import factories
 
 from .conftest import ROOT
 
@@ -57,7 +57,7 @@ print(json.dumps(facts))
         pytest.skip("srnn_zoo is installed in site-packages itself")
     assert sorted(facts["list"]) == sorted(hub_entry_points())
     assert facts["help"].startswith("SRNN over any timm backbone.")
-    assert facts["model"] == ["srnn_zoo.model", "vanilla", [2, 3]]
+    assert facts["model"] == ["srnn_zoo.models.srnn", "vanilla", [2, 3]]
     assert facts["file"] == str(tmp_path / "hub" / "owner_srnn-zoo_main" / "srnn_zoo" / "__init__.py")
 
 

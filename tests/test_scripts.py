@@ -57,8 +57,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(script: Path, *arguments: str | Path, cwd: Path) -> str:
-    """Standard output of a program that `srnn_zoo.run` started and that ended well."""
-    command = [sys.executable, "-m", "srnn_zoo.run", str(script), *map(str, arguments)]
+    """Standard output of a program that `srnn_zoo.cli.run` started and that ended well."""
+    command = [sys.executable, "-m", "srnn_zoo.cli.run", str(script), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

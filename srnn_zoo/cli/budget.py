@@ -16,11 +16,11 @@ from .app import app, fail
 from .options import SizesOption, VariantOption, load, parse_sizes
 
 if TYPE_CHECKING:
-    from srnn_zoo.answers import Answers
-    from srnn_zoo.curve import Point
-    from srnn_zoo.folder import FolderLoader
-    from srnn_zoo.model import SRNN
-    from srnn_zoo.predict import Skipped
+    from srnn_zoo.datasets.folder import FolderLoader
+    from srnn_zoo.inference.answers import Answers
+    from srnn_zoo.inference.curve import Point
+    from srnn_zoo.inference.predict import Skipped
+    from srnn_zoo.models.srnn import SRNN
 
 DataArgument = Annotated[
     Path, typer.Argument(help="Folder of pictures, one folder a class: DATA/CLASS/picture.jpg.", show_default=False)
@@ -61,7 +61,7 @@ def calibrate(
     `srnn-zoo predict --exit calibrated` uses them, and `--budget` takes those of any other budget. Use pictures that
     the model was neither trained on nor will be tested with.
     """
-    from srnn_zoo.budget import calibrate as find_thresholds
+    from srnn_zoo.inference.calibrate import calibrate as find_thresholds
 
     if (budget is None) == (target_accuracy is None):
         fail("give either --budget or --target-accuracy")
@@ -107,9 +107,9 @@ def pareto(
     Everything is measured on DATA. Thresholds come from --calibration-data, or from the calibration saved with the
     model; without either they are chosen on DATA itself, and the curve promises too much.
     """
-    from srnn_zoo.budget import check_calibrated
-    from srnn_zoo.curve import pareto as measure
-    from srnn_zoo.curve import write_pareto
+    from srnn_zoo.inference.calibrate import check_calibrated
+    from srnn_zoo.inference.curve import pareto as measure
+    from srnn_zoo.inference.curve import write_pareto
 
     _check_files(output, plot)
     network, loader = _model_and_pictures(data, model, variant, sizes, device, batch_size, workers)
@@ -135,7 +135,7 @@ def pareto(
         write_pareto(points, output)
         typer.echo(f"written to {output}", err=True)
     if plot is not None:
-        from srnn_zoo.plot import plot_pareto
+        from srnn_zoo.evaluation.plot import plot_pareto
 
         plot_pareto(points, plot)
         typer.echo(f"drawn to {plot}", err=True)
@@ -175,7 +175,7 @@ def _model_and_pictures(
 
 
 def _pictures(data: Path, network: SRNN, sizes: list[int] | None, batch_size: int, workers: int) -> FolderLoader:
-    from srnn_zoo.folder import ModelFolder
+    from srnn_zoo.datasets.folder import ModelFolder
 
     with _one_line_each():
         return ModelFolder(data, network, sizes=sizes).loader(batch_size, workers)
@@ -185,7 +185,7 @@ def _answers(network: SRNN, loader: FolderLoader) -> Answers:
     """What the model says of all pictures that can be read, with a progress bar."""
     import torch
 
-    from srnn_zoo.answers import collect
+    from srnn_zoo.inference.answers import collect
 
     try:
         with _one_line_each():
@@ -219,7 +219,7 @@ def _check_files(output: Path | None, plot: Path | None) -> None:
     if output is not None and output.is_dir():
         fail(f"--output: {output} is a folder")
     if plot is not None:
-        from srnn_zoo.plot import check_plot_file
+        from srnn_zoo.evaluation.plot import check_plot_file
 
         try:
             check_plot_file(plot)
@@ -229,8 +229,8 @@ def _check_files(output: Path | None, plot: Path | None) -> None:
 
 def _calibration_as_text(network: SRNN, answers: Answers) -> str:
     """Thresholds, where the held-out pictures stop, and what that gives, beside all levels."""
-    from srnn_zoo.anytime import stored_rule
-    from srnn_zoo.thresholds import measure
+    from srnn_zoo.inference.early_exit import stored_rule
+    from srnn_zoo.inference.thresholds import measure
 
     rule = stored_rule(network)
     thresholds = network.metadata["exit"]["thresholds"]

@@ -11,7 +11,7 @@ from .app import app, fail
 from .options import SizesOption, load, parse_sizes
 
 if TYPE_CHECKING:
-    from srnn_zoo.model import SRNN
+    from srnn_zoo.models.srnn import SRNN
 
 
 @app.command()
@@ -60,7 +60,7 @@ def evaluate(
     import torch
 
     from srnn_zoo import evaluation
-    from srnn_zoo.table import PARTIAL, PREDICTIONS_FILE, check_folder
+    from srnn_zoo.evaluation.table import PARTIAL, PREDICTIONS_FILE, check_folder
 
     level_sizes = parse_sizes(sizes)
     if output is not None:

@@ -11,7 +11,7 @@ from .app import app, fail
 from .options import SizesOption, VariantOption, create, parse_sizes
 
 if TYPE_CHECKING:
-    from srnn_zoo.model import SRNN
+    from srnn_zoo.models.srnn import SRNN
 
 
 @app.command("list")
@@ -21,9 +21,9 @@ def list_command(
     pretrained: Annotated[bool, typer.Option("--pretrained", help="List the weights of SRNNs instead.")] = False,
 ) -> None:
     """List the models, the variants, or the weights."""
-    from srnn_zoo.cells import list_cells
-    from srnn_zoo.registry import list_models
-    from srnn_zoo.weights import list_pretrained
+    from srnn_zoo.models.cells import list_cells
+    from srnn_zoo.models.create import list_models
+    from srnn_zoo.models.entries import list_pretrained
 
     if cells and (pattern or pretrained):
         fail("--variants takes no pattern and goes without --pretrained")
@@ -51,7 +51,7 @@ def info(
 
 
 def _facts(model: SRNN) -> dict[str, Any]:
-    from srnn_zoo.flops import count_gmacs
+    from srnn_zoo.models.cost import count_gmacs
 
     def millions(module: Any) -> float:
         return round(sum(p.numel() for p in module.parameters()) / 1e6, 3)
@@ -82,7 +82,7 @@ def _facts(model: SRNN) -> dict[str, Any]:
 
 def _base_model(model: SRNN) -> str:
     """Whose weights a model starts from; for a name alone, what `pretrained=True` would take."""
-    from srnn_zoo.weights import find_weights
+    from srnn_zoo.models.entries import find_weights
 
     architecture, tag = model.pretrained_cfg["architecture"], model.pretrained_cfg.get("tag") or ""
     entry = find_weights(f"{architecture}.{tag}")

@@ -10,7 +10,7 @@ import typer
 from .app import fail
 
 if TYPE_CHECKING:
-    from srnn_zoo.model import SRNN
+    from srnn_zoo.models.srnn import SRNN
 
 __all__ = ["DEFAULT_MODEL", "ModelOption", "SizesOption", "VariantOption", "create", "load", "parse_sizes"]
 
@@ -32,7 +32,7 @@ def parse_sizes(text: str | None) -> list[int] | None:
     """The sizes in a text such as `224,448`, or None for none; exits where they make no pyramid."""
     if text is None:
         return None
-    from srnn_zoo.scale_pyramid import ScalePyramid
+    from srnn_zoo.transforms.scale_pyramid import ScalePyramid
 
     try:
         sizes = [int(part) for part in text.split(",")]
@@ -60,7 +60,7 @@ def load(name: str, variant: str | None, sizes: list[int] | None, device: str | 
 
 def create(name: str, variant: str | None, sizes: list[int] | None, *, pretrained: bool, **options: Any) -> SRNN:
     """A model by name, folder or Hub id; exits with the reason where there is none."""
-    from srnn_zoo.registry import create_model
+    from srnn_zoo.models.create import create_model
 
     options |= {} if variant is None else {"variant": variant}
     if sizes is not None:

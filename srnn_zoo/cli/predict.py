@@ -15,9 +15,9 @@ from .app import app, fail
 from .options import DEFAULT_MODEL, ModelOption, SizesOption, VariantOption, load, parse_sizes
 
 if TYPE_CHECKING:
-    from srnn_zoo.exits import ExitRule
-    from srnn_zoo.model import SRNN
-    from srnn_zoo.predict import Answer, Prediction, Skipped
+    from srnn_zoo.inference.exits import ExitRule
+    from srnn_zoo.inference.predict import Answer, Prediction, Skipped
+    from srnn_zoo.models.srnn import SRNN
 
 MAX_PLOTTED = 12
 CALIBRATED = "calibrated"  # the value of --exit that stands for the thresholds stored with the model
@@ -57,9 +57,9 @@ def predict(
     """
     from tqdm import tqdm
 
-    from srnn_zoo.images import ImageError, find_images
-    from srnn_zoo.predict import Skipped
-    from srnn_zoo.predict import predict as predict_pictures
+    from srnn_zoo.datasets.images import ImageError, find_images
+    from srnn_zoo.inference.predict import Skipped
+    from srnn_zoo.inference.predict import predict as predict_pictures
 
     if not all(images):
         fail("a path is empty")
@@ -94,7 +94,7 @@ def predict(
         if plot is not None:
             kept.append(result)
     if plot is not None and kept:
-        from srnn_zoo.plot import plot_predictions
+        from srnn_zoo.evaluation.plot import plot_predictions
 
         plot_predictions(kept, plot)
         typer.echo(f"drawn to {plot}", err=True)
@@ -139,10 +139,10 @@ def _as_text(prediction: Prediction, width: int = 34) -> str:
 
 def _exit_rule(network: SRNN, exit: str | None, budget: float | None, sizes: list[int] | None) -> ExitRule | None:
     """When pictures stop; says on stderr what a budget has come to."""
-    from srnn_zoo.anytime import stored_rule
-    from srnn_zoo.budget import budget_rule, check_calibrated
-    from srnn_zoo.exits import FixedLevel, ScoreRule
-    from srnn_zoo.pyramid import pair
+    from srnn_zoo.inference.calibrate import budget_rule, check_calibrated
+    from srnn_zoo.inference.early_exit import stored_rule
+    from srnn_zoo.inference.exits import FixedLevel, ScoreRule
+    from srnn_zoo.transforms.pyramid import pair
 
     levels = [pair(size) for size in sizes] if sizes else network.level_sizes()
     try:
@@ -172,7 +172,7 @@ def _exit_rule(network: SRNN, exit: str | None, budget: float | None, sizes: lis
 
 
 def _parse_exit(text: str) -> ExitRule:
-    from srnn_zoo.exits import exit_rule
+    from srnn_zoo.inference.exits import exit_rule
 
     try:
         return exit_rule(text)
@@ -183,8 +183,8 @@ def _parse_exit(text: str) -> ExitRule:
 
 def _summary(stopped: list[Stopped], network: SRNN, sizes: Sequence[int | tuple[int, int]]) -> str:
     """How many pictures stopped at each level, what they cost, and what all levels would have."""
-    from srnn_zoo.flops import level_gmacs
-    from srnn_zoo.pyramid import pair
+    from srnn_zoo.models.cost import level_gmacs
+    from srnn_zoo.transforms.pyramid import pair
 
     count = Counter(item.level for item in stopped)
     levels = [pair(size) for size in sizes]
@@ -214,7 +214,7 @@ def _readable(results: Iterable[Prediction | Skipped]) -> Iterator[Prediction | 
 
 def _check_plot(file: Path, pictures: int) -> None:
     """Fail before the work, not after it."""
-    from srnn_zoo.plot import check_plot_file
+    from srnn_zoo.evaluation.plot import check_plot_file
 
     if pictures > MAX_PLOTTED:
         fail(f"--plot draws up to {MAX_PLOTTED} pictures; got {pictures}")

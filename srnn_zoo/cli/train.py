@@ -17,7 +17,7 @@ from .app import app, fail
 from .options import DEFAULT_MODEL, ModelOption, SizesOption, VariantOption, create, parse_sizes
 
 if TYPE_CHECKING:
-    from srnn_zoo.model import SRNN
+    from srnn_zoo.models.srnn import SRNN
     from srnn_zoo.training import FitResult, Recipe
 
 
@@ -68,7 +68,7 @@ def train(
     """
     import torch
 
-    from srnn_zoo.images import ImageError
+    from srnn_zoo.datasets.images import ImageError
     from srnn_zoo.training import Interrupted, fit, open_data
 
     chosen = _recipe(recipe, [*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .data import Photographs, TrainingData, image_transform, open_data, open_split
-from .engine import FitResult, fit
+from .fit import FitResult, fit
 from .losses import AnytimeLoss, EveryExit, random_heights
 from .presets import PRESETS, recipe
-from .recipes import Recipe
+from .recipe import Recipe
 from .state import Interrupted
 
 __all__ = [

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.utils.data import Dataset
 
-from srnn_zoo.folder import class_folders
-from srnn_zoo.images import ImageError
-from srnn_zoo.labelled import LabelledDataset, LabelledFiles, LabelledShards, is_timm_name, open_labelled
-from srnn_zoo.transforms import create_transform
+from srnn_zoo.datasets.folder import class_folders
+from srnn_zoo.datasets.images import ImageError
+from srnn_zoo.datasets.readers import LabelledDataset, LabelledFiles, LabelledShards, is_timm_name, open_labelled
+from srnn_zoo.transforms.presets import create_transform
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
-    from srnn_zoo.model import SRNN
+    from srnn_zoo.models.srnn import SRNN
 
 __all__ = ["Photographs", "TrainingData", "image_transform", "open_data", "open_split"]
 
@@ -36,7 +36,7 @@ class Photographs(Dataset[tuple[Any, int]]):
     """Labelled pictures for training: an item is the transformed picture and the index of its class.
 
     Args:
-        pictures: from `srnn_zoo.labelled.open_labelled`, of random access.
+        pictures: from `srnn_zoo.datasets.readers.open_labelled`, of random access.
         classes: names of the training split's classes; by default the pictures' own.
         transform: of a PIL image in mode RGB; None for the image itself.
 

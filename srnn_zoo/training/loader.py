@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from srnn_zoo.images import ImageError
+from srnn_zoo.datasets.images import ImageError
 
 __all__ = ["Batch", "TrainBatches", "eval_loader", "num_workers", "seed_everything", "train_loader"]
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srnn_zoo.model import SRNN
-from srnn_zoo.packing import PackedPyramid
-from srnn_zoo.pyramid import Pyramid
-from srnn_zoo.stepwise import check_every_exit
+from srnn_zoo.models.recurrence import check_every_exit
+from srnn_zoo.models.srnn import SRNN
+from srnn_zoo.transforms.packed import PackedPyramid
+from srnn_zoo.transforms.pyramid import Pyramid
 
 __all__ = ["AnytimeLoss", "EveryExit", "random_heights"]
 

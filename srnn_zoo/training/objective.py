@@ -9,10 +9,10 @@ from timm.data import Mixup
 from torch import Tensor, nn
 
 from .losses import AnytimeLoss, EveryExit, random_heights
-from .recipes import Recipe
+from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from srnn_zoo.model import SRNN
+    from srnn_zoo.models.srnn import SRNN
 
 __all__ = ["TrainingForward", "create_loss", "create_mixup"]
 

@@ -10,13 +10,13 @@ from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 
-from .recipes import Recipe
+from .recipe import Recipe
 
 if TYPE_CHECKING:
     from timm.scheduler.scheduler import Scheduler
     from torch.optim import Optimizer
 
-    from srnn_zoo.model import SRNN
+    from srnn_zoo.models.srnn import SRNN
 
 __all__ = [
     "create_optimizer",

@@ -7,7 +7,7 @@ from typing import Any
 
 from srnn_zoo._errors import unknown_name
 
-from .recipes import Recipe, known_settings
+from .recipe import Recipe, known_settings
 
 __all__ = ["PRESETS", "recipe"]
 

@@ -1,257 +1,268 @@
-"""Probes: the backbone stays as it is, its features are extracted once, and cell and classifiers are fitted to them."""
+"""The recipe `probe`: features of both splits, extracted once and cached, and a cell and classifiers fitted to them."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
+import functools
+import hashlib
 import json
+import logging
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from timm.utils import accuracy
+from torch import Tensor
 from torch.nn import functional as F
 
 from srnn_zoo._errors import WeightsUnavailableError
-from srnn_zoo.checkpoint import read_weights, write_weights
-from srnn_zoo.model import SRNN
+from srnn_zoo.datasets.images import ImageError
+from srnn_zoo.weights.files import digest
 
-__all__ = ["Features", "LastEpoch", "evaluate_features", "extract_features", "fit_features", "head_logits"]
+from .data import Photographs, image_transform
+from .features import Features, evaluate_features, extract_features, fit_features
+from .loader import Batch, eval_loader, num_workers, seed_everything
+from .objective import TrainingForward, create_loss
+from .optimizer import scale_recurrence
+from .presets import PRESETS
+from .progress import FitResult, check_same_run, describe_run
+from .recipe import Recipe
+from .run_folder import RunFolder
+from .state import Interrupted, StopSignals
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch.utils.data import DataLoader
+
+    from srnn_zoo.models.srnn import SRNN
+
+__all__ = ["Prober", "check_probe"]
+
+_logger = logging.getLogger(__name__)
+
+_HONOURED = frozenset(
+    "lr lr_cell weight_decay recurrence identity_decay epochs batch_size grad_accum_steps seed label_smoothing "
+    "channels_last loss anytime_weights distillation temperature".split()
+)
+_IMAGES_AT_A_TIME = 32  # that the backbone reads; the features do not depend on it
 
 
-@dataclass(frozen=True)
-class Features:
-    """What a backbone says of a data set: C(x_s) of every level.
+def check_probe(model: SRNN, recipe: Recipe) -> None:
+    """Refuse what a probe cannot do.
 
-    Attributes:
-        levels: `(L, N, D)`, smallest level first.
-        targets: classes `(N,)`.
-        sizes: `(H_s, W_s)` of the levels in pixels.
-        skipped: one sentence for every image that could not be read, and is not among them.
+    Raises:
+        ValueError: for settings that it cannot honour, and a loss that is not the model's.
     """
+    usual = PRESETS["probe"]
+    settings = {name: value for name, value in vars(recipe).items() if value != getattr(usual, name)}
+    if others := [f"{name}={value}" for name, value in settings.items() if name not in _HONOURED]:
+        raise ValueError(
+            f"a probe (freeze_backbone) cannot honour {', '.join(others)}: "
+            "leave that as in the recipe probe, or choose finetune"
+        )
+    if recipe.loss == "last" and model.exits == "separate":
+        raise ValueError('exits="separate" needs loss="anytime": else only the last is trained')
+    TrainingForward(model, recipe)  # refuses a variant that does not answer after every level
+    if recipe.anytime_weights and len(recipe.anytime_weights) < len(model.scales):
+        raise ValueError(f"{len(model.scales)} levels need as many weights; got {len(recipe.anytime_weights)}")
 
-    levels: Tensor
-    targets: Tensor
-    sizes: tuple[tuple[int, int], ...]
-    skipped: tuple[str, ...] = ()
+
+class Prober:
+    """One probe; `fit` says what its arguments mean. The splits give images with the evaluation transform."""
+
+    def __init__(
+        self,
+        model: SRNN,
+        train: Any,
+        val: Any,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        folder: RunFolder | None,
+        *,
+        fatal: bool,
+        workers: int | None,
+        dataset: str,
+        bars: bool,
+    ) -> None:
+        if accelerator.num_processes > 1:
+            raise ValueError(f"a probe runs in one process; got {accelerator.num_processes}: start it without launcher")
+        check_probe(model, recipe)
+        self.model, self.train, self.val, self.recipe = model, train, val, recipe
+        self.device, self.folder, self.dataset = accelerator.device, folder, dataset
+        self.fatal, self.workers, self.bars = fatal, workers, bars
+        self.skipped: list[str] = []
+
+    def run(self, resume: bool) -> FitResult:
+        """Features, fit, validation, and what the run leaves behind."""
+        started = time.monotonic()
+        self._begin(resume)
+        memory_format = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        self.model.to(self.device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+        backbone = digest({key: value.cpu() for key, value in self.model.backbone.state_dict().items()})
+        train = self._features("training", self.train, backbone)
+        val = self._features("validation", self.val, backbone)
+        row = {**self._fit(train), **_measure(self.model, val), "seconds": time.monotonic() - started}
+        if not math.isfinite(row["val_loss"]):
+            raise FloatingPointError(f"the validation loss is {row['val_loss']}: choose a lower lr")
+        self.model.eval()
+        self._save(row)
+        return FitResult([row], row, self.skipped, None if self.folder is None else self.folder.path)
+
+    def _begin(self, resume: bool) -> None:
+        """Make the folder of a new probe, or see that the one to resume is this one."""
+        if self.folder is None:
+            return
+        run, file = describe_run(self.model, self.recipe, self.train), self.folder.state / "probe.json"
+        if resume:
+            if not file.is_file():
+                raise FileNotFoundError(f"{self.folder.path} holds no probe to resume")
+            check_same_run(run, json.loads(file.read_text(encoding="utf-8")), self.folder.path)
+            return
+        self.folder.start(self.recipe)
+        file.parent.mkdir()
+        file.write_text(json.dumps(run), encoding="utf-8")
+
+    def _features(self, name: str, split: Any, backbone: str) -> Features:
+        """The features of a split, from the cache where they are there and whole."""
+        path = self._cache_path(split, backbone)
+        found = None if path is None else _load(path)
+        if found is not None:
+            for reason in found.skipped:
+                self._skip(reason)
+            return found
+        before = len(self.skipped)
+        with StopSignals() as signals:
+            batches = _Batches(self._loader(split), name, lambda batch: self._on_batch(batch, name, signals))
+            found = extract_features(self.model, batches, self.bars)
+        found = dataclasses.replace(found, skipped=tuple(self.skipped[before:]))
+        if path is not None:
+            _save(found, path)
+        return found
+
+    def _cache_path(self, split: Any, backbone: str) -> Path | None:
+        """Where features are kept that follow from files alone, and None for others'."""
+        transform = repr(image_transform(self.model))
+        if self.folder is None or not isinstance(split, Photographs) or repr(split.transform) != transform:
+            return None
+        if (samples := split.samples) is None:
+            return None
+        model = self.model
+        sizes = [model.pretrained_cfg["architecture"], model.norm, model.interpolation, model.level_sizes()]
+        found = hashlib.sha256(f"{backbone}\n{sizes}\n{transform}\n".encode())
+        real = functools.cache(Path.resolve)  # many pictures, few folders
+        for path, target in samples:
+            found.update(
+                f"{real(path.parent) / path.name}\0{_version(path)}\0{target}\n".encode(errors="surrogateescape")
+            )
+        return self.folder.path / "features" / f"{found.hexdigest()[:16]}.safetensors"
+
+    def _loader(self, split: Any) -> DataLoader[Any]:
+        at_a_time = max(1, _IMAGES_AT_A_TIME // self.recipe.grad_accum_steps)
+        workers, pin_memory = num_workers(self.workers), self.device.type == "cuda"
+        return eval_loader(split, at_a_time, self.recipe.seed, 1, 0, workers, pin_memory)
+
+    def _on_batch(self, batch: Batch, split: str, signals: StopSignals) -> None:
+        for reason in batch.skipped:
+            self._skip(reason)
+        if number := signals.received:
+            kept = "nothing is saved, as there is no output folder" if self.folder is None else "resume to go on"
+            name = signal.Signals(number).name
+            raise Interrupted(number, f"stopped by {name} at the features of the {split} split: {kept}")
+
+    def _skip(self, reason: str) -> None:
+        if self.fatal:
+            raise ImageError(reason)
+        self.skipped.append(reason)
+        _logger.warning("skipped %s", reason)
+
+    def _fit(self, train: Features) -> dict[str, float]:
+        recipe, loss = self.recipe, create_loss(self.recipe)
+
+        def of_every_level(answers: Tensor, targets: Tensor) -> Tensor:
+            return loss(answers if recipe.loss == "anytime" else answers[-1], targets)
+
+        scale_recurrence(self.model, recipe)
+        seed_everything(recipe.seed)  # of the dropout
+        last = fit_features(
+            self.model,
+            train,
+            epochs=recipe.epochs,
+            batch_size=recipe.batch_size,
+            lr=recipe.lr,
+            cell_lr=recipe.lr_cell,
+            weight_decay=recipe.weight_decay,
+            identity_decay=recipe.identity_decay,
+            loss=of_every_level,
+            seed=recipe.seed,
+            progress=self.bars,
+        )
+        return {"epoch": recipe.epochs, "lr": last.lr, "train_loss": last.loss}
+
+    def _save(self, row: dict[str, float]) -> None:
+        message = "validation loss %.4f, top-1 %.2f %%, top-5 %.2f %%"
+        _logger.info(message, row["val_loss"], row["val_top1"], row["val_top5"])
+        if self.folder is None:
+            return
+        for which in ("best", "last"):
+            self.folder.save_model(self.model, which, self.recipe, self.dataset, row)
+        self.folder.write_log([row])
+        self.folder.write_skipped(self.skipped)
+
+
+class _Batches:
+    """Images and classes of a loader's batches, after `on_batch` has seen each."""
+
+    def __init__(self, loader: DataLoader[Any], split: str, on_batch: Callable[[Batch], None]) -> None:
+        self.loader, self.split, self.on_batch = loader, split, on_batch
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.loader)
 
-    def select(self, levels: Sequence[int]) -> Features:
-        """Some of the levels."""
-        return replace(self, levels=self.levels[list(levels)], sizes=tuple(self.sizes[s] for s in levels))
-
-    def save(self, path: Path) -> None:
-        """Write them to a file, with a checksum; the file is whole or not there.
-
-        Raises:
-            OSError: if it cannot be written.
-        """
-        sizes = ",".join(f"{height}x{width}" for height, width in self.sizes)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-        header = {"sizes": sizes, "skipped": json.dumps(self.skipped)}
-        try:
-            write_weights({"levels": self.levels, "targets": self.targets}, beside, header)
-            beside.replace(path)
-        except OSError:
-            beside.unlink(missing_ok=True)
-            raise
-
-    @classmethod
-    def load(cls, path: Path) -> Features:
-        """Read them back.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            WeightsUnavailableError: if it is damaged, or holds something else.
-        """
-        state, header = read_weights(path)
-        try:
-            pairs = [text.split("x") for text in header["sizes"].split(",")]
-            sizes = tuple((int(h), int(w)) for h, w in pairs)
-            return cls(state["levels"], state["targets"], sizes, tuple(json.loads(header.get("skipped", "[]"))))
-        except (KeyError, ValueError) as error:
-            raise WeightsUnavailableError(f"{path} holds no features") from error
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        readable = False
+        for batch in self.loader:
+            self.on_batch(batch)
+            if batch.images is not None:
+                readable = True
+                yield batch.images, batch.targets
+        if not readable:
+            raise ValueError(f"no image of the {self.split} split can be read")
 
 
-class LastEpoch(NamedTuple):
-    """How a fit has ended.
-
-    Attributes:
-        loss: the mean over the last epoch's images.
-        lr: of the last update, the classifiers'.
-    """
-
-    loss: float
-    lr: float
+def _measure(model: SRNN, val: Features) -> dict[str, float]:
+    logits = evaluate_features(model, val)[-1]
+    count = len(val)  # of which timm gives per cent in single precision
+    top1, top5 = (100 * round(float(top) * count / 100) / count for top in accuracy(logits, val.targets, topk=(1, 5)))
+    return {"val_loss": F.cross_entropy(logits, val.targets).item(), "val_top1": top1, "val_top5": top5}
 
 
-@torch.no_grad()
-def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) -> Features:
-    """C(x_s) of every level of all images, on the CPU; the model's mode is kept, and evaluation used.
-
-    Args:
-        model: any SRNN.
-        loader: batches of images or levels, all of the same sizes, with their classes `(B,)`.
-        progress: whether to show a progress bar.
-
-    Raises:
-        ValueError: for no image, and batches of different sizes.
-    """
-    from tqdm import tqdm
-
-    device = next(model.parameters()).device
-    levels: list[Tensor] = []
-    targets: list[Tensor] = []
-    sizes: tuple[tuple[int, int], ...] = ()
-    with _evaluating(model):
-        for images, classes in tqdm(loader, desc="features", unit="batch", leave=False, disable=not progress or None):
-            moved = images.to(device) if isinstance(images, Tensor) else [level.to(device) for level in images]
-            pyramid = model.levels(moved)
-            found = tuple((x.shape[-2], x.shape[-1]) for x in pyramid)
-            if sizes not in ((), found):
-                raise ValueError(f"all images must have levels of the same sizes; got {sizes}, then {found}")
-            sizes = found
-            levels.append(torch.stack([model.level_features(x, s).float().cpu() for s, x in enumerate(pyramid)]))
-            targets.append(torch.as_tensor(classes).cpu())
-    if not targets:
-        raise ValueError("the loader gave no image")
-    return Features(torch.cat(levels, dim=1), torch.cat(targets), sizes)
-
-
-def head_logits(model: SRNN, levels: Tensor) -> Tensor:
-    """The logits `(L, B, num_classes)` after every level of features `(L, B, D)`; of `concat` after the last alone."""
-    state = model.cell.initial_state(levels[0])
-    answers: list[Tensor] = []
-    for s, features in enumerate(levels):
-        state = model.cell(features, state)
-        if model.cell.anytime or s + 1 == len(levels):
-            answers.append(model.forward_head(model.cell.feature_map(state), level=s))
-    return torch.stack(answers)
-
-
-def fit_features(
-    model: SRNN,
-    train: Features,
-    *,
-    epochs: int = 20,
-    batch_size: int = 256,
-    lr: float = 5e-3,
-    cell_lr: float = 0.02,
-    weight_decay: float = 0.05,
-    identity_decay: float = 0.05,
-    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-    seed: int = 0,
-    progress: bool = True,
-) -> LastEpoch:
-    """Fit cell and classifiers to features, in place: AdamW, one cosine over all epochs.
-
-    Args:
-        model: whose backbone gave the features; its backbone is not changed.
-        train: features of the training images.
-        epochs: passes over them.
-        batch_size: images in a batch; the last one may be smaller.
-        lr: learning rate of the classifiers at the start.
-        cell_lr: the cell's, as a part of it: the cell starts from something that works, and has most of the parameters.
-            At 0 it stays as it is.
-        weight_decay: decoupled, of all weights but U.
-        identity_decay: decoupled, of U towards what it was (the identity) instead of towards zero.
-        loss: of the logits after every level; by default cross-entropy of the last, as in the paper.
-        seed: of the order of the images.
-        progress: whether to show a progress bar.
-
-    Raises:
-        ValueError: if the features are none of this model's.
-        FloatingPointError: if the loss is not finite any more.
-    """
-    from tqdm import trange
-
-    if train.levels.shape[2] != model.num_features:
-        raise ValueError(f"the model has features of width {model.num_features}; got {train.levels.shape[2]}")
-    like = next(model.fc.parameters())
-    levels, targets = train.levels.to(like.device, like.dtype), train.targets.to(like.device)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = _optimizer(model, lr, cell_lr, weight_decay, identity_decay)
-    steps = epochs * math.ceil(len(targets) / batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    moving = [p for group in optimizer.param_groups for p in group["params"]]
-    last = LastEpoch(math.nan, lr)
-    with _alone(model, moving):
-        for _ in trange(epochs, desc="probe", unit="epoch", leave=False, disable=not progress or None):
-            loss_sum = 0.0
-            for rows in torch.randperm(len(targets), generator=generator).split(batch_size):
-                answers = head_logits(model, levels[:, rows])
-                value = F.cross_entropy(answers[-1], targets[rows]) if loss is None else loss(answers, targets[rows])
-                if not value.isfinite():
-                    raise FloatingPointError(f"the loss is {value.item()}: a smaller lr than {lr} may help")
-                loss_sum += value.item() * len(rows)
-                last = LastEpoch(loss_sum / len(targets), optimizer.param_groups[0]["lr"])
-                optimizer.zero_grad()
-                value.backward()
-                optimizer.step()
-                schedule.step()
-    return last
-
-
-def _optimizer(
-    model: SRNN, lr: float, cell_lr: float, weight_decay: float, identity_decay: float
-) -> torch.optim.Optimizer:
-    cell = dict(model.cell.named_parameters()) if cell_lr > 0 else {}
-    u = cell.pop("recurrent.weight", None)
-    groups = [
-        {"params": [*model.exit_fc.parameters(), *model.fc.parameters()], "lr": lr},
-        {"params": list(cell.values()), "lr": lr * cell_lr},
-        {"params": [] if u is None else [u], "lr": lr * cell_lr, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, weight_decay=weight_decay)
-    if u is not None:
-        start = u.detach().clone()
-
-        def decay(optimizer: Any, args: Any, kwargs: Any) -> None:
-            with torch.no_grad():
-                u.lerp_(start, optimizer.param_groups[-1]["lr"] * identity_decay)
-
-        optimizer.register_step_post_hook(decay)
-    return optimizer
-
-
-@contextlib.contextmanager
-def _alone(model: SRNN, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Training mode, in which these parameters alone get gradients; afterwards everything is as it was."""
-    wanted = {id(p) for p in parameters}
-    still = [p for p in model.parameters() if p.requires_grad and id(p) not in wanted]
-    was_training = model.training
-    model.train()
-    for p in still:
-        p.requires_grad_(False)
+def _load(path: Path) -> Features | None:
     try:
-        yield
-    finally:
-        model.train(was_training)
-        for p in still:
-            p.requires_grad_(True)
+        return Features.load(path)
+    except FileNotFoundError:
+        return None
+    except WeightsUnavailableError as error:
+        _logger.warning("features are extracted anew: %s", error)
+        return None
 
 
-@torch.no_grad()
-def evaluate_features(model: SRNN, features: Features, batch_size: int = 1024) -> Tensor:
-    """The logits `(L, N, num_classes)` after every level, in evaluation mode, on the CPU."""
-    like = next(model.fc.parameters())
-    with _evaluating(model):
-        batches: Iterator[Tensor] = iter(features.levels.split(batch_size, dim=1))
-        return torch.cat([head_logits(model, x.to(like.device, like.dtype)).float().cpu() for x in batches], dim=1)
-
-
-@contextlib.contextmanager
-def _evaluating(model: SRNN) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in the mode that it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+def _save(features: Features, path: Path) -> None:
+    """Keep features for the next time; where that fails, the probe goes on without."""
     try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+        path.parent.mkdir(exist_ok=True)
+        features.save(path)
+    except OSError as error:
+        _logger.warning("features are not kept for the next time: %s", error)
+
+
+def _version(path: Path) -> str:
+    """What changes with a file, empty where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"

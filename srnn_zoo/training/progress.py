@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .recipes import Recipe
+from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from srnn_zoo.model import SRNN
+    from srnn_zoo.models.srnn import SRNN
 
 __all__ = ["FitResult", "Progress", "check_same_run", "describe_run", "merit"]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from srnn_zoo.checkpoint import file_sha256
+from srnn_zoo.weights.files import file_sha256
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

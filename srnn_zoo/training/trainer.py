@@ -15,21 +15,21 @@ from timm.utils import ModelEmaV3
 from timm.utils.distributed import distribute_bn
 from tqdm import tqdm
 
-from srnn_zoo.images import ImageError
+from srnn_zoo.datasets.images import ImageError
 
 from .loader import Batch, TrainBatches, eval_loader, num_workers, seed_everything, train_loader
 from .objective import TrainingForward, create_loss, create_mixup
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate, scale_recurrence
-from .output import RunFolder
 from .progress import FitResult, Progress, check_same_run, describe_run, merit
-from .recipes import Recipe
+from .recipe import Recipe
+from .run_folder import RunFolder
 from .state import Interrupted, StopSignals, find_state, read_progress, write_state
 from .validation import validate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from srnn_zoo.model import SRNN
+    from srnn_zoo.models.srnn import SRNN
 
 __all__ = ["Trainer"]
 

@@ -14,7 +14,7 @@ from .loader import Batch
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from srnn_zoo.model import SRNN
+    from srnn_zoo.models.srnn import SRNN
 
 __all__ = ["validate"]
 

@@ -1,0 +1,278 @@
+"""Evaluation: the paper's Table 1 (section 4.1) for any models on any labelled pictures, every level read once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from srnn_zoo._errors import unknown_name
+from srnn_zoo.datasets.images import ImageError
+from srnn_zoo.datasets.readers import (
+    Labelled,
+    LabelledDataset,
+    LabelledStream,
+    label_names,
+    open_labelled,
+    target_indices,
+)
+from srnn_zoo.inference.predict import Skipped
+from srnn_zoo.models.srnn import SRNN
+
+from .methods import LOGIT_ENSEMBLE, PROBABILITY_ENSEMBLE, BatchAnswers, Method, Pass, base_methods, passes, srnn_method
+from .statistics import McNemar, mcnemar, wilson
+from .table import Row, Table, check_folder, predictions_file
+
+__all__ = ["LOGIT_ENSEMBLE", "PROBABILITY_ENSEMBLE", "McNemar", "Row", "Table", "evaluate", "mcnemar", "wilson"]
+
+
+def evaluate(
+    models: SRNN | Sequence[SRNN] | Mapping[str, SRNN],
+    data: str | os.PathLike[str] | Dataset[Any],
+    *,
+    base: SRNN | None = None,
+    split: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    reference: str | None = None,
+    batch_size: int = 8,
+    workers: int | None = None,
+    output: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+) -> Table:
+    """Compare models with single scales and with the ensembles of scales, as in the paper's Table 1.
+
+    The rows are F(C(x_s)) for every level; with two levels or more the ensembles of their probabilities and of their
+    logits; then the models. Backbone, preprocessing and levels that rows share are run once.
+
+    Args:
+        models: in eval mode; with the names of their rows, or without them named by their variants.
+        data: what `srnn_zoo.datasets.readers.open_labelled` opens. Classes are found by the models' own names of them.
+        base: whose C and F give the single scales and the ensembles; by default the first model.
+        split: see `open_labelled`.
+        data_dir: see `open_labelled`.
+        reference: name of the row that the others are tested against; by default the better ensemble, the logits' if
+            both are as good, or with one level the single scale.
+        batch_size: images at a time.
+        workers: processes that read pictures; by default none on a CPU, where they would disturb the measured speed.
+        output: a folder for `table.csv`, `table.md` and `predictions.csv`.
+        progress: whether to show a progress bar on a terminal.
+
+    Raises:
+        ValueError: for no model, models in training mode, without classifier or of one name, an unknown reference, a
+            class that a model does not know, no picture that can be read; and as `open_labelled`.
+
+    Examples:
+        >>> zero_shot = [create_model("srnn_resnet18", pretrained=True, variant=v).eval() for v in ("vanilla", "gru")]
+        >>> table = evaluate(zero_shot, "imagenet/val")
+        >>> print(table.to_markdown())
+        >>> table.compare("vanilla", "gru").p_value
+    """
+    named = _named(models)
+    base = base or next(iter(named.values()))
+    for name, model in [*named.items(), ("base", base)]:
+        _check_model(name, model)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
+    source, transforms = passes([base, *named.values()])
+    methods = base_methods(base, source[base])
+    methods += [srnn_method(name, model, source[model]) for name, model in named.items()]
+    names = [method.name for method in methods]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two rows would be called {repeated[0]!r}: give the model another name")
+    if reference is not None and reference not in names:
+        raise ValueError(unknown_name("row", reference, names))
+    pictures = open_labelled(data, split=split, data_dir=data_dir)
+    contest = _Contest(methods, list(dict.fromkeys(source.values())), pictures)
+    loader = _loader(pictures, transforms, batch_size, _workers(workers, base, pictures))
+    folder = None if output is None else check_folder(output)
+    with contextlib.nullcontext() if folder is None else predictions_file(folder, names) as writer:
+        skipped = contest.run(loader, writer, progress)
+    rows = tuple(method.row() for method in methods)
+    reference = reference or _best_reference(rows[: len(rows) - len(named)])
+    caption = _caption(rows, pictures.source, base, named, reference, batch_size)
+    table = Table(rows, reference, caption, tuple(skipped))
+    if folder is not None:
+        table.save(folder)
+    return table
+
+
+class _Batch(NamedTuple):
+    """Pictures of a batch: their names, targets, and levels in every preprocessing; and what could not be read."""
+
+    names: list[str]
+    targets: list[int]
+    views: list[list[Tensor]]
+    skipped: list[Skipped]
+
+
+class _Contest:
+    """All methods on one data set."""
+
+    def __init__(self, methods: list[Method], sources: list[Pass], pictures: LabelledDataset | LabelledStream) -> None:
+        self.methods = methods
+        self.sources = sources
+        self.indices = [target_indices(method.model, pictures) for method in methods]
+        self.labels = [label_names(method.model) for method in methods]
+
+    @torch.inference_mode()
+    def run(self, loader: Iterable[_Batch], writer: Any, progress: bool) -> list[Skipped]:
+        """Answer on every batch; returns what could not be read."""
+        from tqdm import tqdm
+
+        skipped: list[Skipped] = []
+        pictures = getattr(loader, "dataset", None)
+        total = len(pictures) if isinstance(pictures, _Views) else None
+        with tqdm(total=total, unit="image", leave=False, disable=None if progress else True) as bar:
+            for batch in loader:
+                skipped += batch.skipped
+                if batch.names:
+                    answers = self._answer(batch)
+                    if writer is not None:
+                        writer.writerows(self._lines(batch, answers))
+                bar.update(len(batch.names) + len(batch.skipped))
+        if not self.methods[0].correct:
+            first = f"; the first: {skipped[0].reason}" if skipped else ""
+            raise ValueError(f"none of {len(skipped)} pictures can be read{first}")
+        return skipped
+
+    def _answer(self, batch: _Batch) -> list[BatchAnswers]:
+        for source in self.sources:
+            source.read(batch.views[source.view])
+        return [
+            method.answer(
+                torch.tensor([_index(indices, *item) for item in zip(batch.names, batch.targets, strict=True)])
+            )
+            for method, indices in zip(self.methods, self.indices, strict=True)
+        ]
+
+    def _lines(self, batch: _Batch, answers: list[BatchAnswers]) -> Iterable[list[Any]]:
+        columns = [
+            ([labels[k] for k in answer.classes.tolist()], answer.probabilities.tolist(), answer.correct.int().tolist())
+            for labels, answer in zip(self.labels, answers, strict=True)
+        ]
+        for row, (name, target) in enumerate(zip(batch.names, batch.targets, strict=True)):
+            cells = [cell for column in columns for cell in (column[0][row], f"{column[1][row]:.6g}", column[2][row])]
+            yield [name, self.labels[0][self.indices[0][target]], *cells]
+
+
+def _index(indices: list[int], name: str, target: int) -> int:
+    if not 0 <= target < len(indices):
+        raise ValueError(f"{name} has target {target}; the model has classes 0 to {len(indices) - 1}")
+    return indices[target]
+
+
+class _Views(Dataset[Any]):
+    """Pictures as the levels of every preprocessing."""
+
+    def __init__(self, pictures: LabelledDataset, transforms: Sequence[Any]) -> None:
+        self.pictures = pictures
+        self.transforms = transforms
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Any:
+        return _view(self.pictures[index], self.transforms)
+
+
+class _ViewStream(IterableDataset[Any]):
+    """The same of a stream."""
+
+    def __init__(self, pictures: LabelledStream, transforms: Sequence[Any]) -> None:
+        self.pictures = pictures
+        self.transforms = transforms
+
+    def __iter__(self) -> Iterator[Any]:
+        return (_view(picture, self.transforms) for picture in self.pictures)
+
+
+def _view(picture: Labelled, transforms: Sequence[Any]) -> Any:
+    if isinstance(picture.image, ImageError):
+        return Skipped(picture.name, str(picture.image))
+    return picture.name, picture.target, [transform(picture.image) for transform in transforms]
+
+
+def _collate(items: list[Any]) -> _Batch:
+    skipped = [item for item in items if isinstance(item, Skipped)]
+    read = [item for item in items if not isinstance(item, Skipped)]
+    names, targets, views = zip(*read, strict=True) if read else ((), (), ())
+    stacked = [[torch.stack(level) for level in zip(*view, strict=True)] for view in zip(*views, strict=True)]
+    return _Batch(list(names), list(targets), stacked, skipped)
+
+
+def _loader(
+    pictures: LabelledDataset | LabelledStream, transforms: Sequence[Any], batch_size: int, workers: int
+) -> DataLoader[Any]:
+    is_stream = isinstance(pictures, LabelledStream)
+    views = _ViewStream(pictures, transforms) if is_stream else _Views(pictures, transforms)
+    return DataLoader(views, batch_size, num_workers=workers, collate_fn=_collate)
+
+
+def _workers(asked: int | None, model: SRNN, pictures: LabelledDataset | LabelledStream) -> int:
+    if asked is None:
+        asked = 0 if next(model.parameters()).device.type == "cpu" else min(8, os.cpu_count() or 1)
+    return min(asked, 1) if isinstance(pictures, LabelledStream) else asked  # several would mix its order
+
+
+def _named(models: SRNN | Sequence[SRNN] | Mapping[str, SRNN]) -> dict[str, SRNN]:
+    """The models by the names of their rows."""
+    if isinstance(models, Mapping):
+        named = dict(models)
+    else:
+        listed = [models] if isinstance(models, SRNN) else list(models)
+        for model in listed:
+            _check_type("a model", model)
+        variants = [model.variant for model in listed]
+        if repeated := sorted({variant for variant in variants if variants.count(variant) > 1}):
+            raise ValueError(f"two models are of variant {repeated[0]!r}: give a dict of names and models")
+        named = dict(zip(variants, listed, strict=True))
+    if not named:
+        raise ValueError("an evaluation needs at least one model; got none")
+    return named
+
+
+def _check_type(name: str, model: Any) -> None:
+    if not isinstance(model, SRNN):
+        raise TypeError(f"{name} must be an SRNN (srnn_zoo.create_model); got {type(model).__name__}")
+
+
+def _check_model(name: str, model: SRNN) -> None:
+    _check_type(name, model)
+    if model.training:
+        raise ValueError(f"{name}: the model is in training mode; call model.eval() first")
+    if model.num_classes == 0:
+        raise ValueError(f"{name}: the model has no classifier (num_classes=0)")
+
+
+def _best_reference(rows: Sequence[Row]) -> str:
+    """The better ensemble, the logits' where both are as good; the last row where there is none."""
+    ensembles = [row for row in rows if row.name in (LOGIT_ENSEMBLE, PROBABILITY_ENSEMBLE)]
+    return min(ensembles[::-1], key=lambda row: row.top1_error).name if ensembles else rows[-1].name
+
+
+def _caption(
+    rows: Sequence[Row], source: str, base: SRNN, named: Mapping[str, SRNN], reference: str, batch_size: int
+) -> str:
+    """What a reader of the table alone must know."""
+    device = next(base.parameters()).device
+    count = torch.get_num_threads()
+    threads = f" with {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
+    owner = next((f"row `{name}`" for name, model in named.items() if model is base), "the model given as base")
+    lines = [
+        f"{rows[0].images} images of {source}; errors in per cent with 95 % intervals (Wilson).",
+        f"base CNN and ensembles: backbone and classifier of {owner} ({base.pretrained_cfg['architecture']}).",
+        f"p: McNemar's exact test against `{reference}`, with the images that only one of the two gets right.",
+        "GMACs: multiply-accumulates for one image, all levels, cell and classifier.",
+        f"images/s: the same on {device.type}{threads}, batches of {batch_size}, reading and resizing not counted.",
+    ]
+    lines += [
+        f"`{row.name}` had logits that were not finite on {row.not_finite} images, which count as wrong."
+        for row in rows
+        if row.not_finite
+    ]
+    return "\n".join(lines)

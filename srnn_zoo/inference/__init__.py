@@ -1,0 +1,1 @@
+"""Answers level by level: prediction, early exit, and the thresholds for it."""

@@ -1,0 +1,148 @@
+"""What a model says of a data set after every level, and what its levels say alone: all that budgets are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from srnn_zoo.models.cost import level_gmacs
+from srnn_zoo.models.recurrence import check_every_exit
+from srnn_zoo.models.srnn import SRNN
+
+__all__ = ["Answers", "collect"]
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model says of a data set after every level.
+
+    Of the base CNN alone only the classes are kept, -1 where its logits are not finite.
+
+    Attributes:
+        logits: `(L, N, K)`, on the CPU.
+        targets: class indices `(N,)`.
+        gmacs: what it costs an image to be answered after each level, `(L,)`, growing.
+        sizes: `(H_s, W_s)` of the levels, where they are known.
+        single_scales: what the base CNN alone says of each level, F(C(x_s)), `(L, N)`.
+        logit_ensemble: what the mean of these logits over all levels says, `(N,)`.
+        prob_ensemble: what the mean of their probabilities says, `(N,)`.
+
+    Raises:
+        ValueError: for no image, shapes that do not belong together, costs that do not grow, and classes that the
+            logits do not have.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    gmacs: Tensor
+    sizes: tuple[tuple[int, int], ...] = ()
+    single_scales: Tensor | None = None
+    logit_ensemble: Tensor | None = None
+    prob_ensemble: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.logits.dim() != 3 or self.gmacs.shape != self.logits.shape[:1]:
+            shapes = f"{tuple(self.logits.shape)} and {tuple(self.gmacs.shape)}"
+            raise ValueError(f"logits must be (L, N, K) and gmacs (L,); got {shapes}")
+        if self.logits.shape[1] == 0:
+            raise ValueError("answers need at least one image; got none")
+        if not (self.gmacs.diff() > 0).all() or not self.gmacs[0] > 0:
+            raise ValueError(f"gmacs must be positive and grow from level to level; got {self.gmacs.tolist()}")
+        check_classes(self.targets, *self.logits.shape[1:])
+
+    @property
+    def right(self) -> Tensor:
+        """Which images are answered rightly after each level, bool `(L, N)`; what is not finite is wrong."""
+        return _classes(self.logits) == self.targets
+
+
+@torch.no_grad()
+def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = True) -> Answers:
+    """A model's answers after every level, for all images of a loader; all must have the same sizes.
+
+    Every level is read once. What is kept is `4 * L * K` bytes an image, in the CPU's memory.
+
+    Args:
+        model: in eval mode.
+        loader: batches of images or levels, with their class indices `(B,)`.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: for no image, batches of different sizes, classes that are no indices of the model's, a model in
+            training mode or without a classifier, and a variant that cannot stop early.
+    """
+    from tqdm import tqdm
+
+    check_every_exit(model)
+    if model.training:
+        raise ValueError("the model is in training mode: call model.eval() first")
+    device = next(model.parameters()).device
+    logits: list[Tensor] = []
+    alone: list[Tensor] = []
+    targets: list[Tensor] = []
+    sizes: list[tuple[int, int]] = []
+    for images, classes in tqdm(loader, unit="batch", leave=False, disable=None if progress else True):
+        moved = images.to(device) if isinstance(images, Tensor) else [level.to(device) for level in images]
+        targets.append(torch.as_tensor(classes).cpu())
+        check_classes(targets[-1], len(moved) if isinstance(moved, Tensor) else len(moved[0]), model.num_classes)
+        found, with_cell, without_cell = _read(model, moved)
+        if sizes and sizes != found:
+            raise ValueError(f"all images must have levels of the same sizes; got {sizes}, then others")
+        sizes = found
+        logits.append(with_cell)
+        alone.append(without_cell)
+    if not targets:
+        raise ValueError("the loader gave no image")
+    gmacs = torch.tensor([level_gmacs(model, size) for size in sizes], dtype=torch.float64).cumsum(0)
+    *single_scales, of_logits, of_probabilities = torch.cat(alone, dim=1)
+    return Answers(
+        logits=torch.cat(logits, dim=1),
+        targets=torch.cat(targets).long(),
+        gmacs=gmacs,
+        sizes=tuple(sizes),
+        single_scales=torch.stack(single_scales),
+        logit_ensemble=of_logits,
+        prob_ensemble=of_probabilities,
+    )
+
+
+def check_classes(targets: Tensor, count: int, num_classes: int) -> None:
+    """Raise the error that says why these are no class indices of so many images."""
+    if targets.shape != (count,) or targets.is_floating_point() or targets.dtype == torch.bool:
+        raise ValueError(
+            f"classes must be whole numbers, one for each of {count} images; got {targets.dtype} of shape "
+            f"{tuple(targets.shape)}"
+        )
+    outside = targets[(targets < 0) | (targets >= num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"class indices must be 0 to {num_classes - 1}, the model's; got {outside[0].item()}. Indices come from "
+            "the model's label names, never from the folder being read (srnn_zoo.datasets.folder.ModelFolder)"
+        )
+
+
+def _read(model: SRNN, images: Any) -> tuple[list[tuple[int, int]], Tensor, Tensor]:
+    """Of a batch the sizes of its levels, the logits `(L, B, K)`, and the classes `(L + 2, B)` without the cell."""
+    features: list[Tensor] = []
+    hook = model.backbone.register_forward_hook(lambda *call: features.append(call[-1]))
+    try:
+        steps = list(model.steps(images))
+    finally:
+        hook.remove()
+    alone = [
+        model.forward_head(level[:, :, None, None], level=index).float()  # F(C(x_s))
+        for index, level in enumerate(features)
+    ]
+    of_logits = torch.stack(alone).mean(dim=0)
+    of_probabilities = torch.stack([logits.softmax(dim=1) for logits in alone]).mean(dim=0)
+    classes = torch.stack([_classes(answer) for answer in (*alone, of_logits, of_probabilities)])
+    return [step.size for step in steps], torch.stack([step.logits.float() for step in steps]).cpu(), classes.cpu()
+
+
+def _classes(logits: Tensor) -> Tensor:
+    """The answers, -1 where logits `(…, K)` are not finite."""
+    return logits.argmax(dim=-1).where(logits.isfinite().all(dim=-1), -1)

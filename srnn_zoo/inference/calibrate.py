@@ -1,0 +1,244 @@
+"""Budgets: exit thresholds from held-out images, saved with the model, and the rule for any budget."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from srnn_zoo._errors import unknown_name
+from srnn_zoo.models.cost import level_gmacs
+from srnn_zoo.models.srnn import SRNN
+from srnn_zoo.transforms.pyramid import pair
+
+from .answers import Answers, collect
+from .early_exit import SCORE_RULES, Anytime
+from .exits import FixedLevel, ScoreRule
+from .thresholds import NEVER, Outcome, fit_temperature, measure, search, use_up
+
+__all__ = ["budget_rule", "calibrate", "check_calibrated", "fit_rule", "stored_curve"]
+
+MIN_IMAGES = 10  # fewer say nothing of thresholds
+FEW_IMAGES = 200  # of fewer, the accuracy is not known to 7 points
+MAX_STORED = 64  # points of the curve that travel with the model
+SLACK = 1e-6  # relative, for sums that round
+
+
+def calibrate(
+    model: SRNN,
+    loader: Iterable[tuple[Any, Tensor]] | Answers,
+    *,
+    budget_gmacs: float | None = None,
+    target_accuracy: float | None = None,
+    rule: str = "confidence",
+    spend: bool = False,
+) -> Anytime:
+    """Find one exit threshold for every level on held-out images, never on the test split.
+
+    Temperatures come first, one for every level (Guo et al., 2017), then thresholds (`thresholds.search`). The
+    result is stored in `model.metadata`, so that it is saved with the model and comes back: these thresholds, and up to
+    64 others, from which `budget_rule` takes those of any budget without data.
+
+    A budget that pays for every level leaves nothing to decide: all levels are read.
+
+    Args:
+        model: in eval mode.
+        loader: batches of images or levels, with their class indices `(B,)`; or what `collect` made of them. At least
+            10 images; a warning is given below 200, and for classes without an image.
+        budget_gmacs: mean cost of an image that must not be exceeded; the most accurate thresholds are taken.
+        spend: take those that use the budget up instead, by MSDNet's rule, which looks at no target: steadier where
+            held-out images are few, as the most accurate of many is partly luck then.
+        target_accuracy: top-1 accuracy in per cent that must be reached; the cheapest thresholds are taken.
+        rule: `"confidence"`, `"margin"` or `"entropy"`.
+
+    Raises:
+        ValueError: if not exactly one aim is given, the budget is below the first level's cost, the accuracy is out of
+            reach or no percentage, the rule is unknown, and for images as `collect` says.
+
+    Examples:
+        >>> fast = calibrate(model, val_loader, budget_gmacs=1.0)
+        >>> model.save_pretrained("flowers")
+        >>> fast = Anytime(SRNN.from_pretrained("flowers").eval())
+    """
+    if (budget_gmacs is None) == (target_accuracy is None):
+        raise ValueError("give either budget_gmacs or target_accuracy")
+    if spend and budget_gmacs is None:
+        raise ValueError("spend is about a budget: give budget_gmacs")
+    if target_accuracy is not None and not 1 < target_accuracy <= 100:
+        raise ValueError(f"target_accuracy is in per cent, above 1 and up to 100 (75, not 0.75); got {target_accuracy}")
+    check_rule(rule)
+    answers = loader if isinstance(loader, Answers) else collect(model, loader)
+    _check_calibration_set(model, answers)
+    fitted = fit_rule(answers, rule)
+    curve = search(answers, fitted)
+    if budget_gmacs is None:
+        best = _reaching(curve, float(target_accuracy or 0))
+    elif _pays(budget_gmacs, answers.gmacs[-1].item()):
+        [best] = measure(answers, fitted, [(NEVER,) * (len(answers.gmacs) - 1)])
+    else:
+        _check_budget(budget_gmacs, answers.gmacs[0].item())
+        best = use_up(answers, fitted, budget_gmacs) if spend else _within(curve, budget_gmacs)
+    model.metadata["exit"] = {
+        "rule": rule,
+        "thresholds": list(best.thresholds),
+        "temperatures": list(fitted.temperatures or ()),
+        "held_out": {"gmacs": best.gmacs, "top1": best.accuracy, "images": len(answers.targets)},
+        "sizes": [list(size) for size in answers.sizes or model.level_sizes()],
+        "curve": [
+            {"thresholds": list(outcome.thresholds), "gmacs": outcome.gmacs, "top1": outcome.accuracy}
+            for outcome in _thinned(curve)
+        ],
+    }
+    return Anytime(model)
+
+
+def budget_rule(
+    model: SRNN, gmacs: float, sizes: Sequence[int | Sequence[int]] | None = None
+) -> ScoreRule | FixedLevel:
+    """The exit rule for a mean cost of an image, without data.
+
+    Args:
+        model: calibrated or not.
+        gmacs: what an image may cost on average, in billions of multiply-accumulates of the backbone.
+        sizes: of the levels that will be read, by default the model's own.
+
+    Returns:
+        For a model that `calibrate` has seen, a `ScoreRule`: the most accurate of the stored thresholds that kept the
+        budget on the held-out images. For any other, a `FixedLevel`: the largest level that every image can afford. A
+        budget that pays for every level reads all of them.
+
+    Raises:
+        ValueError: for a budget below the first level's cost, and levels of other sizes than the calibration's.
+
+    Examples:
+        >>> rule = budget_rule(model, 1.0)
+        >>> logits, levels, gmacs = Anytime(model, rule)(images)
+    """
+    wanted = [pair(size) for size in sizes] if sizes is not None else model.level_sizes()
+    costs = list(itertools.accumulate(level_gmacs(model, size) for size in wanted))
+    _check_budget(gmacs, costs[0])
+    if "exit" not in model.metadata:
+        return FixedLevel(max(level for level, cost in enumerate(costs) if _pays(gmacs, cost)))
+    check_calibrated(model, wanted)
+    everything = (NEVER,) * (len(costs) - 1)
+    thresholds = everything if _pays(gmacs, costs[-1]) else _within(stored_curve(model), gmacs).thresholds
+    stored = model.metadata["exit"]
+    return SCORE_RULES[stored["rule"]](thresholds, stored["temperatures"])
+
+
+def check_calibrated(model: SRNN, sizes: Sequence[int | Sequence[int]]) -> None:
+    """Raise the error that says why a model's calibration is not one for levels of these sizes.
+
+    Raises:
+        ValueError: if the model was never calibrated, or for levels of other sizes.
+    """
+    stored = model.metadata.get("exit")
+    if not stored:
+        raise ValueError("the model was never calibrated: use srnn_zoo.calibrate, or `srnn-zoo calibrate`")
+    theirs, ours = [tuple(size) for size in stored["sizes"]], [pair(size) for size in sizes]
+    if theirs != ours:
+        raise ValueError(
+            f"the model was calibrated for levels of {_sizes_text(theirs)}; its thresholds say nothing of levels of "
+            f"{_sizes_text(ours)}: use those sizes, or calibrate for these"
+        )
+
+
+def fit_rule(answers: Answers, rule: str) -> ScoreRule:
+    """A rule by name, with the temperatures that suit held-out answers; its threshold stops nothing.
+
+    Raises:
+        ValueError: for an unknown rule, and answers of one level only.
+    """
+    check_rule(rule)
+    if len(answers.gmacs) == 1:
+        raise ValueError("of one level only there is none to stop at")
+    temperatures = [fit_temperature(logits, answers.targets) for logits in answers.logits]
+    return SCORE_RULES[rule](NEVER, temperatures)
+
+
+def check_rule(rule: str) -> None:
+    """Refuse a rule that has no score."""
+    if rule not in SCORE_RULES:
+        raise ValueError(unknown_name("rule", rule, SCORE_RULES))
+
+
+def stored_curve(model: SRNN) -> list[Outcome]:
+    """What calibration has stored, as measured on the held-out images, cheapest first."""
+    points = model.metadata["exit"]["curve"]
+    return [Outcome(tuple(point["thresholds"]), point["gmacs"], point["top1"], ()) for point in points]
+
+
+def _within(curve: Sequence[Outcome], budget: float) -> Outcome:
+    """The most accurate that keeps a budget."""
+    kept = [outcome for outcome in curve if _pays(budget, outcome.gmacs)]
+    if not kept:  # images that are never sure go on, whatever the threshold
+        raise ValueError(f"no thresholds keep {budget} GMACs: the least on these images is {_up(curve[0].gmacs)}")
+    return kept[-1]
+
+
+def _reaching(curve: Sequence[Outcome], accuracy: float) -> Outcome:
+    """The cheapest that reaches an accuracy."""
+    for outcome in curve:
+        if outcome.accuracy >= accuracy - 1e-9:
+            return outcome
+    raise ValueError(f"no thresholds reach {accuracy:g} %: the most on these images is {curve[-1].accuracy:.2f} %")
+
+
+def _thinned(curve: Sequence[Outcome]) -> list[Outcome]:
+    """At most 64 of a curve: for budgets at equal distances, what keeps each."""
+    low, high = curve[0].gmacs, curve[-1].gmacs
+    budgets = [low + (high - low) * step / (MAX_STORED - 1) for step in range(MAX_STORED)]
+    return sorted({_within(curve, budget) for budget in budgets}, key=lambda outcome: outcome.gmacs)
+
+
+def _check_calibration_set(model: SRNN, answers: Answers) -> None:
+    """Refuse answers that are not this model's, or say nothing; warn of those that say little."""
+    levels, images, classes = answers.logits.shape
+    if (levels, classes) != (len(model.scales), model.num_classes):
+        raise ValueError(
+            f"the model has {len(model.scales)} levels and {model.num_classes} classes; the answers are of {levels} "
+            f"levels and {classes} classes"
+        )
+    if images < MIN_IMAGES:
+        raise ValueError(f"thresholds from {images} images are chance: give {MIN_IMAGES} or more, better hundreds")
+    finite = answers.logits.isfinite().all(dim=2)
+    if not finite.any():
+        raise ValueError("the model's logits are not finite for any image: its weights are damaged")
+    if odd := int((~finite.all(dim=0)).sum()):
+        _warn(f"{odd} of {images} images have logits that are not finite; they never stop there, and count as wrong")
+    if images < FEW_IMAGES:
+        _warn(
+            f"{images} images are few: their accuracy is known to ±{98 / images**0.5:.0f} points, and thresholds of "
+            f"{FEW_IMAGES} or more images would be surer"
+        )
+    if missing := model.num_classes - len(answers.targets.unique()):
+        _warn(
+            f"{missing} of the model's {model.num_classes} classes have no image in the calibration set; how early "
+            "theirs should stop is not known, and accuracy and cost on them may differ from what is reported"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=4)  # in the caller of calibrate
+
+
+def _pays(budget: float, cost: float) -> bool:
+    return budget >= cost * (1 - SLACK)
+
+
+def _check_budget(budget: float, cheapest: float) -> None:
+    if not _pays(budget, cheapest):
+        raise ValueError(f"the first level alone costs {_up(cheapest)} GMACs; a budget of {budget} is too small")
+
+
+def _up(gmacs: float) -> str:
+    """Rounded up, so that a budget of what is printed suffices."""
+    return f"{math.ceil(1000 * gmacs * (1 - SLACK)) / 1000:.3f}"
+
+
+def _sizes_text(sizes: Iterable[Sequence[int]]) -> str:
+    return " + ".join(f"{height} x {width}" for height, width in sizes)

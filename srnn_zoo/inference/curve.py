@@ -1,0 +1,174 @@
+"""The curve of accuracy against cost, beside every level, single scale and ensemble, and as a table."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from srnn_zoo.models.srnn import SRNN
+
+from .answers import Answers, collect
+from .calibrate import check_calibrated, fit_rule, stored_curve
+from .early_exit import stored_rule
+from .exits import ScoreRule
+from .thresholds import measure, search
+
+__all__ = ["Point", "pareto", "write_pareto"]
+
+Loader = Iterable[tuple[Any, Tensor]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to answer, on a data set.
+
+    Attributes:
+        name: of the rule, `level 0`, `single scale 224 x 224`, `logit ensemble`, ….
+        kind: `"curve"` (early exit), `"level"` (all stop there), `"single scale"` (the base CNN on one level alone), or
+            `"ensemble"` (the base CNN on all levels).
+        gmacs: mean cost of an image.
+        accuracy: top-1, in per cent.
+        exits: the part of the images that stopped at each level, in [0, 1]; empty for the base CNN.
+        thresholds: for every level but the last.
+        optimistic: whether the thresholds were chosen on the very images on which they were measured.
+    """
+
+    name: str
+    kind: Literal["curve", "level", "single scale", "ensemble"]
+    gmacs: float
+    accuracy: float
+    exits: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = ()
+    optimistic: bool = False
+
+
+def pareto(
+    source: SRNN | Answers,
+    loader: Loader | None = None,
+    *,
+    thresholds_from: Loader | Answers | SRNN | None = None,
+    rule: str | None = None,
+) -> list[Point]:
+    """Accuracy against mean cost: early exit, every level by itself, the base CNN on single scales, and its ensembles.
+
+    A curve whose thresholds were chosen on the images on which it is measured promises too much. So they should come
+    from other images: those of `thresholds_from`, or those on which the model was calibrated. Only without either are
+    they chosen on the same images, and the points are marked as optimistic then.
+
+    Args:
+        source: a model in eval mode; or what `collect` made, without a loader.
+        loader: batches of images or levels, with their class indices `(B,)`, on which all is measured.
+        thresholds_from: held-out images that choose temperatures and thresholds, as a loader or what `collect` made of
+            it; or a calibrated model, for those stored with it. By default `source`, if it is a calibrated model.
+        rule: `"confidence"`, `"margin"` or `"entropy"`; by default the calibration's, else confidence.
+
+    Returns:
+        the curve, cheapest first, then levels, single scales and ensembles. With thresholds from elsewhere accuracy
+        need not rise along the curve.
+
+    Raises:
+        ValueError: for an unknown rule, another one than the calibration's, images as `collect` says, and levels of
+            other sizes than those the thresholds come from.
+
+    Examples:
+        >>> points = pareto(model, test_loader, thresholds_from=val_loader)
+        >>> write_pareto(points, "pareto.csv")
+    """
+    if isinstance(source, SRNN):
+        if loader is None:
+            raise ValueError("pareto(model, loader) needs images; pareto(answers) takes what `collect` made")
+        if thresholds_from is None and "exit" in source.metadata:
+            thresholds_from = source
+        if thresholds_from is not None and not isinstance(thresholds_from, Answers | SRNN):
+            thresholds_from = collect(source, thresholds_from)
+        answers = collect(source, loader)
+    elif loader is not None:
+        raise ValueError("pareto(answers) takes no loader: the answers are what is measured")
+    else:
+        answers = source
+    if thresholds_from is not None and not isinstance(thresholds_from, Answers | SRNN):
+        raise ValueError("thresholds_from must be answers too where answers are measured: collect(model, loader)")
+    if isinstance(thresholds_from, SRNN):
+        fitted, thresholds = _stored(thresholds_from, answers, rule)
+    else:
+        fitted, thresholds = _searched(thresholds_from or answers, answers, rule or "confidence")
+    curve = [
+        Point(fitted.name, "curve", o.gmacs, o.accuracy, o.exits, o.thresholds, optimistic=thresholds_from is None)
+        for o in measure(answers, fitted, thresholds)
+    ]
+    return [*sorted(curve, key=lambda point: point.gmacs), *_levels(answers), *_base_cnn(answers)]
+
+
+def write_pareto(points: Iterable[Point], path: str | Path) -> None:
+    """Write points to a CSV file, one a row.
+
+    Raises:
+        ValueError: for no points.
+    """
+    rows = [{**asdict(p), "exits": _numbers(p.exits), "thresholds": _numbers(p.thresholds)} for p in points]
+    if not rows:
+        raise ValueError("no points to write")
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _stored(model: SRNN, answers: Answers, rule: str | None) -> tuple[ScoreRule, list[tuple[float, ...]]]:
+    """Rule and thresholds of a calibrated model."""
+    check_calibrated(model, answers.sizes or model.level_sizes())
+    stored = stored_rule(model)
+    if rule not in (None, stored.name):
+        raise ValueError(f"the model was calibrated with rule {stored.name!r}, not {rule!r}: give thresholds_from")
+    stored.check(len(answers.gmacs))
+    return stored, [outcome.thresholds for outcome in stored_curve(model)]
+
+
+def _searched(held_out: Answers, answers: Answers, rule: str) -> tuple[ScoreRule, list[tuple[float, ...]]]:
+    """Rule and thresholds that held-out images choose."""
+    if (held_out.sizes, len(held_out.gmacs)) != (answers.sizes, len(answers.gmacs)):
+        raise ValueError(
+            f"the held-out images have levels of other sizes ({held_out.sizes}) than those measured ({answers.sizes})"
+        )
+    fitted = fit_rule(held_out, rule)
+    return fitted, [outcome.thresholds for outcome in search(held_out, fitted)]
+
+
+def _levels(answers: Answers) -> list[Point]:
+    """All images stop at one level."""
+    costs, accuracies = answers.gmacs.tolist(), _per_cent(answers.right).tolist()
+    return [
+        Point(f"level {index}", "level", cost, top1, tuple(float(index == other) for other in range(len(costs))))
+        for index, (cost, top1) in enumerate(zip(costs, accuracies, strict=True))
+    ]
+
+
+def _base_cnn(answers: Answers) -> list[Point]:
+    """What the base CNN does with one level, which costs that level alone, and with all."""
+    points: list[Point] = []
+    if answers.single_scales is not None:
+        costs = answers.gmacs.diff(prepend=answers.gmacs.new_zeros(1)).tolist()
+        accuracies = _per_cent(answers.single_scales == answers.targets).tolist()
+        names = [f"{h} x {w}" for h, w in answers.sizes] or [str(index) for index in range(len(costs))]
+        points += [
+            Point(f"single scale {name}", "single scale", cost, top1)
+            for name, cost, top1 in zip(names, costs, accuracies, strict=True)
+        ]
+    for name, classes in (("logit", answers.logit_ensemble), ("probability", answers.prob_ensemble)):
+        if classes is not None:
+            top1 = _per_cent(classes == answers.targets).item()
+            points.append(Point(f"{name} ensemble", "ensemble", answers.gmacs[-1].item(), top1))
+    return points
+
+
+def _per_cent(right: Tensor) -> Tensor:
+    return 100 * right.double().mean(dim=-1)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.6g}" for value in values)

@@ -1,0 +1,224 @@
+"""Exit rules: after a level, which images are sure enough to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from srnn_zoo._errors import unknown_name
+
+__all__ = [
+    "Confidence",
+    "Deadline",
+    "Decision",
+    "Entropy",
+    "ExitRule",
+    "FixedLevel",
+    "Margin",
+    "Patience",
+    "ScoreRule",
+    "exit_rule",
+]
+
+
+class Decision(NamedTuple):
+    """What a rule decides on: N images that have read a level and could read another one.
+
+    Attributes:
+        level: index of the level, 0 for the smallest.
+        logits: `(N, K)` after it.
+        answers: the class after every level so far, `(N, level + 1)`.
+        gmacs: what the levels so far have cost the whole batch, in billions of multiply-accumulates.
+        next_gmacs: what the next level will cost, if all N images read it.
+        elapsed: gives the seconds since the batch began, once the device has done what it was given.
+    """
+
+    level: int
+    logits: Tensor
+    answers: Tensor
+    gmacs: float
+    next_gmacs: float
+    elapsed: Callable[[], float]
+
+
+ExitRule = Callable[[Decision], Tensor | bool]
+"""Which images stop: a bool tensor `(N,)`, or one bool for all."""
+
+
+class ScoreRule:
+    """Stop where a score in [0, 1] reaches the level's threshold; above 1 nothing stops, at 0 everything does.
+
+    Images whose logits are not finite never stop.
+
+    Args:
+        threshold: for every level but the last, or one for all.
+        temperatures: the logits of every level are divided by its own; by default 1.
+
+    Raises:
+        ValueError: for thresholds that are negative or no numbers, and temperatures that are not positive.
+    """
+
+    name = ""
+
+    def __init__(self, threshold: float | Sequence[float], temperatures: Sequence[float] | None = None) -> None:
+        self.thresholds = tuple(map(float, threshold)) if isinstance(threshold, Sequence) else float(threshold)
+        self.temperatures = None if temperatures is None else tuple(map(float, temperatures))
+        values = self.thresholds if isinstance(self.thresholds, tuple) else (self.thresholds,)
+        if not values or not all(value >= 0 for value in values):
+            raise ValueError(f"thresholds must be 0 or more, above 1 to stop nothing; got {threshold!r}")
+        if self.temperatures is not None and not all(0 < t < float("inf") for t in self.temperatures):
+            raise ValueError(f"temperatures must be positive; got {temperatures!r}")
+
+    def __call__(self, decision: Decision) -> Tensor:
+        return self.score(self.calibrated(decision)) >= self.threshold(decision.level)
+
+    def threshold(self, level: int) -> float:
+        """The threshold of a level."""
+        return self.thresholds[level] if isinstance(self.thresholds, tuple) else self.thresholds
+
+    def calibrated(self, decision: Decision) -> Tensor:
+        """Probabilities `(N, K)` at the level's temperature."""
+        logits = decision.logits.float()
+        if self.temperatures is not None:
+            logits = logits / self.temperatures[decision.level]
+        return logits.softmax(dim=1)
+
+    def score(self, probabilities: Tensor) -> Tensor:
+        """How sure probabilities `(N, K)` are, `(N,)` in [0, 1]; NaN never stops an image."""
+        raise NotImplementedError
+
+    def check(self, num_levels: int, mixed: bool = False) -> None:
+        """Refuse a number of thresholds or temperatures that is not the levels'; of mixed heights, one that is less."""
+        thresholds = len(self.thresholds) if isinstance(self.thresholds, tuple) else num_levels - 1
+        temperatures = num_levels if self.temperatures is None else len(self.temperatures)
+        if thresholds < num_levels - 1 or (thresholds > num_levels - 1 and not mixed):
+            raise ValueError(
+                f"{num_levels} levels need {num_levels - 1} thresholds, one for every level but the last, or one "
+                f"number for all; got {thresholds}"
+            )
+        if temperatures < num_levels or (temperatures > num_levels and not mixed):
+            raise ValueError(f"{num_levels} levels need as many temperatures; got {temperatures}")
+
+    def __repr__(self) -> str:
+        temperatures = f", temperatures={self.temperatures}" if self.temperatures is not None else ""
+        return f"{type(self).__name__}({self.thresholds}{temperatures})"
+
+
+class Confidence(ScoreRule):
+    """The probability of the answer."""
+
+    name = "confidence"
+
+    def score(self, probabilities: Tensor) -> Tensor:
+        return probabilities.amax(dim=1)
+
+
+class Margin(ScoreRule):
+    """How far the answer's probability is above the next one's; 1 where there is one class only."""
+
+    name = "margin"
+
+    def score(self, probabilities: Tensor) -> Tensor:
+        if probabilities.shape[1] == 1:
+            return probabilities[:, 0]
+        first, second = probabilities.topk(2, dim=1).values.unbind(dim=1)
+        return first - second
+
+
+class Entropy(ScoreRule):
+    """1 - H / log K: 1 where the model is certain, 0 where all classes are equally likely."""
+
+    name = "entropy"
+
+    def score(self, probabilities: Tensor) -> Tensor:
+        classes = max(probabilities.shape[1], 2)
+        return 1 - torch.special.entr(probabilities).sum(dim=1) / torch.tensor(float(classes)).log().item()
+
+
+class Patience:
+    """Stop where the last `count` levels gave the same answer.
+
+    Args:
+        count: 2 or more.
+    """
+
+    def __init__(self, count: int = 2) -> None:
+        if count < 2:
+            raise ValueError(f"patience compares 2 levels or more; got {count}")
+        self.count = int(count)
+
+    def __call__(self, decision: Decision) -> Tensor:
+        recent = decision.answers[:, -self.count :]
+        return (recent == recent[:, -1:]).all(dim=1) & (recent.shape[1] == self.count)
+
+
+class FixedLevel:
+    """Stop after a level, whatever the answer.
+
+    Args:
+        level: 0 for the smallest.
+    """
+
+    def __init__(self, level: int) -> None:
+        if level < 0:
+            raise ValueError(f"levels count from 0, the smallest; got {level}")
+        self.level = int(level)
+
+    def __call__(self, decision: Decision) -> bool:
+        return decision.level >= self.level
+
+
+class Deadline:
+    """Stop all images of a batch when the next level would end too late, at the speed of the levels so far.
+
+    The first level is always read.
+
+    Args:
+        milliseconds: for a batch.
+    """
+
+    def __init__(self, milliseconds: float) -> None:
+        if not milliseconds > 0:
+            raise ValueError(f"a deadline is a positive number of milliseconds; got {milliseconds}")
+        self.seconds = float(milliseconds) / 1000
+
+    def __call__(self, decision: Decision) -> bool:
+        return decision.elapsed() * (1 + decision.next_gmacs / decision.gmacs) > self.seconds
+
+
+_RULES: dict[str, Callable[[Any], Any]] = {
+    "confidence": Confidence,
+    "margin": Margin,
+    "entropy": Entropy,
+    "patience": lambda text: Patience(int(text)),
+    "level": lambda text: FixedLevel(int(text)),
+    "deadline": Deadline,
+}
+
+
+def exit_rule(text: str) -> Any:
+    """A rule from its text: `confidence:0.9`, `margin:0.5`, `entropy:0.8`, `patience:2`, `level:0`, `deadline:50`.
+
+    Several thresholds, one for every level but the last, have commas between: `confidence:0.9,0.8`.
+
+    Raises:
+        ValueError: for an unknown rule, with the closest names, and a value that is no number or out of range.
+    """
+    name, _, value = text.partition(":")
+    if name not in _RULES:
+        raise ValueError(unknown_name("exit rule", name, _RULES))
+    try:
+        numbers = [float(part) for part in value.split(",")]
+    except ValueError:
+        raise ValueError(f"exit rule {name} takes a number after a colon, such as {name}:{_EXAMPLES[name]}") from None
+    if name in ("patience", "level", "deadline") and (len(numbers) > 1 or not numbers[0] < float("inf")):
+        raise ValueError(f"exit rule {name} takes one number, such as {name}:{_EXAMPLES[name]}; got {value!r}")
+    if name in ("patience", "level") and not numbers[0].is_integer():
+        raise ValueError(f"exit rule {name} takes a whole number, such as {name}:{_EXAMPLES[name]}; got {value!r}")
+    return _RULES[name](numbers if len(numbers) > 1 else numbers[0])
+
+
+_EXAMPLES = {"confidence": 0.9, "margin": 0.5, "entropy": 0.8, "patience": 2, "level": 0, "deadline": 50}

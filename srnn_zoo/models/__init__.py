@@ -1,0 +1,1 @@
+"""The networks: backbone, cell and classifier, how they are made, and what they cost."""

@@ -1,0 +1,191 @@
+"""Backbones: any timm architecture as the base CNN, behind one small interface."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, cast
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from srnn_zoo._errors import unknown_name
+
+__all__ = [
+    "create_backbone",
+    "create_timm_model",
+    "family",
+    "has_nonnegative_features",
+    "native_size",
+    "prefix_feature_info",
+    "prefix_group_matcher",
+    "size_multiple",
+    "srnn_config",
+    "unexpected_argument",
+]
+
+# Constructor arguments that make an architecture accept images of several sizes, in the order they are tried.
+_FLEXIBLE_SIZE_ARGS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+
+# timm's modules whose models read only multiples of their stride (tests/models/test_backbone.py tries every module).
+_STRICT_STRIDE_FAMILIES = frozenset(
+    {
+        "csatv2",
+        "deepseek_vit",
+        "deit",
+        "dla",
+        "eva",
+        "gemma4_vit",
+        "hieradet_sam2",
+        "hrnet",
+        "naflexvit",
+        "qwen3_vit",
+        "vision_transformer",
+        "vision_transformer_sam",
+    }
+)
+
+# entries of a backbone's config that are not true of an SRNN over it
+_WEIGHTS_SOURCE = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load", "label_offset")
+_TEST_SIZES = ("test_input_size", "test_crop_pct", "test_pool_size", "min_input_size")
+_BACKBONE_ONLY = frozenset((*_WEIGHTS_SOURCE, *_TEST_SIZES, "notes"))
+
+
+def create_timm_model(architecture: str, **kwargs: Any) -> nn.Module:
+    """`timm.create_model`, told to accept several image sizes where the architecture can be told so.
+
+    Raises:
+        ValueError: for an unknown architecture, with the closest names.
+        TypeError: for an argument the architecture does not take.
+    """
+    if not timm.is_model(architecture):
+        names = timm.list_models(exclude_filters="srnn_*")
+        raise ValueError(unknown_name("timm architecture", architecture, names, "see timm.list_models()"))
+    for flexible in _FLEXIBLE_SIZE_ARGS:
+        if flexible.keys() & kwargs.keys():
+            continue
+        try:
+            return timm.create_model(architecture, **flexible, **kwargs)
+        except TypeError as error:
+            if unexpected_argument(error) not in flexible:
+                raise
+    raise AssertionError("unreachable: the last attempt adds no argument")
+
+
+def create_backbone(architecture: str, **kwargs: Any) -> nn.Module:
+    """The base CNN C of an architecture: a timm model without classifier, `(B, C, H, W)` to `(B, D)`.
+
+    Args:
+        architecture: a name from `timm.list_models()`, without tag.
+        **kwargs: for the timm model (`in_chans`, `drop_path_rate`, …).
+    """
+    return create_timm_model(architecture, num_classes=0, **kwargs)
+
+
+def family(backbone: nn.Module) -> str:
+    """The timm module that defines a backbone, such as `"resnet"`."""
+    return type(backbone).__module__.rpartition(".")[2]
+
+
+def native_size(backbone: nn.Module) -> tuple[int, int]:
+    """The image size `(H, W)` a backbone was made for."""
+    traits = getattr(backbone, "_traits", {})
+    size = traits.get("img_size") or cast("dict[str, Any]", backbone.pretrained_cfg)["input_size"][-2:]
+    return int(size[0]), int(size[1])
+
+
+def size_multiple(backbone: nn.Module) -> int:
+    """What level sizes are rounded to: the stride where a backbone insists on it, else 1."""
+    if family(backbone) not in _STRICT_STRIDE_FAMILIES:
+        return 1
+    feature_info = cast("list[dict[str, Any]]", backbone.feature_info)
+    return min(int(feature_info[-1]["reduction"]), 32)
+
+
+@torch.no_grad()
+def has_nonnegative_features(backbone: nn.Module) -> bool:
+    """Whether C(x) is never negative, so that ReLU leaves a pretrained classifier intact.
+
+    Found out by looking: two random images, of low and of high contrast, are passed through the backbone with whatever
+    weights it has. A rectified net cannot give a negative feature; any other gives some among its hundreds.
+    """
+    if next(backbone.parameters()).is_meta:
+        with (
+            torch.device("cpu"),
+            torch.random.fork_rng(devices=[]),
+        ):  # weights without values show nothing; a twin with values does
+            config = cast("dict[str, Any]", backbone.pretrained_cfg)
+            return has_nonnegative_features(create_backbone(config["architecture"]))
+    training = [module for module in backbone.modules() if module.training]
+    backbone.eval()
+    try:
+        features = _probe(backbone)
+    finally:
+        for module in training:
+            module.training = True
+    return bool((features >= 0).all() and (features > 0).any())
+
+
+def _probe(backbone: nn.Module) -> Tensor:
+    """C of random images: small ones where the backbone reads them, else of its own size."""
+    parameter = next(backbone.parameters())
+    channels = int(getattr(backbone, "in_chans", 3))
+    native = native_size(backbone)
+    multiple = size_multiple(backbone)
+    small = multiple * -(-96 // multiple)
+    generator = torch.Generator().manual_seed(0)
+    for size in ((min(small, native[0]), min(small, native[1])), native):
+        images = torch.randn(2, channels, *size, generator=generator) * torch.tensor([0.3, 3.0]).view(2, 1, 1, 1)
+        try:
+            return backbone(images.to(parameter.device, parameter.dtype)).float()
+        except (AssertionError, IndexError, RuntimeError):
+            if size == native:
+                raise
+    raise AssertionError("unreachable: the native size either returns or raises")
+
+
+def srnn_config(config: dict[str, Any], scales: Sequence[float] = (0.5, 1.0)) -> dict[str, Any]:
+    """The `pretrained_cfg` of an SRNN from its backbone's: preprocessing kept, the rest made its own."""
+    channels, height, width = config["input_size"]
+    first_conv = config.get("first_conv")
+    names = (first_conv,) if isinstance(first_conv, str) else tuple(first_conv or ())
+    prefixed = tuple(f"backbone.{name}" for name in names)
+    return {
+        **{key: value for key, value in config.items() if key not in _BACKBONE_ONLY},
+        "architecture": f"srnn_{config['architecture'].removeprefix('srnn_')}",
+        "input_size": (channels, round(height / scales[0]), round(width / scales[0])),
+        "fixed_input_size": False,
+        "pool_size": (1, 1),
+        "first_conv": prefixed[0] if len(prefixed) == 1 else prefixed or None,
+        "classifier": "fc",
+    }
+
+
+def prefix_feature_info(backbone: nn.Module) -> list[dict[str, Any]]:
+    """A backbone's `feature_info` with module names as they are inside an SRNN."""
+    info = getattr(backbone, "feature_info", [])
+    return [{**entry, "module": f"backbone.{entry['module']}"} for entry in info if "module" in entry]
+
+
+def prefix_group_matcher(matcher: dict[str, Any], prefix: str = "backbone") -> dict[str, Any]:
+    """A backbone's `group_matcher` patterns, rewritten for its parameters' names inside another module."""
+
+    def prefixed(pattern: str) -> str:
+        unanchored = re.sub(r"(^|\||\()\^", r"\1", pattern)
+        return rf"^{prefix}\.(?:{unanchored})"
+
+    def rewrite(spec: Any) -> Any:
+        if spec is None:
+            return None
+        if isinstance(spec, str):
+            return prefixed(spec)
+        return [(prefixed(pattern), ordinal) for pattern, ordinal in spec]
+
+    return {name: rewrite(spec) for name, spec in matcher.items()}
+
+
+def unexpected_argument(error: TypeError) -> str | None:
+    """The argument a call did not expect, read from Python's own message."""
+    found = re.search(r"unexpected keyword argument(?:\(s\):)? \[?'(\w+)'", str(error))
+    return found.group(1) if found else None

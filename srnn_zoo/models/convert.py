@@ -1,0 +1,118 @@
+"""Back from an SRNN to its base CNN: an ordinary timm model that answers as the SRNN does on one level."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .backbone import create_timm_model, native_size
+from .norms import state_of_level
+
+if TYPE_CHECKING:
+    from .srnn import SRNN
+
+__all__ = ["to_base_cnn"]
+
+# what a factory takes for the SRNN, not for its backbone
+_SRNN_ARGUMENTS = frozenset(
+    {
+        "variant",
+        "scales",
+        "activation",
+        "interpolation",
+        "exits",
+        "norm",
+        "num_classes",
+        "drop_rate",
+        "global_pool",
+        "img_size",
+        "backbone_img_size",
+        "in_chans",
+    }
+)
+
+
+@torch.no_grad()
+def to_base_cnn(model: SRNN) -> nn.Module:
+    """The timm model, with its classifier, that gives the same probabilities as an SRNN on one level.
+
+    Its `state_dict()` is a checkpoint of the base CNN, as torchvision and timm write them. There is one where the state
+    after one level is a multiple of the features: in `vanilla` and the mean ensembles always, in gated cells as long as
+    training has not moved the gates. A multiple is folded into the classifier.
+
+    Args:
+        model: with a classifier.
+
+    Raises:
+        ValueError: where no base CNN does what the model does.
+
+    Examples:
+        >>> torch.save(to_base_cnn(model).state_dict(), "resnet18.pth")
+    """
+    if not model.cell.anytime:
+        raise ValueError(f"variant {model.variant!r} fuses a fixed number of levels: no base CNN does that")
+    if model.num_classes == 0:
+        raise ValueError("the model has no classifier (num_classes=0), so that there is no base CNN of it")
+    architecture = model.pretrained_cfg["architecture"].removeprefix("srnn_")
+    stored = model._model_args
+    arguments = {key: value for key, value in stored.items() if key not in _SRNN_ARGUMENTS}
+    if "backbone_img_size" in stored:
+        arguments["img_size"] = tuple(stored["backbone_img_size"])
+    base_cnn: Any = create_timm_model(architecture, num_classes=model.num_classes, in_chans=model.in_chans, **arguments)
+    parameter = next(model.parameters())
+    base_cnn.to(parameter.device, parameter.dtype).eval()
+    base_cnn.load_state_dict(state_of_level(model.backbone, 0), strict=False)
+    classifier = model.classifier(0)
+    weight = _one_level_factor(model) * classifier.get_parameter("weight")
+    _set_classifier(base_cnn, weight, classifier.get_parameter("bias"))
+    _check_same(model, base_cnn)
+    return base_cnn
+
+
+def _one_level_factor(model: SRNN) -> float:
+    """The c in h_1 = c · C(x_1), found out by looking; features of a rectified backbone are non-negative."""
+    parameter = next(model.parameters())
+    features = torch.rand(64, model.num_features, device=parameter.device, dtype=parameter.dtype) + 0.1
+    state = model.forward_head(model.fuse([features]), pre_logits=True)
+    ratios = state / features
+    factor = ratios.mean().item()
+    if not torch.allclose(ratios, torch.full_like(ratios, factor), rtol=1e-3, atol=1e-5):
+        raise ValueError(
+            f"no base CNN does what this {model.variant} model does on one level: its state is no multiple of the "
+            "features, as the gates have been trained"
+        )
+    return factor
+
+
+def _set_classifier(base_cnn: Any, weight: Tensor, bias: Tensor) -> None:
+    """Put F into the classifier that timm's config names."""
+    name = base_cnn.pretrained_cfg.get("classifier")
+    layer = base_cnn.get_submodule(name) if isinstance(name, str) else None
+    wanted = getattr(layer, "weight", None)
+    if not isinstance(layer, nn.Linear | nn.Conv2d) or wanted is None or wanted.numel() != weight.numel():
+        raise ValueError(f"timm's {type(base_cnn).__name__} does not classify with one linear layer")
+    wanted.copy_(weight.view_as(wanted))
+    if layer.bias is not None:
+        layer.bias.copy_(bias)
+
+
+def _check_same(model: SRNN, base_cnn: nn.Module) -> None:
+    """Both on an image, in eval mode: what else is in timm's head, or in φ, shows there."""
+    parameter = next(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, model.in_chans, *native_size(model.backbone), generator=generator)
+    images = images.to(parameter.device, parameter.dtype)
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        ours, theirs = model([images]).float(), cast(Tensor, base_cnn(images)).float()
+    finally:
+        for module in training:
+            module.training = True
+    if not torch.allclose(ours.log_softmax(1), theirs.log_softmax(1), rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            f"timm's {type(base_cnn).__name__} does more than its backbone and one linear layer, or the model's "
+            f"activation ({model.cell.activation}) changes the features: no base CNN does what this model does"
+        )

@@ -1,0 +1,369 @@
+"""SRNN: a pyramid, one backbone that reads every level, a cell that runs over scale, one classifier."""
+
+# annotations are evaluated here: torch.fx copies forward's into the code it writes, and TorchScript reads them there
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from srnn_zoo._errors import unknown_name
+from srnn_zoo.transforms.packed import PackedPyramid, packed_features, packed_logits
+from srnn_zoo.transforms.pyramid import (
+    Interpolation,
+    build_levels,
+    check_interpolation,
+    check_levels,
+    level_sizes,
+    pair,
+    scale_ratios,
+)
+from srnn_zoo.weights.files import fingerprint
+from srnn_zoo.weights.hub import HubMixin
+
+from .backbone import (
+    family,
+    has_nonnegative_features,
+    native_size,
+    prefix_feature_info,
+    size_multiple,
+    srnn_config,
+)
+from .cells import create_cell
+from .norms import Norm, convert_norms, select_level
+from .protocol import TimmProtocol
+from .recurrence import Step, steps
+
+__all__ = ["SRNN", "Step"]
+
+if TYPE_CHECKING:
+    Images: TypeAlias = Tensor | Sequence[Tensor] | PackedPyramid
+else:
+    Images = Tensor  # scripts and traces take the tensor path
+
+
+_NOT_STORED = frozenset({"weights", "pretrained_backbone", "pretrained_model_args"})
+
+
+class SRNN(HubMixin, TimmProtocol, nn.Module):
+    """Scale-recurrent network (D.-Q. Zhang, 2018, section 3) over any timm backbone, with timm's model protocol.
+
+    `model(x)` takes the largest level `(B, C, H, W)` and builds the smaller ones on x's device; `model([x_1, …, x_n])`
+    and `model(Pyramid(…))` take the levels, smallest first, any number of them; `model(Pyramid.pack(…))` images of
+    mixed heights. It returns logits `(B, num_classes)`.
+
+    Args:
+        backbone: a timm model made with `num_classes=0`: the base CNN C.
+        variant: the cell's registered name (`list_cells()`).
+        scales: relative sizes of the levels built from one tensor; they grow and end with 1.0.
+        activation: φ; `"auto"` is the rectifier where the backbone's features are non-negative, else the identity.
+        interpolation: how levels are made from one tensor: `"bicubic"`, `"bilinear"` or `"gaussian"`.
+        exits: `"shared"`, one classifier for the states after all levels, as in the paper; or `"separate"`, a
+            classifier for each level (`exit_fc`, and `fc` for the last).
+        norm: batch norm of the backbone: `"shared"` by the levels, as in the paper; `"per_level"`, statistics and
+            affine parameters for each level (`models.norms.LevelNorm`); or `"frozen"`, constant in training too.
+        num_classes: width of the classifier; 0 for none.
+        drop_rate: dropout before the classifier, in [0, 1).
+        global_pool: `"avg"`, or `""` with `num_classes=0` to get the state as a map.
+        img_size: the size of the largest level `(H, W)` this model is meant for; by default the one that makes the
+            smallest level the backbone's own size.
+
+    Attributes:
+        pretrained_cfg: timm's: the preprocessing and what the weights are.
+        metadata: what else belongs to the weights, in JSON's types, all optional: `base_model` (a Hub id, or timm's
+            name of the base CNN's weights), `dataset`, `metrics` (`{"imagenet-1k": {"top1": 71.5}}`, in per cent),
+            `recipe` and `license`. It is saved with the model and comes back.
+
+    Raises:
+        ValueError: for an unknown variant, interpolation, kind of exits or norm, scales that do not grow to 1.0, a
+            `norm` for a backbone without batch norm, and separate exits of a variant that has one exit.
+    """
+
+    # TorchScript wants a list
+    __jit_unused_properties__ = [  # noqa: RUF012
+        "img_size",
+        "zero_shot",
+        "fingerprint",
+        "set_input_size",
+        "_model_args",
+    ]
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        variant: str = "half_gru",
+        scales: Sequence[float] = (0.5, 1.0),
+        activation: Literal["auto", "relu", "identity"] = "auto",
+        interpolation: Interpolation = "bicubic",
+        exits: Literal["shared", "separate"] = "shared",
+        norm: Norm = "shared",
+        num_classes: int = 1000,
+        drop_rate: float = 0.0,
+        global_pool: str = "avg",
+        img_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        if getattr(backbone, "num_classes", 0):
+            raise ValueError(f"make the backbone with num_classes=0; this one has {backbone.num_classes} classes")
+        self._ratios = scale_ratios(scales)
+        self.scales = tuple(float(s) for s in scales)
+        self.interpolation = check_interpolation(interpolation)
+        self.variant = variant
+        self.in_chans = int(getattr(backbone, "in_chans", 3))
+        self.head_hidden_size = self.num_features = cast(int, backbone.head_hidden_size)
+        self.feature_info = prefix_feature_info(backbone)
+        self.size_multiple = size_multiple(backbone)
+        self.pretrained_cfg = self.default_cfg = srnn_config(cast("dict[str, Any]", backbone.pretrained_cfg), scales)
+        if img_size is not None:
+            self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *pair(img_size))
+        self.metadata = cast("dict[str, Any]", {})
+        self._zero_shot_fingerprint = 0.0  # 0 where it is not known
+        self._stored_args = {}
+        if activation == "auto":
+            activation = "relu" if has_nonnegative_features(backbone) else "identity"
+
+        convert_norms(backbone, norm, len(self.scales))
+        self.norm = norm
+        self.checkpoints_levels = False
+        self.backbone = backbone
+        like = next(backbone.parameters())
+        cell = create_cell(variant, self.num_features, activation=activation, height=len(self.scales))
+        self.cell = cell.to(like.device, like.dtype)
+        self.exits = _check_exits(exits, self.cell)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.exit_fc = nn.ModuleList()
+        self.fc: nn.Module = nn.Identity()
+        self.reset_classifier(num_classes, global_pool)
+
+    def forward(self, x: Images) -> Tensor:
+        """Logits `(B, num_classes)` of the last state: F(h_n)."""
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript must not see the class
+            if isinstance(x, PackedPyramid):
+                return packed_logits(self, x)
+        levels = self.levels(x)
+        return self.forward_head(self._read(levels), level=len(levels) - 1)
+
+    def forward_features(self, x: Images) -> Tensor:
+        """The last state h_n as a map `(B, D, 1, 1)`; for `mean_prob`, whose mean comes later, `(B, D, n, 1)`.
+
+        In a batch of mixed heights that n is their least common multiple, and every level fills an equal share of it.
+        """
+        if not torch.jit.is_scripting():  # noqa: SIM102
+            if isinstance(x, PackedPyramid):
+                return packed_features(self, x)
+        return self._read(self.levels(x))
+
+    def _read(self, levels: list[Tensor]) -> Tensor:
+        features: list[Tensor] = []
+        for index, level in enumerate(levels):
+            features.append(self.level_features(level, index))
+        return self.fuse(features)
+
+    def fuse(self, features: list[Tensor]) -> Tensor:
+        """Run the cell over the features `(B, D)` of the levels; returns the last state as `forward_features` does."""
+        state = self.cell.initial_state(features[0])
+        for level_features in features:
+            state = self.cell(level_features, state)
+        return self.cell.feature_map(state)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False, level: int | None = None) -> Tensor:
+        """Logits `(B, num_classes)` of a map from `forward_features`, or its `(B, D)` features with `pre_logits`.
+
+        Args:
+            x: the map.
+            pre_logits: whether to leave out the classifier.
+            level: index of the level after which that was the state, by default the last; only `exits="separate"` asks.
+        """
+        if self.global_pool == "":
+            return x
+        if pre_logits or self.num_classes == 0:
+            return x.mean(dim=(2, 3))
+        positions = x.flatten(2).transpose(1, 2).flatten(0, 1)  # (B * positions, D)
+        positions = self.head_drop(positions)
+        logits = self.fc(positions) if torch.jit.is_scripting() else self._classify(positions, level)
+        return self.cell.merge_logits(logits, x)
+
+    @torch.jit.unused
+    def _classify(self, x: Tensor, level: int | None) -> Tensor:
+        return self.classifier(level)(x)
+
+    def classifier(self, level: int | None = None) -> nn.Module:
+        """F of the state after a level, by default the last; beyond the levels of `scales`, the last one's too."""
+        return self.fc if level is None or level >= len(self.exit_fc) else self.exit_fc[level]
+
+    def levels(self, x: Images) -> list[Tensor]:
+        """The levels of an input, smallest first: built from one tensor, or checked where they are given."""
+        if torch.jit.is_scripting():
+            return build_levels(x, self._ratios, self.interpolation, self.size_multiple)  # pyright: ignore
+        return self._levels(x)
+
+    @torch.jit.unused
+    def _levels(self, x: Images) -> list[Tensor]:
+        traced = torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy)  # a traced tensor has nothing to check
+        if isinstance(x, Sequence):
+            if not traced:
+                check_levels(x)
+                self.check_images(x[0])
+            return list(x)
+        if not traced:
+            if not isinstance(x, Tensor):
+                raise TypeError(f"an SRNN reads a tensor, a list of levels or a Pyramid; got {type(x).__name__}")
+            self.check_images(x)
+            self.level_sizes((x.shape[-2], x.shape[-1]))
+        return build_levels(cast(Tensor, x), self._ratios, self.interpolation, self.size_multiple)
+
+    def check_images(self, x: Tensor) -> None:
+        """Raise the error that says why this model cannot read images."""
+        if x.dim() != 4:
+            raise ValueError(f"images must be (B, C, H, W); got shape {tuple(x.shape)}")
+        if x.shape[1] != self.in_chans:
+            raise ValueError(f"this model reads {self.in_chans} channels; got {x.shape[1]}, shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise TypeError(f"images must be float and normalised (srnn_zoo.create_transform); got {x.dtype}")
+
+    def level_features(self, level: Tensor, index: int | None = None) -> Tensor:
+        """C(x_s): the pooled features `(B, D)` of one level `(B, C, H, W)`.
+
+        Args:
+            level: its images.
+            index: of the level, 0 for the smallest, by default the last; only `norm="per_level"` asks.
+        """
+        if torch.jit.is_scripting():
+            return self.backbone(level)
+        return self._level_features(level, index)
+
+    @torch.jit.unused
+    def _level_features(self, level: Tensor, index: int | None) -> Tensor:
+        try:
+            if self.checkpoints_levels and torch.is_grad_enabled():
+                return cast(Tensor, checkpoint(self._backbone_features, level, index, use_reentrant=False))
+            return self._backbone_features(level, index)
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, IndexError, RuntimeError) as error:
+            height, width = level.shape[-2:]
+            native = native_size(self.backbone)
+            if (height, width) == native:
+                raise
+            raise ValueError(
+                f"backbone {self.pretrained_cfg['architecture']!r} ({family(self.backbone)}) cannot read a level of "
+                f"{height} x {width}; it was made for {native[0]} x {native[1]}. It says: {error}"
+            ) from error
+
+    @torch.jit.unused
+    def _backbone_features(self, level: Tensor, index: int | None) -> Tensor:
+        if self.norm == "per_level":
+            select_level(self.backbone, index)
+        return self.backbone(level)
+
+    def steps(self, x: Images, state: Tensor | Step | None = None) -> Iterator[Step]:
+        """The answers level by level, smallest first; a level is built and read only when its step is asked for.
+
+        Args:
+            x: images as for the model; after a `state`, the larger levels alone, or a copy that has come since.
+            state: an earlier step, or its state `(B, S)` alone, to go on from. Where levels have classifiers or batch
+                norms of their own, it must be the step, which knows its level.
+
+        Examples:
+            >>> for step in model.steps(images):
+            ...     print(step.size, step.gmacs, step.logits.argmax(1))
+            >>> *_, last = model.steps([thumbnails])
+            >>> *_, last = model.steps([photographs], state=last)  # when they have arrived
+
+        Cells that fuse a fixed number of levels (`concat`) have one step, the last.
+        """
+        yield from steps(self, x, state)
+
+    def level_sizes(self, img_size: tuple[int, int] | None = None) -> list[tuple[int, int]]:
+        """`(H_s, W_s)` of the levels built from an image of that size, by default `img_size`.
+
+        Raises:
+            ValueError: if the image is too small for these levels.
+        """
+        height, width = img_size or self.img_size
+        return level_sizes(height, width, self._ratios, self.size_multiple)
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """`(H, W)` of the largest level this model is meant for."""
+        height, width = self.pretrained_cfg["input_size"][-2:]
+        return height, width
+
+    @property
+    def zero_shot(self) -> bool:
+        """Whether this model has the paper's initialisation: by the notes in its config, while they are true.
+
+        Once training has moved cell, backbone or classifier, the note goes out of `pretrained_cfg` when this is read.
+        """
+        notes = self.pretrained_cfg.get("notes", ())
+        if not any(note.startswith("zero-shot") for note in notes):
+            return False
+        initial = create_cell(self.variant, self.num_features, height=len(self.scales)).state_dict()
+        state = self.cell.state_dict()
+        tolerance = 1e-9 if self.fc.get_parameter("weight").dtype in (torch.float32, torch.float64) else 1e-4
+        if all(torch.equal(value.to(initial[key]), initial[key]) for key, value in state.items()) and (
+            not self._zero_shot_fingerprint
+            or math.isclose(self.fingerprint, self._zero_shot_fingerprint, rel_tol=tolerance)
+        ):
+            return True
+        self.pretrained_cfg.pop("notes")
+        return False
+
+    @property
+    def fingerprint(self) -> float:
+        """A number that changes when backbone or classifier are trained (Σ|w|)."""
+        return fingerprint(self.backbone, self.exit_fc, self.fc)
+
+    @property
+    def _model_args(self) -> dict[str, Any]:
+        """The factory arguments that make this model again, as timm saves them: read off the model as it is."""
+        classes = {"num_classes": self.num_classes} if "num_classes" in self._stored_args else {}
+        return {
+            **self._stored_args,
+            **classes,
+            "variant": self.variant,
+            "scales": self.scales,
+            "activation": self.cell.activation,
+            "interpolation": self.interpolation,
+            "exits": self.exits,
+            "norm": self.norm,
+        }
+
+    @_model_args.setter
+    def _model_args(self, args: dict[str, Any]) -> None:
+        # a saved model must not download other weights when it is loaded
+        self._stored_args = {k: v for k, v in args.items() if k not in _NOT_STORED}
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new classifier F for `num_classes` (0: none), on the same device and in the same dtype."""
+        global_pool = self.global_pool if global_pool is None else global_pool
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be 0 or more; got {num_classes}")
+        if global_pool not in ("avg", ""):
+            raise ValueError(f'global_pool must be "avg" or ""; got {global_pool!r}')
+        if global_pool == "" and num_classes > 0:
+            raise ValueError('global_pool="" returns a map and needs num_classes=0')
+        self.num_classes = num_classes
+        self.global_pool = global_pool
+        separate = len(self.scales) - 1 if self.exits == "separate" and num_classes > 0 else 0
+        self.exit_fc = nn.ModuleList(self._new_classifier(num_classes) for _ in range(separate))
+        self.fc = self._new_classifier(num_classes) if num_classes > 0 else nn.Identity()
+        for name in ("notes", "label_names", "label_descriptions"):  # what they said was of the old classifier
+            self.pretrained_cfg.pop(name, None)
+        for name in ("dataset", "metrics", "recipe", "exit"):
+            self.metadata.pop(name, None)
+
+    def _new_classifier(self, num_classes: int) -> nn.Linear:
+        like = next(self.backbone.parameters())
+        return nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+
+
+def _check_exits(exits: str, cell: nn.Module) -> str:
+    if exits not in ("shared", "separate"):
+        raise ValueError(unknown_name("kind of exits", exits, ("shared", "separate")))
+    if exits == "separate" and not cell.anytime:
+        raise ValueError(f'{type(cell).__name__} answers after the last level only: leave exits="shared"')
+    return exits

@@ -1,0 +1,169 @@
+"""`fit`: a model, two splits and a recipe to a trained model, on any device and any number of processes."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from srnn_zoo._errors import missing_extra
+
+from .data import Photographs, image_transform, open_split
+from .probe import Prober
+from .progress import FitResult
+from .recipe import Recipe
+from .run_folder import RunFolder
+from .state import StopSignals
+from .trainer import Trainer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch.utils.data import Dataset
+
+    from srnn_zoo.models.srnn import SRNN
+
+    Images: TypeAlias = Dataset[Any] | str | os.PathLike[str]
+
+__all__ = ["FitResult", "fit"]
+
+
+def fit(
+    model: SRNN,
+    train: Images,
+    val: Images,
+    recipe: Recipe,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    resume: bool = False,
+    corrupt: Literal["skip", "fatal"] = "skip",
+    workers: int | None = None,
+    tensorboard: bool = False,
+    dataset: str = "",
+    state_seconds: float = 600.0,
+    cpu: bool = False,
+    progress: bool = True,
+) -> FitResult:
+    """Train a model. Afterwards it has the weights of the last epoch, in eval mode; `output` holds the best ones too.
+
+    Every random number follows from the recipe's seed and the place in the run. With the same number of processes, a
+    run that was interrupted and resumed ends with the same weights as one that was not, bit by bit on a CPU. Under
+    `accelerate launch` or `torchrun` the processes share every update, and every image of the validation split.
+
+    With `freeze_backbone` (the recipe `probe`) both splits are read once, with the evaluation transform, and cell and
+    classifiers are fitted to their features. Of a folder of images these are kept in `output/features`, and taken from
+    there when the run is resumed, which is otherwise to run it again. It takes one process.
+
+    Args:
+        model: has as many classes as the training split.
+        train: a folder of class folders, or a dataset that gives `(tensor, class)`, the tensor `(C, H, W)` being the
+            largest level, normalised; its `classes`, where it has them, name the classes and travel with the model.
+        val: the same for validation.
+        recipe: how.
+        output: the run's folder: `recipe.toml`, `log.csv`, `curves.png`, `best/` and `last/` (saved models),
+            `skipped.txt` and `state/`, from which a run is resumed. None to write nothing.
+        resume: go on with the run in `output`.
+        corrupt: whether images that cannot be read are skipped and listed, or end the run.
+        workers: processes that read images; by default up to four, 0 for none.
+        tensorboard: write TensorBoard's files to `output/tensorboard`.
+        dataset: name of the data set, for the saved model.
+        state_seconds: how often the state is written within an epoch; it is after every epoch.
+        cpu: do not use a GPU.
+        progress: show progress bars on a terminal.
+
+    Raises:
+        ValueError: if the data do not fit the model or the recipe, or for resuming with another recipe; the differences
+            are listed.
+        FileExistsError: if `output` holds another run.
+        FileNotFoundError: if there is none to resume, or no such folder of images.
+        FloatingPointError: if the loss is not finite; the state before that is kept.
+        ImageError: for an image that cannot be read, if that is fatal.
+        OSError: if the state cannot be written; the one before it is kept.
+        Interrupted: after SIGINT or SIGTERM; the state is written.
+        ImportError: if accelerate, or TensorBoard where it is asked for, is not installed.
+
+    Examples:
+        >>> model = srnn_zoo.create_model("srnn_resnet18", pretrained_backbone=True, num_classes=37)
+        >>> result = fit(model, "pets/train", "pets/val", recipe("finetune"), "runs/pets")
+        >>> result.best["val_top1"]
+    """
+    if corrupt not in ("skip", "fatal"):
+        raise ValueError(f'corrupt must be "skip" or "fatal"; got {corrupt!r}')
+    if resume and output is None:
+        raise ValueError("resume needs the output folder of the run to go on with")
+    folder = RunFolder(Path(output), tensorboard) if output is not None else None
+    train, val = _datasets(model, train, val, recipe)
+    accelerator = _create_accelerator(recipe, cpu)
+    model.metadata.pop("exit", None)  # thresholds of the weights before
+    options: dict[str, Any] = {
+        "fatal": corrupt == "fatal",
+        "workers": workers,
+        "dataset": dataset or getattr(train, "name", "") or "images",
+        "bars": progress and sys.stderr.isatty(),
+    }
+    if recipe.freeze_backbone:
+        return Prober(model, train, val, recipe, accelerator, folder, **options).run(resume)
+    with StopSignals() as signals:
+        options["state_seconds"] = state_seconds
+        return Trainer(model, train, val, recipe, accelerator, folder, signals, **options).run(resume)
+
+
+def _datasets(model: SRNN, train: Images, val: Images, recipe: Recipe) -> tuple[Any, Any]:
+    """Both splits with their transforms; the classes' names go to the model."""
+    train_set: Any = open_split(train) if isinstance(train, str | os.PathLike) else train
+    classes: Sequence[str] | None = getattr(train_set, "classes", None)
+    val_set: Any = open_split(val, classes=classes) if isinstance(val, str | os.PathLike) else val
+    for name, split in {"training": train_set, "validation": val_set}.items():
+        if len(split) == 0:
+            raise ValueError(f"the {name} split has no images")
+    if classes is not None:
+        _name_classes(model, classes, getattr(val_set, "classes", None))
+    plain = image_transform(model)
+    augmented = plain if recipe.freeze_backbone else image_transform(model, train=True, **recipe.augmentation())
+    return _with_transform(train_set, augmented), _with_transform(val_set, plain)
+
+
+def _with_transform(split: Any, transform: Any) -> Any:
+    """A copy of a split that has no transform yet, as the caller may train another model on it."""
+    if not isinstance(split, Photographs) or split.transform is not None:
+        return split
+    split = copy.copy(split)
+    split.transform = transform
+    return split
+
+
+def _name_classes(model: SRNN, classes: Sequence[str], val_classes: Sequence[str] | None) -> None:
+    if len(classes) != model.num_classes:
+        raise ValueError(
+            f"the model has {model.num_classes} classes, the training split {len(classes)}: "
+            f"create it with num_classes={len(classes)}"
+        )
+    if val_classes is not None and list(val_classes) != list(classes):
+        raise ValueError(
+            "the validation split numbers its classes otherwise than the training split, as folders with other classes "
+            "do when each is opened by itself: srnn_zoo.training.open_data opens both"
+        )
+    model.pretrained_cfg["label_names"] = tuple(classes)
+
+
+def _create_accelerator(recipe: Recipe, cpu: bool) -> Accelerator:
+    try:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState, GradientState
+    except ImportError as error:
+        raise missing_extra("accelerate", "train", "training") from error
+    AcceleratorState._reset_state()  # what an earlier run in this process has chosen; the process group stays
+    GradientState._reset_state()
+    accelerator = Accelerator(
+        mixed_precision=recipe.precision,
+        gradient_accumulation_steps=recipe.grad_accum_steps,
+        cpu=cpu,
+        step_scheduler_with_optimizer=False,
+        # where no image of an update is as high as a level, what that level alone has gets no gradient
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.random_heights)],
+    )
+    if recipe.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError('precision "fp16" needs a GPU; choose "bf16" or "no" on a CPU')
+    return accelerator

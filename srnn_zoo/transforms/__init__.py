@@ -1,0 +1,1 @@
+"""From one image to its pyramid, and from pyramids to batches."""

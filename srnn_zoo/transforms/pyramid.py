@@ -1,0 +1,310 @@
+"""Pyramids: the levels of a batch of images, and how they are made on the images' own device."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from srnn_zoo._errors import unknown_name
+
+from .packed import LazyLevels, PackedPyramid
+
+__all__ = ["INTERPOLATIONS", "Pyramid", "build_levels", "level_size", "level_sizes", "pair", "resize", "scale_ratios"]
+
+Interpolation = Literal["bicubic", "bilinear", "gaussian"]
+INTERPOLATIONS: tuple[str, ...] = ("bicubic", "bilinear", "gaussian")
+
+
+class Pyramid(Sequence[Tensor]):
+    """The levels of a batch of images, smallest first; each `(B, C, H_s, W_s)` with one B and C for all.
+
+    `Pyramid.pack` makes one of images of different heights and shapes.
+
+    Args:
+        levels: tensors, each larger than the one before.
+
+    Raises:
+        TypeError: if a level is not a tensor.
+        ValueError: if there is no level, a level is not 4-D, the levels do not grow, or B, C, device or dtype differ.
+
+    Examples:
+        >>> pyramid = Pyramid.from_images(torch.rand(2, 3, 64, 96), scales=(0.5, 1.0))
+        >>> pyramid
+        Pyramid(height=2, sizes=[(32, 48), (64, 96)], batch_size=2)
+    """
+
+    def __init__(self, levels: Sequence[Tensor]) -> None:
+        check_levels(levels)
+        self.levels: tuple[Tensor, ...] = tuple(levels)
+
+    @classmethod
+    def from_images(
+        cls,
+        images: Tensor,
+        scales: Sequence[float] = (0.5, 1.0),
+        interpolation: Interpolation = "bicubic",
+        multiple: int = 1,
+    ) -> Pyramid:
+        """The pyramid of float images `(B, C, H, W)`, every level resized from the images themselves (`build_levels`).
+
+        Raises:
+            ValueError: for wrong scales, an unknown interpolation, and images that are too small or no float batch.
+        """
+        ratios = scale_ratios(scales)
+        check_interpolation(interpolation)
+        if images.dim() != 4 or not images.is_floating_point():
+            raise ValueError(f"images must be float (B, C, H, W); got {images.dtype}, shape {tuple(images.shape)}")
+        level_sizes(images.shape[-2], images.shape[-1], ratios, multiple)
+        return cls(build_levels(images, ratios, interpolation, multiple))
+
+    @staticmethod
+    def pack(images: Sequence[Sequence[Tensor]]) -> Pyramid | PackedPyramid:
+        """The pyramid of images of any heights, each with its own levels; as `PackedSequence` is of sentences.
+
+        Args:
+            images: for every image its levels `(C, H_s, W_s)`, smallest first, or its `LazyLevels`.
+
+        Returns:
+            A `Pyramid` where all images have the same height and sizes, else a `PackedPyramid`, whose level s holds
+            only the images that have it. A model gives its answers in the order of `images` for both.
+
+        Raises:
+            TypeError: if a level is not a tensor, or only some of the images have `LazyLevels`.
+            ValueError: if there is no image, the levels of one are no pyramid, or C, device or dtype differ.
+
+        Examples:
+            >>> Pyramid.pack([[torch.rand(3, 32, 32)], [torch.rand(3, 32, 32), torch.rand(3, 64, 64)]])
+            PackedPyramid(heights=[1, 2], sizes=[(32, 32), (64, 64)], batch_sizes=[2, 1])
+        """
+        if len(images) == 0:
+            raise ValueError("a batch needs at least one image; got none")
+        lazy = sum(isinstance(levels, LazyLevels) for levels in images)
+        if 0 < lazy < len(images):
+            raise TypeError(f"all images of a batch or none must have LazyLevels; got {lazy} of {len(images)}")
+        if lazy:
+            return PackedPyramid.pack(images)
+        check_images(images)
+        shapes = [[x.shape for x in levels] for levels in images]
+        if any(shape != shapes[0] for shape in shapes):
+            return PackedPyramid.pack(images)
+        return Pyramid([torch.stack(level) for level in zip(*images, strict=True)])
+
+    @property
+    def height(self) -> int:
+        """The number of levels."""
+        return len(self.levels)
+
+    @property
+    def heights(self) -> list[int]:
+        """The number of levels of every image."""
+        return [self.height] * self.batch_size
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """`(H_s, W_s)` of every level, in pixels."""
+        return [(x.shape[-2], x.shape[-1]) for x in self.levels]
+
+    @property
+    def batch_size(self) -> int:
+        """The number of images."""
+        return self.levels[0].shape[0]
+
+    def to(self, *args: Any, **kwargs: Any) -> Pyramid:
+        """The same pyramid on another device or in another dtype; arguments as for `Tensor.to`."""
+        return Pyramid([x.to(*args, **kwargs) for x in self.levels])
+
+    def pin_memory(self) -> Pyramid:
+        """The same pyramid in pinned memory, as a `DataLoader` asks for."""
+        return Pyramid([x.pin_memory() for x in self.levels])
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Pyramid(self.levels[index]) if isinstance(index, slice) else self.levels[index]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.levels)
+
+    def __repr__(self) -> str:
+        return f"Pyramid(height={self.height}, sizes={self.sizes}, batch_size={self.batch_size})"
+
+
+def check_images(images: Sequence[Sequence[Tensor]]) -> None:
+    """Raise the error that says which rule of `Pyramid.pack` the levels of these images break."""
+    for index, levels in enumerate(images):
+        shapes = [tuple(x.shape) for x in levels if isinstance(x, Tensor)]
+        if any(len(shape) != 3 for shape in shapes):
+            raise ValueError(f"image {index}: a level must be (C, H, W); got {shapes}")
+        try:
+            check_levels([x[None] if isinstance(x, Tensor) else x for x in levels])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"image {index}: {error}") from None
+    kinds = {(levels[0].shape[0], str(levels[0].device), levels[0].dtype) for levels in images}
+    if len(kinds) > 1:
+        raise ValueError(f"the images of a batch must share C, device and dtype; got {sorted(kinds, key=str)}")
+
+
+def check_levels(levels: Sequence[Tensor]) -> None:
+    """Raise the error that says which rule of `Pyramid` these levels break."""
+    if len(levels) == 0:
+        raise ValueError("a pyramid needs at least one level; got none")
+    for x in levels:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"the levels of a pyramid must be tensors; got {type(x).__name__}")
+        if x.dim() != 4:
+            raise ValueError(f"a level must be (B, C, H, W); got shape {tuple(x.shape)}")
+    first = levels[0]
+    for index in range(1, len(levels)):  # not pairwise: older torch.compile cannot read it
+        small, large = levels[index - 1], levels[index]
+        size, next_size = tuple(small.shape[-2:]), tuple(large.shape[-2:])
+        if not (size[0] <= next_size[0] and size[1] <= next_size[1] and size != next_size):
+            sizes = " then ".join(f"{x.shape[-2]} x {x.shape[-1]}" for x in levels)
+            raise ValueError(f"levels must grow, smallest first; got {sizes}")
+        if large.shape[:2] != first.shape[:2]:
+            raise ValueError(f"levels must share B and C; got {[tuple(x.shape) for x in levels]}")
+        if large.device != first.device or large.dtype != first.dtype:
+            kinds = [(str(x.device), x.dtype) for x in levels]
+            raise ValueError(f"levels must share device and dtype; got {kinds}")
+
+
+def scale_ratios(scales: Sequence[float]) -> list[tuple[int, int]]:
+    """Scales as exact ratios `(numerator, denominator)`, so that level sizes follow from integer arithmetic alone.
+
+    Raises:
+        ValueError: if there is no scale, one is not positive, they do not grow, or the last is not 1.
+    """
+    try:
+        values = tuple(float(s) for s in scales)
+    except (TypeError, ValueError):
+        raise ValueError(f"scales must be a sequence of numbers such as (0.5, 1.0); got {scales!r}") from None
+    if not values:
+        raise ValueError("scales must name at least one level, such as (0.5, 1.0); got none")
+    if not all(s > 0 for s in values):
+        raise ValueError(f"scales must be positive; got {values}")
+    if any(a >= b for a, b in itertools.pairwise(values)):
+        raise ValueError(f"scales must grow, smallest first; got {values}")
+    if values[-1] != 1.0:
+        raise ValueError(f"scales are relative to the image the model is given and must end with 1.0; got {values}")
+    ratios = [Fraction(s).limit_denominator(1000) for s in values]
+    if ratios[0] == 0 or any(a >= b for a, b in itertools.pairwise(ratios)):
+        raise ValueError(f"scales below 1/1000, or closer than that to one another, make no levels; got {values}")
+    return [(r.numerator, r.denominator) for r in ratios]
+
+
+def level_size(length: int, numerator: int, denominator: int, multiple: int) -> int:
+    """`length * numerator / denominator` rounded to a multiple; integers only, so that it can be traced."""
+    step = denominator * multiple
+    return (length * numerator + step // 2) // step * multiple
+
+
+def level_sizes(height: int, width: int, ratios: list[tuple[int, int]], multiple: int = 1) -> list[tuple[int, int]]:
+    """`(H_s, W_s)` of the levels of an image.
+
+    Raises:
+        ValueError: if the image is too small for them: a level would be empty, or no larger than the one before.
+    """
+    sizes = [(level_size(height, n, d, multiple), level_size(width, n, d, multiple)) for n, d in ratios]
+    small = sizes[0][0] < 1 or sizes[0][1] < 1
+    for index in range(1, len(sizes)):
+        small = small or sizes[index] == sizes[index - 1]
+    if small:
+        scales = ", ".join(f"{n / d:g}" for n, d in ratios)
+        raise ValueError(
+            f"an image of {height} x {width} is too small for scales ({scales}) in steps of {multiple} pixels: "
+            f"its levels would be {' and '.join(f'{h} x {w}' for h, w in sizes)}"
+        )
+    return sizes
+
+
+def build_levels(
+    images: Tensor, ratios: list[tuple[int, int]], interpolation: str = "bicubic", multiple: int = 1
+) -> list[Tensor]:
+    """The levels of images `(B, C, H, W)`, smallest first, each resized from the images and never from a level.
+
+    A level whose size is the images' own is the images' tensor itself. Values are not clamped: as resizing is linear
+    and its weights sum to one, it may come before or after normalisation.
+
+    Args:
+        images: float tensor on any device.
+        ratios: from `scale_ratios`.
+        interpolation: see `resize`.
+        multiple: level sizes are rounded to it.
+    """
+    height, width = images.shape[-2], images.shape[-1]
+    levels: list[Tensor] = []
+    for numerator, denominator in ratios:
+        if numerator == denominator and multiple == 1:
+            levels.append(images)
+        else:
+            h = level_size(height, numerator, denominator, multiple)
+            w = level_size(width, numerator, denominator, multiple)
+            levels.append(resize(images, [h, w], interpolation))
+    return levels
+
+
+def resize(images: Tensor, size: list[int], interpolation: str = "bicubic") -> Tensor:
+    """Resize float images `(B, C, H, W)` to `size = [h, w]`.
+
+    Args:
+        interpolation: `"bicubic"` and `"bilinear"` are antialiased, as in Pillow. `"gaussian"` gives the levels of a
+            true Gaussian pyramid: a blur with σ² = (f² - 1) / 3 for a reduction by f, then sampling. That is the
+            variance which Burt & Adelson's kernel (σ = 1 at every halving) has added up to after log2(f) halvings.
+    """
+    if interpolation == "gaussian":
+        return _gaussian_resize(images, size)
+    x = images
+    if x.device.type == "cpu" and (x.dtype == torch.float16 or x.dtype == torch.bfloat16):
+        x = x.float()  # there is no antialiased half kernel on CPU
+    x = F.interpolate(x, size=size, mode=interpolation, align_corners=False, antialias=True)
+    return x.to(images.dtype)
+
+
+torch.fx.wrap("resize")  # its choice of dtype depends on the tensor, which a symbolic trace does not have
+
+
+def check_interpolation(interpolation: str) -> str:
+    """The name itself, or an error with the closest ones."""
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(unknown_name("interpolation", interpolation, INTERPOLATIONS))
+    return interpolation
+
+
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """An image size as `(H, W)`, from that or from one number for both."""
+    try:
+        height, width = (operator.index(length) for length in (size if isinstance(size, Sequence) else (size, size)))
+    except (TypeError, ValueError):
+        raise ValueError(f"a size is a whole number or (height, width); got {size!r}") from None
+    if height < 1 or width < 1:
+        raise ValueError(f"sizes must be positive; got {height} x {width}")
+    return height, width
+
+
+def _gaussian_resize(images: Tensor, size: list[int]) -> Tensor:
+    x = images.float() if images.dtype == torch.float16 or images.dtype == torch.bfloat16 else images
+    x = _blur(x, images.shape[-1] / size[1])
+    x = _blur(x.transpose(-2, -1), images.shape[-2] / size[0]).transpose(-2, -1)
+    x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=False)
+    return x.to(images.dtype)
+
+
+def _blur(images: Tensor, reduction: float) -> Tensor:
+    """Gaussian blur along the width for a reduction by that factor; edges are repeated."""
+    if reduction <= 1:
+        return images
+    sigma = math.sqrt((reduction * reduction - 1) / 3)
+    radius = math.ceil(4 * sigma)
+    positions = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-0.5 * (positions / sigma) ** 2)
+    channels = images.shape[1]
+    weight = (kernel / kernel.sum()).expand(channels, 1, 1, -1)
+    return F.conv2d(F.pad(images, [radius, radius, 0, 0], mode="replicate"), weight, groups=channels)

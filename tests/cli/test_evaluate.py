@@ -1,0 +1,219 @@
+"""The commands `srnn-zoo evaluate` and `srnn-zoo curves`: models by name and folder, mistakes, and interruptions."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import srnn_zoo
+from srnn_zoo.evaluation import compare as evaluation
+from tests.evaluation.test_learning_curves import HEADER, line, write
+
+from .test_predict import COMMAND, Said, refused, run
+
+LITE0 = "srnn_tf_efficientnet_lite0"
+CLASSES = ("apple", "pear", "plum", "quince")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures (`data/test/<class>`, one of them broken) and three saved models."""
+    folder = tmp_path_factory.mktemp("work")
+    for number, name in enumerate(CLASSES[:3]):
+        (folder / "data" / "test" / name).mkdir(parents=True)
+        for index in range(4):
+            color = (80 * number, 60 * index, 200 - 60 * number)
+            Image.new("RGB", (70, 60 + index), color).save(folder / "data" / "test" / name / f"{index}.png")
+    (folder / "data" / "test" / "pear" / "broken.jpg").write_bytes(b"no picture")
+    for seed, (name, variant) in enumerate({"a": "vanilla", "b": "half_gru", "c": "half_gru"}.items()):
+        torch.manual_seed(seed)
+        model = srnn_zoo.create_model("srnn_test_resnet", variant=variant, num_classes=4, img_size=64)
+        model.save_pretrained(folder / name, label_names=CLASSES)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+
+
+def methods(said: Said) -> list[str]:
+    """The names of the rows that were printed."""
+    return [row.split("|")[1].strip() for row in said.out.splitlines() if row.startswith("|")][2:]
+
+
+BASE = ["base CNN 32", "base CNN 64", "probability ensemble", "logit ensemble"]
+
+
+def test_evaluate_prints_the_table_writes_it_and_lists_what_it_could_not_read(tmp_path: Path) -> None:
+    said = run("evaluate", "data", "a", "b", "--split", "test", "--output", tmp_path / "out")
+    assert said.code == 1
+    assert methods(said) == [*BASE, "vanilla", "half_gru"]
+    assert said.err.splitlines() == [
+        "skipped 1 of 13 pictures:",
+        f"  {Path('data/test/pear/broken.jpg')}: not a picture that Pillow can read",
+    ]
+    assert said.out == (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert "12 images of data/test;" in said.out
+    with (tmp_path / "out" / "table.csv").open() as file:
+        assert [line["method"] for line in csv.DictReader(file)] == methods(said)
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 12
+
+
+def test_models_of_one_variant_are_named_with_what_they_are() -> None:
+    said = run("evaluate", Path("data", "test"), "b", "c", "--reference", "half_gru, b")
+    assert methods(said) == [*BASE, "half_gru, b", "half_gru, c"]
+    assert "p against half_gru, b" in said.out
+
+
+def test_base_and_sizes_can_be_chosen() -> None:
+    said = run("evaluate", "data/test", "b", "--base", "a", "--sizes", "32,48,64")
+    assert methods(said) == ["base CNN 32", "base CNN 48", "base CNN 64", *BASE[2:], "half_gru"]
+    assert "backbone and classifier of the model given as base" in said.out
+
+
+@pytest.mark.data
+def test_a_name_in_several_variants_is_zero_shot(imagenet_sample: list[Path], tmp_path: Path) -> None:
+    for path in imagenet_sample[:3]:
+        (tmp_path / path.parent.name).symlink_to(path.parent)
+    options = ("--variants", "vanilla, half_gru", "--sizes", "112,224")
+    said = run("evaluate", tmp_path, LITE0, *options)
+    assert (said.code, said.err) == (0, "")
+    assert methods(said) == ["base CNN 112", "base CNN 224", *BASE[2:], "vanilla", "half_gru"]
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (("nowhere", "a"), "no folder 'nowhere'; give a folder of class folders"),
+        (("data", "a"), "data holds the splits test: choose one (--split test)"),
+        (("data", "a", "--split", "tset"), "unknown split 'tset'; did you mean 'test'?"),
+        (("data/test", "srnn_resnet_18"), "unknown model 'srnn_resnet_18'; did you mean 'srnn_resnet18'"),
+        (("data/test", "nowhere/at all"), "nowhere/at all"),
+        (("data/test", "a", "a"), "model 'a' is named twice"),
+        (("data/test", "a", "--variants", "vanilla,vanilla"), "variant 'vanilla' is named twice"),
+        (("data/test", "a", "--variants", "half_gru"), "are of variant 'vanilla'; asked for 'half_gru'"),
+        (("data/test", LITE0, "--variants", "half_gur"), "unknown variant 'half_gur'; did you mean 'half_gru'?"),
+        (("data/test", "a", "--base", "srnn_resnet_18"), "unknown model 'srnn_resnet_18'"),
+        (("data/test", "a", "--reference", "best"), "unknown row 'best'; choose one of base CNN 32"),
+        (("data/test", "a", "--sizes", "64,32"), "--sizes: sizes must grow"),
+        (("data/test", "a", "--data-dir", "x"), "data_dir goes with timm's names"),
+        (("data/test", "a", "--output", "a/config.json"), "--output: cannot write results to a/config.json: it is a f"),
+        (("data/test", "a", "--batch-size", "0"), "Invalid value for '--batch-size'"),
+        (("data/test", "a", "--workers", "-1"), "Invalid value for '--workers'"),
+        (("data/test", "a", "--device", "nope"), "--device nope is not to be had here"),
+        (("data/test",), "Missing argument"),
+    ],
+)
+def test_mistakes_exit_with_2_and_say_what_was_expected(args: tuple[str, ...], reason: str) -> None:
+    assert reason in refused("evaluate", *args)
+
+
+def test_a_class_that_the_model_does_not_know_is_named(work: Path) -> None:
+    (work / "data" / "test" / "plum").rename(work / "data" / "test" / "plumb")
+    try:
+        assert "test: unknown class 'plumb'; did you mean 'plum'?" in refused("evaluate", "data/test", "a")
+    finally:
+        (work / "data" / "test" / "plumb").rename(work / "data" / "test" / "plum")
+
+
+def test_out_of_memory_names_what_to_make_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    assert "out of memory; a smaller --batch-size" in refused("evaluate", "data/test", "a")
+
+
+def heed_ctrl_c() -> None:
+    """A shell has its background jobs, and so these tests, ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_as_a_process_ctrl_c_leaves_what_was_done_and_says_where(work: Path, tmp_path: Path) -> None:
+    for name in CLASSES:
+        (tmp_path / "many" / name).mkdir(parents=True)
+        for index in range(500):
+            (tmp_path / "many" / name / f"{index}.png").symlink_to(work / "data" / "test" / "pear" / "0.png")
+    options = ("--batch-size", "1", "--output", tmp_path / "out")
+    command = [*COMMAND, "evaluate", tmp_path / "many", "a", *options]
+    pipe = subprocess.PIPE
+    partial = tmp_path / "out" / "predictions.csv.partial"
+    with subprocess.Popen(
+        [str(part) for part in command],
+        cwd=work,
+        text=True,
+        stdout=pipe,
+        stderr=pipe,
+        preexec_fn=heed_ctrl_c,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (partial.exists() and partial.stat().st_size > 0) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == f"srnn-zoo: interrupted; what was done is in {partial}"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [partial.name]
+    done = partial.read_text().splitlines()
+    assert 1 < len(done) < 2000
+    assert {line.count(",") for line in done} == {done[0].count(",")}  # no line is cut
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for name in ("vanilla", "half_gru", "other/vanilla"):
+        (tmp_path / name).mkdir(parents=True)
+        write(tmp_path / name, HEADER, line(0, 60), line(1, 70))
+    return tmp_path
+
+
+def test_curves_draws_runs_with_lines(runs: Path) -> None:
+    options = ("--line", "logit ensemble=28.26", "--line", "a=b=30", "--output", runs / "curves.svg")
+    said = run("curves", runs / "vanilla", f"half-GRU SRNN={runs / 'half_gru'}", runs / "other" / "vanilla", *options)
+    assert (said.code, said.out, said.err) == (0, "", f"drawn to {runs / 'curves.svg'}\n")
+    assert (runs / "curves.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (("nowhere",), "no folder 'nowhere'; give the folder of a training run"),
+        ((".",), "is no training run: it has no log.csv"),
+        (("name=nowhere",), "no folder 'nowhere'"),
+        ((".", "--output", "curves.xyz"), "--output: cannot write 'curves.xyz': give it one of the suffixes"),
+        ((".", "--output", "no such folder/c.png"), "--output: no folder no such folder to write to"),
+        ((".", "--line", "28.26"), "--line takes a name and an error in per cent, such as 'logit ensemble=28.26'"),
+        ((".", "--line", "a=high"), "got 'a=high'"),
+        ((".", "--line", "a=101"), "got 'a=101'"),
+        ((".", "--line", "a=nan"), "got 'a=nan'"),
+        ((), "Missing argument"),
+    ],
+)
+def test_mistakes_with_curves_exit_with_2(args: tuple[str, ...], reason: str) -> None:
+    assert reason in refused("curves", *args)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (
+            "evaluate",
+            "DATA MODELS --variants --base --split --data-dir --sizes --reference --batch-size --workers --output",
+        ),
+        ("curves", "RUNS --output --line NAME=FOLDER"),
+    ],
+)
+def test_help(command: str, words: str) -> None:
+    said = run(command, "--help")
+    assert (said.code, said.err) == (0, "")
+    assert all(word.lower() in said.out.lower() for word in words.split())

@@ -1,0 +1,202 @@
+"""`srnn-zoo train`: from a folder of photographs to a saved model, and from any mistake to one sentence."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from srnn_zoo import SRNN
+from srnn_zoo.training import Recipe, image_transform, open_split
+from tests.conftest import ROOT, same_weights
+from tests.training.trainings import free_port
+
+from .test_predict import COMMAND, refused, run
+
+CLASSES = ("Banana", "Kiwi", "Aubergine", "Carrots", "Red-Beet")
+TINY = ("--model", "srnn_test_resnet", "--no-pretrained", "--sizes", "32,64", "--workers", "0", "--set", "batch_size=8")
+
+
+@pytest.fixture
+def groceries(grocery: Path, tmp_path: Path) -> Path:
+    """Sixteen photographs of each of five classes to train with, and ten of each to validate."""
+    for split, source, count in (("train", "train", 16), ("val", "test", 10)):
+        for name in CLASSES:
+            folder = tmp_path / "groceries" / split / name
+            folder.mkdir(parents=True)
+            photographs = sorted((grocery / source / name).iterdir())
+            for photograph in photographs[:: max(1, len(photographs) // count)][:count]:
+                (folder / photograph.name).symlink_to(photograph.resolve())
+    return tmp_path / "groceries"
+
+
+@pytest.mark.data
+def test_a_folder_of_photographs_becomes_a_model_that_knows_them(groceries: Path, tmp_path: Path) -> None:
+    said = run(
+        *("train", groceries, "-o", tmp_path / "run", "--sizes", "64,128", "--epochs", 5, "--cpu", "--workers", 1),
+        *("--set", "batch_size=8", "--set", "lr_backbone=0.5", "--set", "ema_decay=0"),
+    )
+    assert said.code == 0, said.err
+    assert said.out.startswith("best epoch ")
+    model = SRNN.from_pretrained(tmp_path / "run" / "best").eval()
+    assert sorted(model.pretrained_cfg["label_names"]) == sorted(CLASSES)
+    top1 = model.metadata["metrics"]["groceries (val)"]["top1"]
+    assert top1 >= 70  # chance is 20
+    val = open_split(groceries / "val", classes=list(model.pretrained_cfg["label_names"]))
+    val.transform = image_transform(model)
+    loader = torch.utils.data.DataLoader(val, batch_size=25)
+    with torch.no_grad():
+        right = sum(int((model(images).argmax(1) == targets).sum()) for images, targets in loader)
+    assert 100 * right / len(val) == pytest.approx(top1)
+    predicted = run("predict", groceries / "val" / "Banana", "--model", tmp_path / "run" / "best", "--topk", 1)
+    assert predicted.code == 0
+    assert "Banana" in predicted.out
+
+
+def test_the_recipe_is_that_of_the_options(class_folders: Path, tmp_path: Path) -> None:
+    options = ("--recipe", "paper", "--set", "lr=0.5", "--epochs", 2, *TINY, "--variant", "vanilla")
+    assert run("train", class_folders, "-o", tmp_path / "run", *options).code == 0
+    written = Recipe.from_toml(tmp_path / "run" / "recipe.toml")
+    assert (written.lr, written.epochs, written.batch_size, written.decay_epochs) == (0.5, 2, 8, 30)
+    assert SRNN.from_pretrained(tmp_path / "run" / "last").variant == "vanilla"
+    again = ("--recipe", tmp_path / "run" / "recipe.toml", *TINY, "--variant", "vanilla")
+    assert run("train", class_folders, "-o", tmp_path / "again", *again).code == 0
+    first, second = (SRNN.from_pretrained(tmp_path / name / "last") for name in ("run", "again"))
+    assert same_weights(first, second)
+
+
+def test_exits_and_norms_are_chosen_by_options(class_folders: Path, tmp_path: Path) -> None:
+    levels = ("--exits", "separate", "--norm", "per_level", "--set", "loss=anytime", "--epochs", 1)
+    assert run("train", class_folders, "-o", tmp_path / "run", *levels, *TINY).code == 0
+    model = SRNN.from_pretrained(tmp_path / "run" / "last")
+    assert (model.exits, model.norm) == ("separate", "per_level")
+    for wrong, reason in {
+        ("--exits", "seperate"): "did you mean 'separate'",
+        ("--norm", "per-level"): "per_level",
+        ("--data-dir", "."): "data_dir goes with timm's names",
+    }.items():
+        assert reason in refused("train", class_folders, "-o", tmp_path / "new", *wrong, *TINY)
+
+
+def test_a_trained_model_keeps_its_classifier_only_for_the_very_same_classes(
+    class_folders: Path, tmp_path: Path
+) -> None:
+    assert run("train", class_folders, "-o", tmp_path / "run", "--epochs", 1, *TINY).code == 0
+    best = SRNN.from_pretrained(tmp_path / "run" / "best")
+    still = ("--model", tmp_path / "run" / "best", "--workers", 0, "--epochs", 1, "--set", "batch_size=8")
+    still += ("--set", "lr=1e-12", "--set", "warmup_epochs=0")
+    assert run("train", class_folders, "-o", tmp_path / "same", *still).code == 0
+    same = SRNN.from_pretrained(tmp_path / "same" / "last")
+    torch.testing.assert_close(same.fc.weight, best.fc.weight)
+    for split in ("train", "val"):
+        (class_folders / split / "red").rename(class_folders / split / "pink")
+    assert run("train", class_folders, "-o", tmp_path / "other", *still).code == 0
+    other = SRNN.from_pretrained(tmp_path / "other" / "last")
+    torch.testing.assert_close(other.cell.state_dict(), best.cell.state_dict())
+    assert not torch.equal(other.get_parameter("fc.weight"), best.get_parameter("fc.weight"))
+
+
+def test_mistakes_are_refused_in_one_sentence(class_folders: Path, tmp_path: Path) -> None:
+    out = ("-o", tmp_path / "run")
+    assert "unknown recipe 'papr'; did you mean 'paper'?" in refused("train", class_folders, *out, "-r", "papr")
+    assert "no recipe nowhere.toml" in refused("train", class_folders, *out, "-r", "nowhere.toml")
+    assert "did you mean 'lr'" in refused("train", class_folders, *out, "--set", "lrr=1")
+    assert "nowhere'; give a folder of class folders" in refused("train", tmp_path / "nowhere", *out)
+    assert "unknown model 'srnn_resnet19'" in refused("train", class_folders, *out, "-m", "srnn_resnet19")
+    assert "--corrupt is skip or fatal; got 'maybe'" in refused(
+        "train", class_folders, *out, *TINY, "--corrupt", "maybe"
+    )
+    assert "holds no run to resume" in refused("train", class_folders, *out, *TINY, "--resume")
+    assert "choose 24 or less" in refused("train", class_folders, *out, *TINY, "--set", "batch_size=32")
+    assert "sizes must grow" in refused("train", class_folders, *out, "--sizes", "64,32")
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_photographs_are_counted_at_the_end_or_fatal(class_folders: Path, tmp_path: Path) -> None:
+    (class_folders / "train" / "red" / "2.png").write_bytes(b"")
+    said = run("train", class_folders, "-o", tmp_path / "run", "--epochs", 1, *TINY)
+    assert said.code == 0
+    assert "skipped 1 images that cannot be read, listed in" in said.out
+    said = run("train", class_folders, "-o", tmp_path / "fatal", "--epochs", 1, *TINY, "--corrupt", "fatal")
+    assert said.code == 1
+    assert "red/2.png: an empty file" in said.reason
+
+
+@pytest.fixture
+def running(class_folders: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[str], Path]]:
+    """A training with workers in a process group of its own, once it has finished an epoch."""
+    folder = tmp_path / "run"
+    arguments = ["train", str(class_folders), "-o", str(folder), *TINY, "--workers", "2", "--epochs", "400", "--cpu"]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=ROOT, text=True, stderr=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while not (folder / "log.csv").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process, arguments, folder
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_all_processes_saves_and_says_how_to_resume(
+    running: tuple[subprocess.Popen[str], list[str], Path], number: signal.Signals, code: int
+) -> None:
+    process, arguments, folder = running
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    last = err.strip().splitlines()[-1]
+    assert f"stopped by {number.name} at epoch" in last
+    assert f"resume to go on: srnn-zoo {' '.join(arguments)} --resume" in last
+    assert "Traceback" not in err
+    before = _epochs(folder)
+    refusal = run(*arguments, "--resume", "--set", "lr=0.5")
+    assert "lr 0.5, was 0.003" in refusal.reason
+    resumed = subprocess.Popen([*COMMAND, *arguments, "--resume"], cwd=ROOT, start_new_session=True)
+    try:
+        while _epochs(folder) <= before:
+            assert resumed.poll() is None
+            time.sleep(0.05)
+    finally:
+        os.killpg(resumed.pid, signal.SIGKILL)
+        resumed.wait()
+
+
+def _epochs(folder: Path) -> int:
+    with (folder / "log.csv").open() as file:
+        return len(list(csv.DictReader(file)))
+
+
+def test_torchrun_and_accelerate_launch_start_it_unchanged(class_folders: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    port = str(free_port())
+    for name, launcher in {
+        "torchrun": ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", port, "-m"],
+        "accelerate": ["accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1", "--cpu", "-m"],
+    }.items():
+        command = [sys.executable, "-m", *launcher, "srnn_zoo.cli", "train", str(class_folders), *TINY, "--cpu"]
+        done = subprocess.run(
+            [*command, "-o", str(tmp_path / name), "--epochs", "1"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("best epoch 1") == 1
+        assert SRNN.from_pretrained(tmp_path / name / "best").num_classes == 3

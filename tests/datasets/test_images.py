@@ -1,0 +1,368 @@
+"""Picture files: each becomes an upright RGB image of the right values, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import struct
+import sys
+import warnings
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, TiffImagePlugin, features
+
+from srnn_zoo.datasets.images import ImageError, find_images, open_image
+
+ROWS, COLUMNS = np.mgrid[0:24, 0:32]
+COLOURS = np.stack([ROWS * 10, COLUMNS * 8, 255 - ROWS * 5 - COLUMNS * 4], axis=-1).astype(np.uint8)
+GREYS = COLOURS[..., 1]
+PHOTO = Image.fromarray(COLOURS)
+ALPHA = (COLUMNS * 8).astype(np.uint8)
+ON_WHITE = COLOURS * (ALPHA[..., None] / 255) + 255.0 - ALPHA[..., None]
+PALETTE = PHOTO.quantize(16)
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def values(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(float)
+
+
+def thrice(greys: Any) -> np.ndarray:
+    """Greys as RGB."""
+    return np.repeat(np.asarray(greys)[..., None], 3, axis=-1).astype(float)
+
+
+def with_alpha(image: Image.Image, alpha: Any) -> Image.Image:
+    image = image.copy()
+    image.putalpha(Image.fromarray(np.broadcast_to(alpha, GREYS.shape).astype(np.uint8)))
+    return image
+
+
+def reason_against(path: str | os.PathLike[str]) -> str:
+    """What `open_image` says after the path, in one line."""
+    with pytest.raises(ImageError) as caught:
+        open_image(path)
+    message = str(caught.value)
+    assert message.startswith(f"{os.fspath(path)}: ")
+    assert len(message.splitlines()) == 1
+    return message.removeprefix(f"{os.fspath(path)}: ")
+
+
+SEE_THROUGH = PALETTE.getpixel((0, 0))
+PALETTE_ON_WHITE = np.where(np.asarray(PALETTE)[..., None] == SEE_THROUGH, 255.0, values(PALETTE.convert("RGB")))
+BITS = (GREYS > 100).astype(np.uint8) * 255
+WHITE = "transparent, shown on white"
+
+KINDS: dict[str, tuple[bytes, np.ndarray, str]] = {
+    "RGB": (encoded(PHOTO, "PNG"), values(PHOTO), ""),
+    "JPEG": (encoded(PHOTO, "JPEG", quality=98), values(PHOTO), ""),
+    "greyscale": (encoded(Image.fromarray(GREYS), "PNG"), thrice(GREYS), "greyscale, converted to RGB"),
+    "black and white": (
+        encoded(Image.fromarray(BITS).convert("1"), "PNG"),
+        thrice(BITS),
+        "black and white, converted to RGB",
+    ),
+    "palette": (encoded(PALETTE, "PNG"), values(PALETTE.convert("RGB")), ""),
+    "palette, one colour transparent": (encoded(PALETTE, "PNG", transparency=SEE_THROUGH), PALETTE_ON_WHITE, WHITE),
+    "palette GIF, one colour transparent": (encoded(PALETTE, "GIF", transparency=SEE_THROUGH), PALETTE_ON_WHITE, WHITE),
+    "RGBA": (encoded(with_alpha(PHOTO, ALPHA), "PNG"), ON_WHITE, WHITE),
+    "RGBA, opaque": (encoded(with_alpha(PHOTO, 255), "PNG"), values(PHOTO), ""),
+    "LA": (
+        encoded(with_alpha(Image.fromarray(GREYS), ALPHA), "PNG"),
+        thrice(GREYS * (ALPHA / 255) + 255.0 - ALPHA),
+        WHITE,
+    ),
+    "LA, opaque": (encoded(with_alpha(Image.fromarray(GREYS), 255), "PNG"), thrice(GREYS), ""),
+    "CMYK JPEG": (encoded(PHOTO.convert("CMYK"), "JPEG", quality=98), values(PHOTO), "CMYK, converted to RGB"),
+    "animation": (
+        encoded(PALETTE, "GIF", save_all=True, append_images=[PALETTE.rotate(180), PALETTE.rotate(90)]),
+        values(PALETTE.convert("RGB")),
+        "the first of 3 frames",
+    ),
+    "pages": (
+        encoded(PHOTO, "TIFF", save_all=True, append_images=[PHOTO.rotate(180)]),
+        values(PHOTO),
+        "the first of 2 frames",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_picture_becomes_rgb_with_a_note_of_what_was_done(kind: str, tmp_path: Path) -> None:
+    content, expected, note = KINDS[kind]
+    path = tmp_path / "picture"  # without a suffix: the content alone says what it is
+    path.write_bytes(content)
+    image, notes = open_image(path)
+    assert image.mode == "RGB"
+    assert notes == ((note,) if note else ())
+    tolerance = 12 if "JPEG" in kind else 2
+    assert np.abs(values(image) - expected).max() <= tolerance
+
+
+RAMP = np.linspace(0, 65535, 24 * 32).reshape(24, 32)
+DEEP: dict[str, tuple[np.ndarray, str, float, float, str]] = {
+    "16-bit PNG": (RAMP.astype(np.uint16), "PNG", 0, 65535, "16-bit greyscale"),
+    "16-bit TIFF": (RAMP.astype("<u2"), "TIFF", 0, 65535, "16-bit greyscale"),
+    "big-endian 16-bit TIFF": (RAMP.astype(">u2"), "TIFF", 0, 65535, "16-bit greyscale"),
+    "half of the 16 bits": ((RAMP / 2).astype(np.uint16), "PNG", 0, 65535, "16-bit greyscale"),
+    "32-bit TIFF": (RAMP.astype(np.int32), "TIFF", 0, 65535, "32-bit greyscale"),
+    "32-bit TIFF above 16 bits": ((RAMP * 1000).astype(np.int32), "TIFF", 0, 65535000, "32-bit greyscale"),
+    "32-bit TIFF below 0": ((RAMP - 65535).astype(np.int32), "TIFF", -65535, 65535, "32-bit greyscale"),
+    "float TIFF up to 1": ((RAMP / 65535).astype(np.float32), "TIFF", 0, 1, "floating-point greyscale"),
+    "float TIFF up to 255": ((RAMP / 257).astype(np.float32), "TIFF", 0, 255, "floating-point greyscale"),
+    "float TIFF around 0": ((RAMP / 32767.5 - 1).astype(np.float32), "TIFF", -1, 1, "floating-point greyscale"),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_deep_pictures_are_scaled_to_8_bits_and_not_clipped(kind: str, tmp_path: Path) -> None:
+    numbers, suffix, black, white, name = DEEP[kind]
+    path = tmp_path / "deep"
+    path.write_bytes(encoded(Image.fromarray(numbers), suffix))
+    image, notes = open_image(path)
+    found = values(image)
+    assert np.abs(found - thrice((numbers - black) / (white - black) * 255)).max() <= 1
+    assert (np.diff(found[..., 0].ravel()) >= 0).all()
+    assert notes == (f"{name}, scaled to 8 bits",)
+
+
+# EXIF orientation: how an upright picture is stored
+STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda upright: upright,
+    2: np.fliplr,
+    3: lambda upright: np.rot90(upright, 2),
+    4: np.flipud,
+    5: lambda upright: np.swapaxes(upright, 0, 1),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: np.rot90(np.swapaxes(upright, 0, 1), 2),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+@pytest.mark.parametrize("suffix", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_pictures_are_turned_upright_as_exif_says(orientation: int, suffix: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](COLOURS)))
+    options = {"lossless": True} if suffix == "WEBP" else {"quality": 98} if suffix == "JPEG" else {}
+    path = tmp_path / f"photo.{suffix}"
+    path.write_bytes(encoded(stored, suffix, exif=exif, **options))
+    image, notes = open_image(path)
+    assert image.size == PHOTO.size
+    assert np.abs(values(image) - COLOURS).max() <= 12
+    assert notes == ()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has no pixels."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0"))]
+    packed = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def blank(width: int, height: int) -> bytes:
+    return encoded(Image.new("RGB", (width, height)), "PNG")
+
+
+def float_tiff(odd_value: float) -> bytes:
+    return encoded(Image.fromarray(np.where(ROWS + COLUMNS == 3, odd_value, 0.5).astype(np.float32)), "TIFF")
+
+
+def unknown_dds() -> bytes:
+    data = bytearray(encoded(PHOTO, "DDS"))
+    data[80:84] = struct.pack("<I", 512)  # pixel format flags; Pillow's reader raises NotImplementedError
+    return bytes(data)
+
+
+BAD: dict[str, tuple[bytes, str]] = {
+    "half.jpg": (encoded(PHOTO.resize((200, 200)), "JPEG")[:-900], "truncated or damaged (image file is truncated"),
+    "half.png": (encoded(PHOTO, "PNG")[:-60], "truncated or damaged ("),
+    "header.jpg": (encoded(PHOTO, "JPEG")[:20], "not a picture that Pillow can read"),
+    "empty.jpg": (b"", "an empty file"),
+    "text.jpg": (b"this is no picture\n" * 50, "not a picture that Pillow can read"),
+    "bomb.png": (png_header(60000, 60000), "refused as a decompression bomb (Image size (3600000000 pixels)"),
+    "line.png": (blank(100, 1), "100 x 1 pixels; a picture needs at least 8 on each side"),
+    "column.png": (blank(7, 100), "7 x 100 pixels; a picture needs at least 8 on each side"),
+    "dot.png": (blank(1, 1), "1 x 1 pixels; a picture needs at least 8 on each side"),
+    "ribbon.png": (blank(401, 8), "401 x 8 pixels; one side is over 50 times the other"),
+    "nan.tif": (float_tiff(np.nan), "has values that are not finite"),
+    "infinite.tif": (float_tiff(-np.inf), "has values that are not finite"),
+    "unknown.dds": (unknown_dds(), "truncated or damaged (Unknown pixel format flags 512)"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_is_no_usable_picture_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    content, reason = BAD[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert reason_against(path).startswith(reason)
+    assert reason_against(str(path)).startswith(reason)
+
+
+def test_the_smallest_and_the_longest_pictures_allowed_are_read(tmp_path: Path) -> None:
+    for size in [(8, 8), (8, 400), (400, 8)]:
+        (tmp_path / "picture.png").write_bytes(blank(*size))
+        assert open_image(tmp_path / "picture.png").image.size == size
+
+
+def test_what_the_file_system_refuses_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file.png").write_bytes(blank(8, 8))
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    assert reason_against(tmp_path / "missing.jpg") == "no such file"
+    assert reason_against(tmp_path) == "a folder, not a picture"
+    assert reason_against(tmp_path / "file.png" / "inside.png") == "Not a directory"
+    assert "symbolic links" in reason_against(tmp_path / "loop.png")
+    assert "too long" in reason_against(tmp_path / f"{'long' * 100}.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_read_permission_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(blank(8, 8))
+    (tmp_path / "secret.png").chmod(0)
+    assert reason_against(tmp_path / "secret.png") == "no permission to read it"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError(13, "Permission denied"), "no permission to read it"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (RuntimeError("first line\nsecond line"), "truncated or damaged (first line second line)"),
+        (EOFError(), "truncated or damaged (EOFError)"),
+        (MemoryError(), "truncated or damaged (MemoryError)"),
+        (ZeroDivisionError("division by zero"), "truncated or damaged (division by zero)"),
+        (struct.error("unpack"), "truncated or damaged (unpack)"),
+    ],
+)
+def test_whatever_a_decoder_raises_the_picture_is_refused_in_one_line(
+    error: Exception, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    assert reason_against(tmp_path / "picture.png") == reason
+
+
+def test_an_interruption_is_not_taken_for_a_damaged_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image, "open", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        open_image(tmp_path / "picture.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF"])
+def test_pillow_warns_of_nothing_below_what_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "big"
+    path.write_bytes(encoded(PHOTO, kind))
+    pixels = PHOTO.width * PHOTO.height
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels // 2)
+        assert open_image(path).image.size == PHOTO.size
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels // 2 - 1)
+        assert reason_against(path).startswith("refused as a decompression bomb")
+
+
+def test_reading_in_threads_leaves_the_warning_filters_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(PHOTO, "PNG"))
+    before, interval = list(warnings.filters), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(open_image, [path] * 300))
+        assert warnings.filters == before
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DDS", "BLP", "AVIF"])
+def test_no_damage_raises_anything_but_an_image_error(kind: str, tmp_path: Path) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    options: dict[str, Any] = {"exif": TIFF_TAGS} if kind in ("JPEG", "PNG", "WEBP", "AVIF") else {}
+    original = encoded(PALETTE if kind == "BLP" else PHOTO, kind, **options)
+    chance = random.Random(kind)
+    refusals: list[str] = []
+    path = tmp_path / f"damaged.{kind}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(150):
+            path.write_bytes(damaged(original, chance))
+            try:
+                assert open_image(path).image.mode == "RGB"
+            except ImageError as error:
+                refusals.append(str(error))
+    assert len(refusals) > 15  # the damage is real
+    assert all(line.startswith(f"{path}: ") and len(line.splitlines()) == 1 for line in refusals)
+
+
+TIFF_TAGS = Image.Exif()
+TIFF_TAGS[0x0112] = 6
+TIFF_TAGS[0x011A] = TiffImagePlugin.IFDRational(72)
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """Cut off, cut out or overwritten, the header more often than the rest."""
+    data = bytearray(content)
+    start = chance.randrange(len(data))
+    match chance.randrange(4):
+        case 0:
+            del data[start:]
+        case 1:
+            del data[start : start + chance.randrange(1, 40)]
+        case _:
+            for _ in range(chance.choice([1, 2, 8])):
+                position = chance.randrange(min(len(data), chance.choice([200, len(data)])))
+                data[position] = chance.choice([0, 1, 128, 255, chance.randrange(256)])
+    return bytes(data)
+
+
+def test_folders_give_their_pictures_sorted_and_named_files_stay_as_they_are(tmp_path: Path) -> None:
+    pictures = ["a.JPG", "b.png", "photos.old/c.jpeg", "photos.old/deep/d.tif", "z.webp"]
+    others = ["notes.txt", "report.pdf", "film.mpg", "data.h5", ".DS_Store", "._a.jpg", ".thumbnails/a.png", "Makefile"]
+    for name in pictures + others:
+        path = tmp_path / "folder" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "folder" / "looks like.png").mkdir()
+    inside = [tmp_path / "folder" / name for name in pictures]
+    assert find_images([tmp_path / "folder"]) == inside
+    assert find_images([str(tmp_path / "folder"), tmp_path / "folder"]) == inside + inside
+    named = ["z.png", "missing.jpg", "notes.txt", f"{'long' * 100}.png"]  # open_image says what is wrong with them
+    assert find_images([*named, tmp_path / "folder"]) == [*map(Path, named), *inside]
+
+
+def test_a_hidden_folder_that_is_named_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "a.png").touch()
+    assert find_images([tmp_path / ".hidden"]) == [tmp_path / ".hidden" / "a.png"]
+
+
+def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ImageError, match="no pictures in this folder") as caught:
+            find_images([tmp_path])
+        assert str(caught.value).startswith(f"{tmp_path}: ")
+        (tmp_path / "notes.txt").write_text("no picture")

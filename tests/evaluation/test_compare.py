@@ -1,0 +1,369 @@
+"""Evaluation: the table against a plain loop over single images, what rows share, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from PIL import Image
+from timm.data import IterableImageDataset
+from torch import Tensor
+
+import srnn_zoo
+from srnn_zoo import SRNN
+from srnn_zoo.evaluation.compare import Table, evaluate
+from srnn_zoo.evaluation.methods import Clock
+from tests.conftest import FRUIT, pyramids
+from tests.datasets.test_readers import Reader
+
+SINGLE = ("base CNN 48", "base CNN 96")
+ENSEMBLES = ("probability ensemble", "logit ensemble")
+
+
+class Expected(NamedTuple):
+    """What a row must say of a picture."""
+
+    answer: str
+    probability: float
+    correct: bool
+    in_top5: bool
+
+
+def expected(probabilities: Tensor, target: str, names: tuple[str, ...]) -> Expected:
+    ranked = [names[index] for index in probabilities.argsort(descending=True)]
+    return Expected(ranked[0], probabilities.max().item(), ranked[0] == target, target in ranked[:5])
+
+
+@torch.no_grad()
+def plain_loop(models: dict[str, SRNN], folder: Path) -> dict[str, list[Expected]]:
+    """Every row, image by image in float64, with the whole models; the base CNN's rows from its parts."""
+    found: dict[str, list[Expected]] = {}
+    first = next(iter(models))
+    for name, model in models.items():
+        exact = copy.deepcopy(model).double()
+        names = model.pretrained_cfg["label_names"]
+        for path, levels in pyramids(model, folder).items():
+            levels = [level.double() for level in levels]
+            logits = {name: exact(levels)}
+            if name == first:
+                single = [exact.fc(exact.backbone(level)) for level in levels]
+                logits |= dict(zip(SINGLE, single, strict=True))
+                logits["logit ensemble"] = (single[0] + single[1]) / 2
+                logits["probability ensemble"] = ((single[0].softmax(1) + single[1].softmax(1)) / 2).log()
+            for row, values in logits.items():
+                found.setdefault(row, []).append(expected(values.softmax(1)[0], path.parent.name, names))
+    return found
+
+
+def check(table: Table, wanted: dict[str, list[Expected]]) -> None:
+    assert {row.name for row in table.rows} == wanted.keys()
+    for row in table.rows:
+        assert row.correct.tolist() == [image.correct for image in wanted[row.name]]
+        assert row.in_top5.tolist() == [image.in_top5 for image in wanted[row.name]]
+        assert row.top1_error == pytest.approx(100 * (1 - row.correct.double().mean().item()))
+        assert row.top5_error == pytest.approx(100 * (1 - row.in_top5.double().mean().item()))
+
+
+def test_every_variant_has_the_figures_of_a_plain_loop_in_float64(
+    make_fruit_model: Callable[..., SRNN], fruit_folder: Path, tmp_path: Path
+) -> None:
+    variants = "vanilla half_gru gru lstm mgu mean_logit mean_prob concat".split()
+    models = {variant: make_fruit_model(variant) for variant in variants}
+    wanted = plain_loop(models, fruit_folder)
+    table = evaluate(models, fruit_folder, batch_size=7, output=tmp_path)
+    check(table, wanted)
+    assert [row.name for row in table.rows] == [*SINGLE, *ENSEMBLES, *models]
+    assert len({row.correct.sum().item() for row in table.rows}) > 3  # the rows are told apart
+    with (tmp_path / "predictions.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["path"] for line in lines] == [str(path) for path in sorted(fruit_folder.glob("*/*.png"))]
+    assert [line["target"] for line in lines] == [path.parent.name for path in sorted(fruit_folder.glob("*/*.png"))]
+    for name, images in wanted.items():
+        assert [line[f"{name}: class"] for line in lines] == [image.answer for image in images]
+        assert [line[f"{name}: correct"] for line in lines] == [str(int(image.correct)) for image in images]
+        probabilities = [float(line[f"{name}: probability"]) for line in lines]
+        assert probabilities == pytest.approx([image.probability for image in images], abs=1e-3)
+
+
+def test_levels_with_classifiers_and_norms_of_their_own_are_read_by_them(
+    make_fruit_model: Callable[..., SRNN], fruit_folder: Path
+) -> None:
+    model = make_fruit_model(exits="separate", norm="per_level")
+    with torch.no_grad():
+        for name, parameter in model.backbone.named_parameters():
+            if ".0.weight" in name or ".1.weight" in name:
+                parameter.add_(0.3 * torch.rand_like(parameter))
+    table = evaluate(model, fruit_folder, batch_size=4)
+    for number, (path, levels) in enumerate(pyramids(model, fruit_folder).items()):
+        with torch.no_grad():
+            single = [
+                model.classifier(index)(model.level_features(level, index)).argmax().item()
+                for index, level in enumerate(levels)
+            ]
+            whole = model(levels).argmax().item()
+        target = FRUIT.index(path.parent.name)
+        for name, answer in zip((*SINGLE, "half_gru"), (*single, whole), strict=True):
+            assert table.row(name).correct[number].item() == (answer == target)
+
+
+def test_models_may_have_their_classes_in_another_order(
+    make_fruit_model: Callable[..., SRNN], fruit_folder: Path
+) -> None:
+    models = {"forward": make_fruit_model("vanilla"), "backward": make_fruit_model("vanilla", names=FRUIT[::-1])}
+    check(evaluate(models, fruit_folder), plain_loop(models, fruit_folder))
+
+
+def test_another_model_can_give_the_base_rows(make_fruit_model: Callable[..., SRNN], fruit_folder: Path) -> None:
+    base, other = make_fruit_model("vanilla"), make_fruit_model("half_gru", seed=2)
+    table = evaluate(other, fruit_folder, base=base)
+    wanted = plain_loop({"half_gru": base}, fruit_folder) | {
+        "half_gru": plain_loop({"half_gru": other}, fruit_folder)["half_gru"]
+    }
+    check(table, wanted)
+    assert "the model given as base" in table.caption
+
+
+def test_backbones_are_run_once_for_all_rows_that_share_them(
+    make_fruit_model: Callable[..., SRNN], fruit_folder: Path
+) -> None:
+    models = {
+        "a": make_fruit_model("vanilla"),
+        "b": make_fruit_model("half_gru"),  # the same backbone, as another object
+        "c": make_fruit_model("half_gru", seed=1),  # another one
+        "d": make_fruit_model("half_gru", img_size=128),  # the first one, on other levels
+    }
+    read: list[tuple[str, int]] = []
+
+    def note(name: str, images: Tensor) -> None:
+        if not images.is_meta:  # those only count the cost
+            read.append((name, images.shape[-1]))
+
+    for name, model in models.items():
+        model.backbone.register_forward_hook(lambda _, images, __, name=name: note(name, images[0]))
+    evaluate(models, fruit_folder, batch_size=25)
+    levels = [("a", 48), ("a", 96), ("c", 48), ("c", 96), ("d", 64), ("d", 128)]
+    assert read == levels
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_neither_batches_nor_workers_change_an_answer(
+    make_fruit_model: Callable[..., SRNN], fruit_folder: Path, batch_size: int, workers: int
+) -> None:
+    model = make_fruit_model()
+    check(
+        evaluate(model, fruit_folder, batch_size=batch_size, workers=workers),
+        plain_loop({"half_gru": model}, fruit_folder),
+    )
+
+
+def test_gmacs_are_those_of_the_levels_and_the_head(make_fruit_model: Callable[..., SRNN], fruit_folder: Path) -> None:
+    models = {variant: make_fruit_model(variant) for variant in ("vanilla", "half_gru")}
+    table = evaluate(models, fruit_folder)
+    costs = {name: srnn_zoo.count_gmacs(model) for name, model in models.items()}
+    small, large = costs["vanilla"].levels
+    classifier = models["vanilla"].num_features * len(FRUIT) / 1e9
+    wanted = {
+        "base CNN 48": small + classifier,
+        "base CNN 96": large + classifier,
+        "probability ensemble": small + large + 2 * classifier,
+        "logit ensemble": small + large + 2 * classifier,
+        **{name: cost.total for name, cost in costs.items()},
+    }
+    assert {row.name: row.gmacs for row in table.rows} == pytest.approx(wanted, rel=1e-9)
+
+
+def test_speed_counts_a_rows_own_levels_and_not_the_first_batch_or_the_reading(
+    make_fruit_model: Callable[..., SRNN], fruit_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    model = make_fruit_model()
+    level_features, fuse, calls = model.level_features, model.fuse, [0]
+
+    def slow_level(level: Tensor, index: int | None = None) -> Tensor:
+        calls[0] += 1
+        now[0] += (100 if calls[0] <= 2 else 1) * len(level) * (1 + 3 * bool(index))  # 1 and 4 seconds an image
+        return level_features(level, index)
+
+    def slow_fuse(features: list[Tensor]) -> Tensor:
+        now[0] += 5 * len(features[0])
+        return fuse(features)
+
+    monkeypatch.setattr(model, "level_features", slow_level)
+    monkeypatch.setattr(model, "fuse", slow_fuse)
+    table = evaluate(model, fruit_folder, batch_size=10)
+    speeds = {row.name: row.images_per_second for row in table.rows}
+    assert speeds == pytest.approx(
+        {"base CNN 48": 1, "base CNN 96": 1 / 4, **dict.fromkeys(ENSEMBLES, 1 / 5), "half_gru": 1 / 10}
+    )
+
+
+def test_a_single_batch_is_its_own_measurement() -> None:
+    clock = Clock(torch.device("cpu"))
+    with clock.time(5):
+        pass
+    assert 0 < clock.seconds_per_image < 1
+    clock.seconds, clock.images = [9.0, 2.0, 1.0], [3, 4, 2]
+    assert clock.seconds_per_image == 0.5
+
+
+def test_with_five_classes_the_top_five_are_all(make_fruit_model: Callable[..., SRNN], fruit_folder: Path) -> None:
+    model = make_fruit_model(names=FRUIT[1:6])
+    row = evaluate(model, fruit_folder).row("half_gru")
+    assert (row.top5_error, row.top5_interval[0]) == (0, 0)
+    assert 0 < row.top1_error < 100
+
+
+def test_with_three_classes_and_one_image(make_fruit_model: Callable[..., SRNN], tmp_path: Path) -> None:
+    (tmp_path / "fig").mkdir()
+    Image.new("RGB", (40, 40), "green").save(tmp_path / "fig" / "1.png")
+    table = evaluate(make_fruit_model(names=FRUIT[:3]), tmp_path)
+    for row in table.rows:
+        assert (row.images, row.top5_error) == (1, 0)
+        assert row.top1_error in (0, 100)
+        low, high = row.top1_interval
+        assert high - low == pytest.approx(79.35, abs=0.01)  # all that one image says
+    assert all(table.compare(row.name, table.reference).p_value == 1 for row in table.rows)
+
+
+def test_a_model_of_one_level_has_no_ensembles(make_fruit_model: Callable[..., SRNN], fruit_folder: Path) -> None:
+    table = evaluate(make_fruit_model("vanilla", scales=(1.0,)), fruit_folder)
+    assert [row.name for row in table.rows] == ["base CNN 96", "vanilla"]
+    assert table.reference == "base CNN 96"
+
+
+def test_a_model_in_half_precision_is_evaluated_in_it(
+    make_fruit_model: Callable[..., SRNN], fruit_folder: Path
+) -> None:
+    model = make_fruit_model()
+    exact = evaluate(model, fruit_folder).row("half_gru")
+    half = evaluate(copy.deepcopy(model).bfloat16(), fruit_folder).row("half_gru")
+    assert (half.correct == exact.correct).double().mean() > 0.8
+
+
+def test_logits_that_are_not_finite_are_wrong_and_counted(
+    make_fruit_model: Callable[..., SRNN], fruit_folder: Path, tmp_path: Path
+) -> None:
+    model = make_fruit_model()
+    with torch.no_grad():
+        model.fc.bias[FRUIT.index("kiwi")] = torch.nan  # pyright: ignore
+    table = evaluate(model, fruit_folder, output=tmp_path)
+    for row in table.rows:
+        assert (row.top1_error, row.top5_error, row.not_finite) == (100, 100, 25)
+        assert f"`{row.name}` had logits that were not finite on 25 images, which count as wrong" in table.caption
+    assert ",nan,0" in (tmp_path / "predictions.csv").read_text()
+
+
+def test_the_probability_ensemble_survives_logits_of_any_size(
+    make_fruit_model: Callable[..., SRNN], fruit_folder: Path
+) -> None:
+    model = make_fruit_model()
+    with torch.no_grad():
+        model.fc.weight.mul_(1e5)  # pyright: ignore
+    assert evaluate(model, fruit_folder).row("probability ensemble").not_finite == 0
+
+
+def test_the_reference_is_the_better_ensemble_or_a_row_that_is_named(
+    make_fruit_model: Callable[..., SRNN], fruit_folder: Path
+) -> None:
+    for seed in range(4):
+        table = evaluate(make_fruit_model(seed=seed), fruit_folder)
+        probability, logit = (table.row(name) for name in ENSEMBLES)
+        better = probability if probability.top1_error < logit.top1_error else logit
+        assert table.reference == better.name
+    table = evaluate(make_fruit_model(), fruit_folder, reference="base CNN 48")
+    assert table.reference == "base CNN 48"
+    assert "against `base CNN 48`" in table.caption
+
+
+def test_broken_pictures_are_named_and_in_no_figure(
+    make_fruit_model: Callable[..., SRNN], fruit_folder: Path, tmp_path: Path
+) -> None:
+    for path in sorted(fruit_folder.glob("*/[01].png")):
+        (tmp_path / path.parent.name).mkdir(exist_ok=True)
+        (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
+    broken = tmp_path / "kiwi" / "0a.png"
+    broken.write_bytes(b"no picture")
+    (tmp_path / "lime" / "0.png").write_bytes(b"")
+    model = make_fruit_model()
+    for batch_size in (1, 2, 50):
+        table = evaluate(model, tmp_path, batch_size=batch_size)
+        assert [item.path for item in table.skipped] == [str(broken), str(tmp_path / "lime" / "0.png")]
+        assert table.skipped[0].reason == f"{broken}: not a picture that Pillow can read"
+        assert table.rows[0].images == 9
+
+
+def test_without_a_readable_picture_there_is_no_table(make_fruit_model: Callable[..., SRNN], tmp_path: Path) -> None:
+    (tmp_path / "kiwi").mkdir()
+    (tmp_path / "kiwi" / "1.png").write_bytes(b"no picture")
+    out = tmp_path.parent / f"{tmp_path.name} out"
+    with pytest.raises(ValueError, match=r"none of 1 pictures can be read; the first: .*1\.png: not a picture"):
+        evaluate(make_fruit_model(), tmp_path, output=out)
+    assert [path.name for path in out.iterdir()] == ["predictions.csv.partial"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"models": []}, "needs at least one model; got none"),
+        ({"models": {}}, "needs at least one model; got none"),
+        ({"models": ["srnn_resnet18"]}, r"a model must be an SRNN \(srnn_zoo.create_model\); got str"),
+        ({"models": {"a": "srnn_resnet18"}}, "a must be an SRNN"),
+        ({"batch_size": 0}, "batch_size must be 1 or more; got 0"),
+        ({"workers": -1}, "num_workers option should be non-negative"),
+        ({"reference": "logits ensemble"}, "unknown row 'logits ensemble'; did you mean 'logit ensemble'"),
+        ({"split": "test"}, "unknown split 'test'; choose one of kiwi, lime"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    arguments: dict[str, Any], reason: str, make_fruit_model: Callable[..., SRNN], fruit_folder: Path
+) -> None:
+    with pytest.raises((ValueError, TypeError), match=reason):
+        evaluate(**{"models": make_fruit_model(), "data": fruit_folder, **arguments})
+
+
+def test_models_that_cannot_be_evaluated_are_named(make_fruit_model: Callable[..., SRNN], fruit_folder: Path) -> None:
+    model = make_fruit_model()
+    with pytest.raises(ValueError, match="two models are of variant 'half_gru': give a dict"):
+        evaluate([model, make_fruit_model()], fruit_folder)
+    with pytest.raises(ValueError, match="two rows would be called 'logit ensemble'"):
+        evaluate({"logit ensemble": model}, fruit_folder)
+    with pytest.raises(ValueError, match=r"half_gru: the model is in training mode; call model.eval\(\)"):
+        evaluate(make_fruit_model().train(), fruit_folder)
+    headless = make_fruit_model()
+    headless.reset_classifier(0)
+    with pytest.raises(ValueError, match="base: the model is in training mode"):
+        evaluate({"base": make_fruit_model().train()}, fruit_folder, base=model)
+    with pytest.raises(ValueError, match="base: the model has no classifier"):
+        evaluate(model, fruit_folder, base=headless)
+
+
+def test_a_target_beyond_the_models_classes_is_an_error(make_fruit_model: Callable[..., SRNN]) -> None:
+    for target in (7, -1):
+        stream = IterableImageDataset(".", reader=Reader([3, target]))  # pyright: ignore
+        with pytest.raises(ValueError, match=rf"\[1\] has target {target}; the model has classes 0 to 6"):
+            evaluate(make_fruit_model(), stream)
+    assert evaluate(make_fruit_model(), IterableImageDataset(".", reader=Reader([3, 6]))).rows[0].images == 2  # pyright: ignore
+
+
+def test_memory_holds_answers_and_no_features(make_fruit_model: Callable[..., SRNN], fruit_folder: Path) -> None:
+    model = make_fruit_model()
+    seen: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def note(_: Any, images: tuple[Tensor], features: Tensor) -> None:
+        seen.extend((weakref.ref(images[0]), weakref.ref(features)))
+        alive.append(sum(tensor() is not None for tensor in seen))
+
+    model.backbone.register_forward_hook(note)
+    table = evaluate(model, fruit_folder, batch_size=1)
+    assert len(seen) >= 2 * 2 * 25
+    assert max(alive) <= 2 * 2 * 2  # images and features of two levels, of one batch and at most the one before
+    assert table.rows[0].images == 25

@@ -1,0 +1,329 @@
+"""Anytime inference stops where it is told to, and gives what the whole model would have given there."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from srnn_zoo import SRNN, LazyLevels, PackedPyramid, Pyramid, create_model, list_cells
+from srnn_zoo.inference.early_exit import Anytime
+from srnn_zoo.inference.exits import Confidence, Deadline, Decision, Entropy, FixedLevel, Margin, Patience, exit_rule
+from srnn_zoo.models.cost import level_gmacs
+
+ANYTIME = [cell for cell in list_cells() if cell != "concat"]
+SCALES = (0.25, 0.5, 1.0)
+
+
+def trained(variant: str = "half_gru", **options: Any) -> SRNN:
+    """Not as it was made: gates that differ, and answers that change from level to level."""
+    model = create_model("srnn_test_resnet", variant=variant, scales=SCALES, num_classes=5, **options)
+    for parameter in (*model.cell.parameters(), *model.fc.parameters()):
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(9, 3, 128, 128) * torch.logspace(-1, 0.5, 9).view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("variant", ANYTIME)
+@pytest.mark.parametrize("rule", ["confidence:1.1", "margin:2", "entropy:1.5", "level:2", "deadline:1e9"])
+def test_where_nothing_stops_the_answers_are_the_models_bit_for_bit(rule: str, variant: str, images: Tensor) -> None:
+    model = trained(variant)
+    logits, levels, gmacs = Anytime(model, rule)(images)
+    with torch.no_grad():
+        assert torch.equal(logits, model(images))
+    assert levels.tolist() == [2] * 9
+    assert gmacs.tolist() == pytest.approx([sum(level_gmacs(model, (s, s)) for s in (32, 64, 128))] * 9)
+
+
+@pytest.mark.parametrize("variant", ANYTIME)
+@pytest.mark.parametrize("rule", ["confidence:0", "margin:0", "level:0", "deadline:1e-6"])
+def test_where_all_stop_only_the_first_level_is_read(
+    rule: str, variant: str, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained(variant)
+    read: list[torch.Size] = []
+    level_features = model.level_features
+    monkeypatch.setattr(model, "level_features", lambda x, index: read.append(x.shape) or level_features(x))
+    logits, levels, _ = Anytime(model, rule)(images)
+    assert read == [(9, 3, 32, 32)]
+    assert levels.tolist() == [0] * 9
+    with torch.no_grad():
+        assert torch.equal(logits, next(iter(model.steps(images))).logits)
+
+
+@pytest.mark.parametrize("variant", ANYTIME)
+@pytest.mark.parametrize("rule_type", [Confidence, Margin, Entropy])
+@pytest.mark.parametrize("given", ["images", "levels"])
+def test_an_image_that_stops_has_the_logits_of_a_pyramid_cut_there(
+    given: str, rule_type: Any, variant: str, images: Tensor
+) -> None:
+    model = trained(variant)
+    with torch.no_grad():
+        every = [step.logits for step in model.steps(images)]
+    scores = [rule_type(0).score(logits.softmax(1)) for logits in every]
+    rule = rule_type([score.median().item() for score in scores[:2]])
+    x: Any = images if given == "images" else model.levels(images)
+    logits, levels, _ = Anytime(model, rule)(x)
+    assert len(set(levels.tolist())) > 1
+    for index, level in enumerate(levels.tolist()):
+        sure = [bool(scores[s][index] >= rule.threshold(s)) for s in range(2)]
+        assert level == (sure.index(True) if True in sure else 2)
+        with torch.no_grad():
+            alone = list(model.steps(images[index : index + 1]))[level].logits
+        assert torch.allclose(logits[index], alone[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_level_is_built_and_read_only_for_images_that_are_unsure(
+    images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained()
+    read: list[int] = []
+    level_features = model.level_features
+    monkeypatch.setattr(model, "level_features", lambda x, index: read.append(len(x)) or level_features(x))
+    _, levels, gmacs = Anytime(model, lambda decision: torch.arange(len(decision.logits)) % 3 == 0)(images)
+    assert read == [9, 6, 4]
+    assert levels.tolist() == [0, 1, 2, 0, 2, 1, 0, 2, 2]
+    costs = torch.tensor([level_gmacs(model, (s, s)) for s in (32, 64, 128)]).cumsum(0)
+    assert torch.equal(gmacs, costs[levels])
+
+
+def test_patience_waits_for_the_same_answer_twice(images: Tensor) -> None:
+    model = trained()
+    with torch.no_grad():
+        answers = torch.stack([step.logits.argmax(1) for step in model.steps(images)])
+    _, levels, _ = Anytime(model, "patience:2")(images)
+    assert levels.tolist() == [1 if same else 2 for same in (answers[0] == answers[1]).tolist()]
+
+
+def test_logits_that_are_no_numbers_are_never_sure(images: Tensor) -> None:
+    model = trained()
+    images[3] = math.nan
+    images[5] = math.inf
+    for rule in ("confidence:0", "margin:0", "entropy:0", "patience:2"):
+        _, levels, _ = Anytime(model, rule)(images)
+        assert levels[3] == levels[5] == 2
+    with torch.no_grad():
+        model.fc.get_parameter("bias")[0] = math.inf
+    assert Anytime(model, "confidence:0")(images).levels.tolist() == [2] * 9
+
+
+def test_temperatures_and_thresholds_are_of_their_level(images: Tensor) -> None:
+    model = trained()
+    cold = Anytime(model, Confidence((1.0, 0.0), temperatures=(1e-3, 1.0, 1.0)))(images).levels
+    warm = Anytime(model, Confidence((0.9999, 0.0), temperatures=(1e3, 1.0, 1.0)))(images).levels
+    assert warm.tolist() == [1] * 9
+    assert cold.tolist().count(0) > 4
+
+
+@pytest.mark.parametrize("seconds", [0.0, 10.0])
+def test_a_deadline_stops_the_batch_before_a_level_that_would_end_too_late(seconds: float) -> None:
+    clock: Callable[[], float] = lambda: seconds  # noqa: E731
+    decision = Decision(0, torch.zeros(2, 3), torch.zeros(2, 1, dtype=torch.long), 1.0, 4.0, clock)
+    assert Deadline(1000)(decision) == (seconds > 1)
+    assert Deadline(50_001)(decision) is False
+    assert Deadline(49_999)(decision) == (seconds > 1)
+
+
+def test_a_deadline_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained()
+    level_features = model.level_features
+    monkeypatch.setattr(model, "level_features", lambda x, index: time.sleep(0.05) or level_features(x))
+    images = torch.randn(2, 3, 256, 256)
+    Anytime(model, "level:0")(images)  # counts the GMACs, once
+    start = time.perf_counter()
+    _, levels, _ = Anytime(model, "deadline:100")(images)
+    assert levels.tolist() == [0, 0]  # the next level is four times as much
+    assert time.perf_counter() - start < 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("confidence:0.9", Confidence(0.9)),
+        ("confidence:0.9,0.8", Confidence((0.9, 0.8))),
+        ("margin:0.5", Margin(0.5)),
+        ("entropy:0.8", Entropy(0.8)),
+        ("patience:3", Patience(3)),
+        ("level:1", FixedLevel(1)),
+        ("deadline:50", Deadline(50)),
+    ],
+)
+def test_a_rule_comes_from_its_text(text: str, rule: Any) -> None:
+    found = exit_rule(text)
+    assert type(found) is type(rule)
+    assert vars(found) == vars(rule)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("confidense:0.9", "unknown exit rule 'confidense'; did you mean 'confidence'"),
+        ("confidence", r"takes a number after a colon, such as confidence:0\.9"),
+        ("confidence:high", "takes a number after a colon"),
+        ("confidence:-1", "thresholds must be 0 or more"),
+        ("confidence:nan", "thresholds must be 0 or more"),
+        ("confidence:0.9,0.8,0.7", "3 levels need 2 thresholds, one for every level but the last, .* got 3"),
+        ("patience:1", "patience compares 2 levels or more; got 1"),
+        ("patience:2.7", "takes a whole number, such as patience:2; got '2.7'"),
+        ("level:0.5", "takes a whole number, such as level:0; got '0.5'"),
+        ("patience:2,3", "takes one number, such as patience:2; got '2,3'"),
+        ("level:-1", "levels count from 0"),
+        ("deadline:0", "a deadline is a positive number of milliseconds; got 0"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Anytime(trained(), text)
+
+
+def test_models_and_batches_that_cannot_stop_early_are_refused(images: Tensor) -> None:
+    with pytest.raises(ValueError, match="variant 'concat' answers after the last level only"):
+        Anytime(trained("concat"), "confidence:0.9")
+    with pytest.raises(ValueError, match="has no classifier"):
+        Anytime(create_model("srnn_test_resnet", num_classes=0), "confidence:0.9")
+    with pytest.raises(ValueError, match="was never calibrated: give exit="):
+        Anytime(trained())
+    fast = Anytime(trained(), Confidence((0.9, 0.9)))
+    with pytest.raises(ValueError, match="2 levels need 1 thresholds"):
+        fast([images[:, :, ::2, ::2], images])
+    with pytest.raises(ValueError, match="a batch needs at least one image; got none"):
+        fast(images[:0])
+    with pytest.raises(ValueError, match=r"must be \(B, C, H, W\)"):
+        fast(images[0])
+    with pytest.raises(ValueError, match=r"in training mode; call model\.eval\(\) first"):
+        fast.train()(images)
+
+
+def test_it_is_a_module_that_moves_and_saves_with_its_model(tmp_path: Path) -> None:
+    fast = Anytime(trained(), "confidence:0.9")
+    assert next(fast.half().parameters()).dtype == torch.float16
+    assert "exit=Confidence(0.9)" in repr(fast)
+    torch.save(fast, tmp_path / "fast.pt")
+    assert torch.load(tmp_path / "fast.pt", weights_only=False).exit.thresholds == 0.9
+
+
+def mixed_images() -> list[list[Tensor]]:
+    """Images of heights 1 to 3 and of two shapes."""
+    sizes = [(32, 32), (64, 64), (128, 128)]
+    wide = [(32, 48), (64, 96), (128, 192)]
+    heights = (2, 3, 1, 3, 3, 2, 1, 3, 2)
+    kinds = (sizes, sizes, wide, wide, sizes, wide, sizes, wide, sizes)
+    return [[torch.randn(3, *size) for size in kind[:height]] for kind, height in zip(kinds, heights, strict=True)]
+
+
+def in_sequence(images: list[list[Tensor]]) -> list[LazyLevels]:
+    """The same levels, built when they are read."""
+
+    def build(levels: list[Tensor], size: tuple[int, int]) -> Tensor:
+        return next(level for level in levels if tuple(level.shape[-2:]) == size)
+
+    return [LazyLevels(levels, [(x.shape[-2], x.shape[-1]) for x in levels], build) for levels in images]
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["built", "in sequence"])
+@pytest.mark.parametrize("variant", ANYTIME)
+@torch.no_grad()
+def test_images_of_mixed_heights_stop_as_they_would_alone(variant: str, lazy: bool) -> None:
+    model = trained(variant, exits="separate", norm="per_level").double()
+    images = [[level.double() for level in levels] for levels in mixed_images()]
+    pyramid = Pyramid.pack(in_sequence(images) if lazy else images)
+    assert isinstance(pyramid, PackedPyramid)
+    whole = Anytime(model, "confidence:1.1")(pyramid)
+    assert torch.allclose(whole.logits, model(pyramid), atol=1e-10)
+    assert (whole.levels + 1).tolist() == pyramid.heights
+    for rule in ("confidence:0.7", "patience:2", "level:1", "margin:0", Confidence((0.6, 0.8, 0.9))):
+        logits, levels, gmacs = Anytime(model, rule)(pyramid) if isinstance(rule, str) else _mixed(model, rule, pyramid)
+        for index, levels_of_one in enumerate(images):
+            one = rule if isinstance(rule, str) else Confidence(rule.thresholds[: len(levels_of_one) - 1] or 0.5)
+            alone = Anytime(model, "level:9")
+            alone.exit = exit_rule(one) if isinstance(one, str) else one
+            expected = alone([level[None] for level in levels_of_one])
+            assert levels[index] == expected.levels[0]
+            assert torch.allclose(logits[index], expected.logits[0], atol=1e-10)
+            assert gmacs[index] == pytest.approx(expected.gmacs[0].item())
+
+
+def _mixed(model: SRNN, rule: Confidence, pyramid: PackedPyramid) -> Any:
+    fast = Anytime(model, "level:9")
+    fast.exit = rule
+    return fast(pyramid)
+
+
+def test_of_mixed_heights_only_what_is_unsure_and_has_the_level_is_built_and_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = trained()
+    images = mixed_images()
+    built: list[tuple[int, int]] = []
+
+    def build(levels: list[Tensor], size: tuple[int, int]) -> Tensor:
+        built.append(size)
+        return next(level for level in levels if tuple(level.shape[-2:]) == size)
+
+    lazy = [LazyLevels(levels, [(x.shape[-2], x.shape[-1]) for x in levels], build) for levels in images]
+    seen: list[Decision] = []
+
+    def rule(decision: Decision) -> Tensor:
+        seen.append(decision)
+        return torch.arange(len(decision.logits)) % 2 == 0
+
+    _, levels, gmacs = Anytime(model, rule)(Pyramid.pack(lazy))
+    assert levels.tolist() == [0, 1, 0, 0, 2, 0, 0, 1, 0]
+    assert [(d.level, len(d.logits), d.answers.shape[1]) for d in seen] == [(0, 7, 1), (1, 3, 2)]
+    assert len(built) == 9 + 3 + 1
+    assert seen[1].gmacs + level_gmacs(model, (128, 128)) == pytest.approx(gmacs.sum().item(), rel=1e-5)
+
+
+def test_the_host_waits_for_the_device_once_a_level(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[str] = []
+    for name in ("tolist", "item", "nonzero", "__bool__", "__int__", "__float__", "cpu", "numpy"):
+        original = getattr(Tensor, name)
+
+        def wait(self: Tensor, *args: Any, name: str = name, original: Any = original, **options: Any) -> Any:
+            waits.append(name)
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(Tensor, name, wait)
+    model = trained()
+    packed = Pyramid.pack(mixed_images())
+    for x in (images, packed):
+        Anytime(model, "level:9")(x)  # counts the GMACs, once
+        waits.clear()
+        Anytime(model, "confidence:0.7")(x)
+        assert waits == ["tolist", "tolist"]
+        waits.clear()
+        Anytime(model, "level:1")(x)
+        assert waits == []
+
+
+def test_mixed_heights_need_thresholds_for_their_levels() -> None:
+    model = trained()
+    packed = Pyramid.pack([[torch.randn(3, s, s) for s in (16, 32, 64, 128)[:height]] for height in (4, 1)])
+    with pytest.raises(ValueError, match=r"4 levels need 3 thresholds, .* got 2"):
+        Anytime(model, "confidence:0.9,0.8")(packed)
+    two = Pyramid.pack([[torch.randn(3, s, s) for s in (16, 32)[:height]] for height in (2, 1)])
+    assert Anytime(model, "confidence:0.9,0.8")(two).levels.tolist()[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (torch.ones(1, dtype=torch.bool), r"torch.bool \(1,\)"),
+        (torch.rand(9), r"torch.float32 \(9,\)"),
+        ([True] * 9, "list"),
+        (None, "NoneType"),
+    ],
+)
+def test_a_rule_of_ones_own_that_answers_no_question_is_refused(answer: Any, found: str, images: Tensor) -> None:
+    with pytest.raises(TypeError, match=rf"one bool, or a bool tensor \(9,\) for 9 images; got {found}"):
+        Anytime(trained(), lambda decision: answer)(images)

@@ -1,0 +1,106 @@
+"""The search: what thresholds do is what a plain loop says, and with three levels and more it beats geometric rates."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from srnn_zoo.inference import thresholds
+from srnn_zoo.inference.answers import Answers
+from srnn_zoo.inference.early_exit import SCORE_RULES
+from srnn_zoo.inference.exits import Confidence
+from srnn_zoo.inference.thresholds import Outcome, fit_temperature, measure, search
+
+from .synthetic_answers import synthetic_answers
+
+
+def replay(answers: Answers, rule: str, temperatures: tuple[float, ...], limits: tuple[float, ...]) -> Outcome:
+    """What thresholds do, by a plain loop over images and levels."""
+    levels, images = answers.logits.shape[:2]
+    cost, right, exits = 0.0, 0, [0] * levels
+    for image in range(images):
+        for level in range(levels):
+            logits = answers.logits[level, image]
+            score = SCORE_RULES[rule](0.0).score((logits / temperatures[level]).softmax(0)[None]).item()
+            if level + 1 == levels or (logits.isfinite().all() and score >= limits[level]):
+                cost += answers.gmacs[level].item() / images
+                right += bool(logits.isfinite().all() and logits.argmax() == answers.targets[image])
+                exits[level] += 1
+                break
+    return Outcome(limits, cost, 100 * right / images, tuple(count / images for count in exits))
+
+
+@pytest.mark.parametrize("rule", sorted(SCORE_RULES))
+@pytest.mark.parametrize("levels", [2, 3, 4])
+def test_outcomes_are_those_of_a_plain_loop(levels: int, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thresholds, "_CELLS", 1000)  # several chunks
+    answers = synthetic_answers(levels, images=150)
+    answers.logits[0, :5] = float("nan")
+    answers.logits[-1, 3:8, 2] = float("inf")
+    temperatures = (2.0, 1.5, 1.0, 0.7)[:levels]
+    limits = [(0.0,) * (levels - 1), (0.4, 0.9, 0.2)[: levels - 1], (2.0,) * (levels - 1)]
+    for limit in list(limits):
+        limits.append(tuple(reversed(limit)))
+    outcomes = measure(answers, SCORE_RULES[rule](2.0, temperatures), limits)
+    for outcome, limit in zip(outcomes, limits, strict=True):
+        expected = replay(answers, rule, temperatures, limit)
+        assert outcome.thresholds == pytest.approx(limit)
+        assert outcome[1:3] == pytest.approx(expected[1:3], abs=1e-5)
+        assert outcome.exits == pytest.approx(expected.exits)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4])
+def test_what_is_found_rises_from_the_first_level_and_no_fixed_level_is_above_it(levels: int) -> None:
+    answers = synthetic_answers(levels)
+    found = search(answers, Confidence(2.0))
+    assert found[0].gmacs == pytest.approx(answers.gmacs[0].item())
+    for a, b in itertools.pairwise(found):
+        assert a.gmacs < b.gmacs
+        assert a.accuracy < b.accuracy
+    right = answers.right.double().mean(1) * 100
+    for level, cost in enumerate(answers.gmacs):
+        assert max(o.accuracy for o in found if o.gmacs <= cost + 1e-9) >= right[level] - 1e-9
+
+
+def mean_accuracy(outcomes: list[Outcome], low: float, high: float) -> float:
+    """The mean of the curve over all budgets between."""
+    gmacs, accuracy = zip(*sorted((o.gmacs, o.accuracy) for o in outcomes), strict=True)
+    return float(np.interp(np.linspace(low, high, 200), gmacs, accuracy).mean())
+
+
+@pytest.mark.parametrize("levels", [3, 4])
+def test_the_grid_finds_better_thresholds_than_geometric_rates_measured_on_other_images(
+    levels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out, test = synthetic_answers(levels, 1500), synthetic_answers(levels, 8000, seed=1)
+    rule = Confidence(2.0)
+    low, high = 1.2, 0.6 * test.gmacs[-1].item()
+    both = measure(test, rule, [o.thresholds for o in search(held_out, rule)])
+    monkeypatch.setattr(thresholds, "_GRID", 1)  # 2 quantiles a level: all or nothing
+    geometric = measure(test, rule, [o.thresholds for o in search(held_out, rule)])
+    assert mean_accuracy(both, low, high) > mean_accuracy(geometric, low, high) + 0.1
+
+
+def test_thresholds_lie_between_scores_so_that_rounding_changes_nothing() -> None:
+    answers = synthetic_answers(2, images=100)
+    scores = answers.logits[0].softmax(1).amax(1)
+    for outcome in search(answers, Confidence(2.0)):
+        assert (scores - outcome.thresholds[0]).abs().min() > 1e-7
+
+
+def test_temperatures_undo_overconfidence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 5, generator=generator) * 2
+    targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    for factor in (0.3, 1.0, 4.0):
+        found = fit_temperature(factor * logits, targets)
+        assert found == pytest.approx(factor, rel=0.1)
+        losses = [
+            torch.nn.functional.cross_entropy(factor * logits.double() / (found * f), targets) for f in (0.99, 1, 1.01)
+        ]
+        assert losses[1] == min(losses)
+    assert fit_temperature(torch.full((3, 5), float("nan")), targets[:3]) == 1.0
+    assert fit_temperature(100 * torch.eye(5), torch.arange(5)) == pytest.approx(10**-1.5, rel=1e-3)  # always right

@@ -1,0 +1,198 @@
+"""Backbones: one architecture of every timm family, the signed-feature rule, and what the adapters rewrite."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from srnn_zoo import create_model, init_from_base_cnn
+from srnn_zoo.models.backbone import (
+    create_backbone,
+    create_timm_model,
+    has_nonnegative_features,
+    prefix_group_matcher,
+    size_multiple,
+)
+
+# the smallest architecture of every timm module that reads two sizes
+FAMILIES = (
+    "mobileone_s1 convmixer_768_32 test_convnext cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_focus_s cspnext_tiny "
+    "davit_tiny deit_tiny_patch16_224 densenet121 dla46x_c dpn48b edgenext_xx_small efficientnet_lite0 efficientvim_m1 "
+    "efficientvit_b0 efficientvit_m0 vit_tiny_patch16_dinov3_qkvb fasternet_t0 fastvit_t8 focalnet_tiny_srf "
+    "gemma4_vit_167m ghostnet_050 hardcorenas_b hgnetv2_b0 sam2_hiera_tiny hrnet_w18_small iformer_t "
+    "inception_next_atto lcnetv2_small lowformer_b0 test_mambaout poolformerv2_s12 lcnet_035 mobilenetv5_base "
+    "mobilevit_xxs naflexvit_base_patch16_parfac_gap nasnetalarge nextvit_small test_nfnet pnasnet5large pvt_v2_b0 "
+    "qwen3_vit_88m rdnet_tiny regnetx_002 repghostnet_050 repvit_m1 res2next50 resnest14d resnet10t resnetv2_18 "
+    "rexnet_100 selecsls42 sequencer2d_s legacy_seresnet18 shvit_s1 skresnet18 starnet_s050 swiftformer_xs "
+    "swin_tiny_patch4_window7_224 swinv2_tiny_window16_256 swinv2_cr_tiny_224 tiny_vit_5m_224 tresnet_m "
+    "twins_svt_small vgg11 test_vit vit_tiny_r_s16_p8_224 samvit_base_patch16_224 vitamin_small_224 "
+    "ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p8_224"
+).split()
+
+HUGE = ("deepseek_vit_412m",)
+
+# those that want larger or other sizes than 64 and 128
+SIZES = {
+    "deepseek_vit_412m": (56, 112),  # multiples of 14
+    "halonet26t": (256, 512),  # halo blocks of 8 at stride 32
+    "inception_resnet_v2": (96, 192),
+    "inception_v3": (96, 192),
+    "inception_v4": (96, 192),
+    "maxvit_pico_rw_256": (256, 512),  # windows of 8 at stride 32
+    "mvitv2_tiny": (112, 224),  # relative positions reach up to the native size
+}
+
+# those whose base CNN has more than one classifier: there is no F to take over
+NOT_ZERO_SHOT = ("crossvit_tiny_240", "efficientvim_m1", "swiftformer_xs")
+
+# the smallest architecture of every module none of whose architectures reads two sizes, and why
+ONE_SIZE = {
+    "beit_base_patch16_224": "relative position bias of one grid",
+    "cait_xxs24_224": "absolute position embedding of one grid",
+    "coat_tiny": "absolute position embeddings of one grid",
+    "convit_tiny": "gated positional attention of one grid",
+    "efficientformer_l1": "attention bias of one grid",
+    "efficientformerv2_s0": "attention bias of one grid",
+    "gcvit_xxtiny": "global queries of one window count",
+    "hiera_tiny_224": "absolute position embedding of one grid",
+    "levit_128s": "attention bias of one grid",
+    "gmlp_ti16_224": "token mixing layers of one length",
+    "nest_tiny": "blocks of one grid",
+    "pit_ti_224": "absolute position embedding of one grid",
+    "tnt_s_legacy_patch16_224": "absolute position embedding of one grid",
+    "test_vit_relpos": "relative positions of one grid",
+    "visformer_tiny": "absolute position embeddings of one grid",
+    "volo_d1_224": "absolute position embedding of one grid",
+}
+
+
+def module_of(architecture: str) -> str:
+    return timm.models.model_entrypoint(architecture).__module__.rpartition(".")[2]
+
+
+def test_every_timm_family_is_accounted_for() -> None:
+    covered = {module_of(name) for name in (*FAMILIES, *SIZES, *ONE_SIZE)}
+    assert covered == set(timm.list_modules()) - {"registry"}
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=pytest.mark.slow) if name in HUGE else name for name in (*FAMILIES, *SIZES)],
+)
+def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture: str) -> None:
+    small, large = SIZES.get(architecture, (64, 128))
+    model = create_model(f"srnn_{architecture}", variant="vanilla", num_classes=10).eval()
+    base_cnn: Any = create_timm_model(architecture, num_classes=10).eval()
+    if architecture in NOT_ZERO_SHOT:
+        with pytest.raises(ValueError, match="has no zero-shot form"):
+            init_from_base_cnn(model, base_cnn)
+    else:
+        init_from_base_cnn(model, base_cnn)
+        assert model.zero_shot
+    levels = [torch.randn(2, model.in_chans, size, size) for size in (small, large)]
+    with torch.inference_mode():
+        if model.zero_shot:
+            one, expected = model(levels[:1]), base_cnn(levels[0])
+        else:
+            one, expected = model.level_features(levels[0]), base_cnn.forward_features(levels[0])
+            expected = base_cnn.forward_head(expected, pre_logits=True)
+            expected = torch.cat(expected, dim=1) if isinstance(expected, list) else expected
+        assert torch.allclose(one, expected, rtol=1e-4, atol=1e-5 * one.abs().max().item())
+        both = model(levels)
+        assert both.shape == (2, 10)
+        assert both.isfinite().all()
+
+
+@pytest.mark.parametrize("architecture", ONE_SIZE)
+def test_a_family_of_one_size_says_so(architecture: str) -> None:
+    model = create_model(f"srnn_{architecture}", num_classes=10).eval()
+    assert model.level_sizes()[0] == tuple(model.backbone.pretrained_cfg["input_size"][1:])  # pyright: ignore
+    size = model.level_sizes()[0][0]
+    with pytest.raises(ValueError, match=f"cannot read a level of {2 * size} x {2 * size}; it was made for {size}"):
+        model.level_features(torch.zeros(1, 3, 2 * size, 2 * size))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "activation"),
+    [
+        ("resnet18", "relu"),
+        ("tf_efficientnet_lite0", "relu"),
+        ("densenet121", "relu"),
+        ("regnetx_002", "relu"),
+        ("convnext_atto", "identity"),
+        ("vit_tiny_patch16_224", "identity"),
+        ("efficientnet_b0", "identity"),
+        ("mobilenetv3_small_100", "identity"),
+        ("swin_tiny_patch4_window7_224", "identity"),
+    ],
+)
+def test_rectified_features_get_relu_and_signed_ones_the_identity(architecture: str, activation: str) -> None:
+    model = create_model(f"srnn_{architecture}", variant="vanilla", num_classes=10).eval()
+    assert model.cell.activation == activation
+    base_cnn = create_timm_model(architecture, num_classes=10).eval()
+    init_from_base_cnn(model, base_cnn)
+    images = torch.randn(2, 3, 96, 96)
+    with torch.inference_mode():
+        assert torch.equal(model([images]), base_cnn(images))
+
+
+def test_the_rule_can_be_overruled_and_the_choice_is_stored() -> None:
+    forced = create_model("srnn_convnext_atto", activation="relu")
+    assert forced.cell.activation == forced._model_args["activation"] == "relu"
+    assert create_model("srnn_convnext_atto")._model_args["activation"] == "identity"
+
+
+def test_looking_at_features_leaves_no_trace() -> None:
+    backbone = create_backbone("test_resnet").train()
+    frozen = next(module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)).eval()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    random_state = torch.get_rng_state()
+    assert has_nonnegative_features(backbone)
+    assert backbone.training
+    assert not frozen.training
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+def test_a_model_can_be_made_on_the_meta_device() -> None:
+    random_state = torch.get_rng_state()
+    with torch.device("meta"):
+        model = create_model("srnn_test_resnet")
+        signed = create_model("srnn_test_convnext")
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert (model.cell.activation, signed.cell.activation) == ("relu", "identity")
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_the_stride_is_the_multiple_only_where_a_backbone_insists() -> None:
+    multiples = {"resnet18": 1, "test_vit": 16, "dla46x_c": 32, "swin_tiny_patch4_window7_224": 1}
+    assert {name: size_multiple(create_backbone(name)) for name in multiples} == multiples
+
+
+def test_group_patterns_are_anchored_below_the_prefix() -> None:
+    rewritten = prefix_group_matcher(
+        {"stem": r"^conv1|bn1|^(?:a|^b)", "blocks": [(r"^layer(\d+)", None), (r"[^x]norm", (99999,))], "none": None}
+    )
+    assert rewritten == {
+        "stem": r"^backbone\.(?:conv1|bn1|(?:a|b))",
+        "blocks": [(r"^backbone\.(?:layer(\d+))", None), (r"^backbone\.(?:[^x]norm)", (99999,))],
+        "none": None,
+    }
+
+
+def test_an_unknown_architecture_names_the_closest() -> None:
+    with pytest.raises(ValueError, match="unknown timm architecture 'resnet19'; did you mean 'resnet1"):
+        create_backbone("resnet19")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
+        create_timm_model("resnet18", nonsense=1)
+
+
+def test_arguments_reach_the_backbone() -> None:
+    model = create_model("srnn_test_vit", drop_path_rate=0.2, num_classes=3)
+    blocks = cast(Any, model.backbone).blocks
+    assert isinstance(blocks[-1].drop_path1, nn.Module)
+    assert blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)

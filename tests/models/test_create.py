@@ -1,0 +1,160 @@
+"""Names: factories, create_model, list_models and timm's registry."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import uuid
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.data import resolve_model_data_config
+
+import srnn_zoo
+from srnn_zoo import SRNN, create_model, list_models
+from srnn_zoo.models import factories
+
+FACTORIES = sorted(name for name in vars(factories) if name.startswith("srnn_"))
+
+
+def test_every_timm_architecture_has_a_name() -> None:
+    assert list_models() == [f"srnn_{name}" for name in timm.list_models(exclude_filters="srnn_*")]
+
+
+def test_names_are_listed_by_word_and_by_pattern() -> None:
+    assert list_models("srnn_resnet1?") == ["srnn_resnet18"]
+    assert "srnn_tf_efficientnet_lite0" in list_models("lite")
+    assert list_models("no_such_thing") == []
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_popular_backbones_have_typed_documented_factories(name: str) -> None:
+    factory = getattr(srnn_zoo, name)
+    assert factory.__name__ == name
+    assert "variant: what happens between two scales" in inspect.getdoc(factory)
+    assert list(inspect.signature(factory).parameters)[:3] == ["pretrained", "variant", "scales"]
+    with torch.device("meta"):
+        model = factory(activation="relu", num_classes=5)
+    assert isinstance(model, SRNN)
+    assert model.pretrained_cfg["architecture"] == name
+
+
+def test_one_model_four_ways() -> None:
+    options: dict[str, Any] = {"variant": "vanilla", "scales": (0.25, 1.0), "num_classes": 5, "in_chans": 1}
+    ways = [
+        srnn_zoo.srnn_test_resnet,
+        lambda **kw: create_model("srnn_test_resnet", **kw),
+        lambda **kw: timm.create_model("srnn_test_resnet", **kw),
+        srnn_zoo.get_factory("srnn_test_resnet"),
+    ]
+    for way in ways:
+        torch.manual_seed(0)
+        model: Any = way(**options)
+        assert (model.variant, model.scales, model.num_classes, model.in_chans) == ("vanilla", (0.25, 1.0), 5, 1)
+        assert model.img_size == (640, 640)
+        assert {k: model._model_args[k] for k in options} == options
+        assert model.eval()(torch.rand(1, 1, 64, 64)).shape == (1, 5)
+
+
+def test_an_architecture_registered_with_timm_later_gets_a_name_too() -> None:
+    name = f"mine_{uuid.uuid4().hex[:8]}"
+
+    def entry(pretrained: bool = False, **kwargs: Any) -> Any:
+        return timm.create_model("test_resnet", pretrained=pretrained, **kwargs)
+
+    entry.__name__ = name
+    timm.models.register_model(entry)
+    model = create_model(f"srnn_{name}", num_classes=3).eval()
+    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 3)
+
+
+def test_the_config_is_the_backbones_with_sizes_and_names_of_its_own() -> None:
+    model = create_model("srnn_resnet18")
+    config, inner = model.pretrained_cfg, timm.get_pretrained_cfg("resnet18").to_dict()
+    assert config is model.default_cfg
+    for key in ("mean", "std", "crop_pct", "interpolation", "num_classes", "license"):
+        assert config[key] == inner[key]
+    assert config["input_size"] == (3, 448, 448)
+    assert (config["first_conv"], config["classifier"], config["pool_size"]) == ("backbone.conv1", "fc", (1, 1))
+    assert not {"url", "hf_hub_id", "file"} & config.keys()  # the backbone's weights are not an SRNN's
+    assert resolve_model_data_config(model)["input_size"] == (3, 448, 448)
+    assert timm.list_models("srnn_*", pretrained=True) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({}, (448, 448)),
+        ({"scales": (1.0,)}, (224, 224)),
+        ({"scales": (0.25, 0.5, 1.0)}, (896, 896)),
+        ({"img_size": 336}, (336, 336)),
+        ({"img_size": (320, 480)}, (320, 480)),
+    ],
+)
+def test_the_default_size_makes_the_smallest_level_the_backbones_own(options: dict[str, Any], size: Any) -> None:
+    model = create_model("srnn_resnet18", **options)
+    assert model.img_size == size
+    assert timm.data.resolve_data_config({}, model=model)["input_size"] == (3, *size)
+    if "img_size" not in options:
+        assert model.level_sizes()[0] == (224, 224)
+
+
+def test_a_tag_brings_the_preprocessing_of_its_weights() -> None:
+    crops = {tag: create_model(f"srnn_resnet50.{tag}").pretrained_cfg["crop_pct"] for tag in ("a1_in1k", "tv_in1k")}
+    assert crops == {
+        tag: timm.get_pretrained_cfg(f"resnet50.{tag}").crop_pct  # pyright: ignore
+        for tag in crops
+    }
+    assert crops["a1_in1k"] != crops["tv_in1k"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("srnn_resnt18", {}, ValueError, "unknown model 'srnn_resnt18'; did you mean 'srnn_resnet18'"),
+        ("resnet18", {}, ValueError, "did you mean 'srnn_resnet18'"),
+        ("srnn_vit_tiny", {}, ValueError, "did you mean 'srnn_vit_tiny_patch16_224'"),
+        ("srnn_srnn_resnet18", {}, ValueError, "unknown model 'srnn_srnn_resnet18'"),
+        ("zzz", {}, ValueError, r"srnn_zoo.list_models\(\) gives all names"),
+        ("srnn_resnet18.tv_in2k", {}, ValueError, "unknown tag of srnn_resnet18 'tv_in2k'; did you mean 'tv_in1k'"),
+        ("srnn_resnet18", {"variant": "half-gru"}, ValueError, "unknown variant 'half-gru'; did you mean 'half_gru'"),
+        ("srnn_resnet18", {"varient": "gru"}, TypeError, "unknown option 'varient'; did you mean 'variant'"),
+        ("srnn_densenet121", {"num_class": 3}, TypeError, "unknown option 'num_class'; did you mean 'num_classes'"),
+        ("srnn_efficientnet_b0", {"scale": (1,)}, TypeError, "unknown option 'scale'; did you mean 'scales'"),
+        ("srnn_resnet18", {"interpolation": "bicubik"}, ValueError, "did you mean 'bicubic'"),
+        ("srnn_resnet18", {"scales": (1.0, 0.5)}, ValueError, "must grow, smallest first"),
+        ("srnn_resnet18", {"scales": (0, 1.0)}, ValueError, "must be positive"),
+        ("srnn_resnet18", {"img_size": 0}, ValueError, "must be positive"),
+        ("srnn_resnet18", {"num_classes": -1}, ValueError, "0 or more"),
+    ],
+)
+def test_a_wrong_name_or_option_is_met_with_the_closest(
+    name: str, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        create_model(name, **options)
+
+
+def test_an_unknown_attribute_of_the_package_names_the_closest() -> None:
+    with pytest.raises(AttributeError, match="did you mean 'srnn_resnet18'"):
+        _ = srnn_zoo.srnn_resnt18
+    with pytest.raises(AttributeError, match="module 'srnn_zoo' has no attribute 'nonsense'"):
+        _ = srnn_zoo.nonsense
+    assert "srnn_regnetz_b16" in dir(srnn_zoo)
+
+
+def test_importing_costs_little_more_than_timm() -> None:
+    """The least of a few runs: at most 0.3 s of CPU time, without matplotlib, typer or any optional package."""
+    program = (
+        "import time, sys, timm; start = time.process_time(); import srnn_zoo; "
+        "print(time.process_time() - start, *[m for m in ('matplotlib', 'typer', 'skimage') if m in sys.modules])"
+    )
+    outputs = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(3)
+    ]
+    assert min(float(output[0]) for output in outputs) <= 0.3
+    assert outputs[0][1:] == []

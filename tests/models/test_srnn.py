@@ -1,0 +1,374 @@
+"""SRNN as a module: what it computes, what it accepts, and timm's model protocol, for every variant."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from srnn_zoo import SRNN, Pyramid, create_model, list_cells
+from srnn_zoo.models.cells import create_cell
+
+VARIANTS = list_cells()
+TINY = "srnn_test_resnet"  # 0.5 M parameters, 160 x 160
+
+
+@pytest.fixture(params=VARIANTS)
+def model(request: pytest.FixtureRequest) -> SRNN:
+    """A small model of every variant, with random weights everywhere."""
+    model = create_model(TINY, variant=request.param, num_classes=7)
+    for parameter in model.cell.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    return model.eval()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(2, 3, 96, 64)
+
+
+def test_logits_are_the_classifier_of_the_cell_over_the_levels(model: SRNN, images: Tensor) -> None:
+    small = F.interpolate(images, (48, 32), mode="bicubic", antialias=True, align_corners=False)
+    features = [model.backbone(small), model.backbone(images)]
+    if model.variant == "mean_prob":
+        expected = torch.stack([model.fc(c).softmax(1) for c in features]).mean(0).log()
+    else:
+        state = model.cell.initial_state(features[0])
+        for c in features:
+            state = model.cell(c, state)
+        expected = model.fc(model.cell.output(state))
+    assert torch.allclose(model(images), expected, atol=1e-5)
+
+
+def test_a_tensor_a_list_of_its_levels_and_a_pyramid_give_the_same(model: SRNN, images: Tensor) -> None:
+    levels = model.levels(images)
+    assert torch.equal(model(images), model(levels))
+    assert torch.equal(model(images), model(tuple(levels)))
+    assert torch.equal(model(images), model(Pyramid(levels)))
+
+
+def test_forward_is_forward_head_of_forward_features(model: SRNN, images: Tensor) -> None:
+    features = model.forward_features(images)
+    assert features.shape == (2, model.num_features, 2 if model.variant == "mean_prob" else 1, 1)
+    assert torch.equal(model(images), model.forward_head(features))
+    pre_logits = model.forward_head(features, pre_logits=True)
+    assert pre_logits.shape == (2, model.head_hidden_size)
+    if model.variant != "mean_prob":
+        assert torch.allclose(model.fc(pre_logits), model(images), atol=1e-6)
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 5])
+def test_any_number_of_levels_at_run_time(model: SRNN, height: int) -> None:
+    levels = [torch.randn(2, 3, 32 * s, 32 * s) for s in range(1, height + 1)]
+    if model.variant == "concat" and height != 2:
+        with pytest.raises(ValueError, match="fuses exactly 2 levels"):
+            model(levels)
+    else:
+        assert model(levels).shape == (2, 7)
+
+
+def test_steps_give_the_answer_of_the_pyramid_cut_at_each_level(model: SRNN, images: Tensor) -> None:
+    levels = model.levels(images)
+    steps = list(model.steps(images))
+    if model.variant == "concat":
+        assert [step.level for step in steps] == [1]
+    else:
+        assert [step.level for step in steps] == [0, 1]
+        assert torch.equal(steps[0].logits, model(levels[:1]))
+    assert [step.size for step in steps][-1] == (96, 64)
+    assert torch.equal(steps[-1].logits, model(images))
+
+
+def test_steps_read_a_level_only_when_it_is_asked_for(images: Tensor) -> None:
+    model = create_model(TINY).eval()
+    read: list[int] = []
+    model.backbone.register_forward_hook(lambda module, args, output: read.append(args[0].shape[-1]))
+    steps = model.steps(images)
+    assert read == []
+    next(steps)
+    assert read == [32]
+    next(steps)
+    assert read == [32, 64]
+
+
+def test_every_parameter_gets_a_gradient_even_from_one_level(model: SRNN) -> None:
+    model.train()
+    for levels in ([torch.randn(2, 3, 64, 64)], [torch.randn(2, 3, 32, 32), torch.randn(2, 3, 64, 64)]):
+        if model.variant == "concat" and len(levels) == 1:
+            continue
+        model.zero_grad()
+        model(levels).square().mean().backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_dropout_acts_before_the_classifier_in_training_only(images: Tensor) -> None:
+    model = create_model(TINY, drop_rate=0.5).eval()
+    assert torch.equal(model(images), model(images))
+    model.head_drop.train()
+    assert not torch.equal(model(images), model(images))
+
+
+def test_a_model_is_copied_pickled_and_restored_whole(model: SRNN, images: Tensor) -> None:
+    expected = model(images)
+    assert torch.equal(copy.deepcopy(model)(images), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(images), expected)
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    other = create_model(TINY, variant=model.variant, num_classes=7).eval()
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    assert torch.equal(other(images), expected)
+
+
+def test_autocast_channels_last_and_other_dtypes(model: SRNN, images: Tensor) -> None:
+    expected = model(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(model(images).float(), expected, atol=0.1)
+    channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    assert torch.allclose(channels_last(images.to(memory_format=torch.channels_last)), expected, atol=1e-5)
+    assert torch.allclose(copy.deepcopy(model).double()(images.double()).float(), expected, atol=1e-4)
+    assert copy.deepcopy(model).bfloat16()(images.bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_frozen_backbone_learns_nothing(images: Tensor) -> None:
+    model = create_model(TINY, num_classes=7).train()
+    model.backbone.requires_grad_(False)
+    model(images).mean().backward()
+    assert all(p.grad is None for p in model.backbone.parameters())
+    assert all(p.grad is not None for p in [*model.cell.parameters(), *model.fc.parameters()])
+
+
+@pytest.mark.filterwarnings("error::torch.jit.TracerWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("how", ["script", "trace", "fx", "export", "compile"])
+def test_other_representations_compute_the_same(model: SRNN, images: Tensor, how: str) -> None:
+    expected = model(images)
+    if how == "script":
+        other: Any = torch.jit.script(model)
+    elif how == "trace":
+        other = torch.jit.trace(model, images)
+    elif how == "fx":
+        other = torch.fx.symbolic_trace(model)
+    elif how == "export":
+        other = torch.export.export(model, (images,)).module()
+    else:
+        other = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.allclose(other(images), expected, atol=1e-5)
+
+
+def test_the_module_has_the_names_that_tools_rely_on() -> None:
+    model = create_model(TINY)
+    names = list(model.state_dict())
+    assert names[-2:] == ["fc.weight", "fc.bias"]
+    assert {"cell.recurrent.weight", "cell.gate_input.weight", "cell.gate_recurrent.weight"} <= set(names)
+    assert all(name.split(".")[0] in ("backbone", "cell", "fc") for name in names)
+    assert not hasattr(model, "module")
+    assert list(model._modules)[-1] == "fc"
+
+
+def test_the_classifier_is_reset_in_place_on_its_device_and_in_its_dtype() -> None:
+    model = create_model(TINY).double().eval()
+    images = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    model.reset_classifier(12)
+    assert model.get_classifier() is model.fc
+    assert model(images).shape == (1, 12)
+    assert list(model._modules)[-1] == "fc"
+    model.reset_classifier(0)
+    assert model(images).shape == (1, model.head_hidden_size)
+    model.reset_classifier(0, "")
+    assert model(images).shape == (1, model.num_features, 1, 1)
+    model.reset_classifier(5, "avg")
+    assert model(images).shape == (1, 5)
+    for arguments, message in [((-1,), "0 or more"), ((3, ""), "needs num_classes=0"), ((3, "max"), 'be "avg" or ""')]:
+        with pytest.raises(ValueError, match=message):
+            model.reset_classifier(*arguments)
+    assert create_model(TINY, num_classes=0, global_pool="").eval()(images.float()).dim() == 4
+
+
+@pytest.mark.parametrize("name", [TINY, "srnn_test_vit", "srnn_test_convnext", "srnn_densenet121"])
+@pytest.mark.parametrize("coarse", [True, False])
+def test_parameter_groups_run_from_stem_to_head_as_the_backbones_do(name: str, coarse: bool) -> None:
+    from timm.models import group_parameters
+
+    model = create_model(name, num_classes=7)
+    layers = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
+    inner = group_parameters(model.backbone, model.backbone.group_matcher(coarse=coarse), reverse=True)  # pyright: ignore
+    backbone = {k.removeprefix("backbone."): v for k, v in layers.items() if k.startswith("backbone.")}
+    order = sorted(backbone, key=lambda key: inner[key])
+    assert [backbone[key] for key in order] == sorted(backbone.values())
+    assert len({backbone[a] for a in backbone}) == len({inner[a] for a in inner})
+    head = {v for k, v in layers.items() if not k.startswith("backbone.")}
+    assert head == {max(layers.values())}
+    groups = param_groups_layer_decay(model, layer_decay=0.7)
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+
+
+def test_no_weight_decay_names_parameters_of_the_model() -> None:
+    model = create_model("srnn_test_vit", num_classes=7)
+    parameters = dict(model.named_parameters())
+    named = model.no_weight_decay() & parameters.keys()
+    assert {"backbone.pos_embed", "backbone.cls_token"} <= named
+    optimizer = create_optimizer_v2(model, opt="adamw", weight_decay=0.05)
+    without = {id(p) for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
+    assert all(id(parameters[name]) in without for name in named)
+    assert create_model(TINY).no_weight_decay() == set()
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model(TINY, num_classes=7).train()
+    gradients = []
+    for enable in (False, True):
+        twin = copy.deepcopy(model)
+        twin.set_grad_checkpointing(enable)
+        twin(images).square().mean().backward()
+        gradients.append([p.grad for p in twin.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        assert torch.allclose(plain, checkpointed, atol=1e-6)
+    monkeypatch.setattr("srnn_zoo.models.protocol.use_reentrant_ckpt", lambda: True)
+    with pytest.raises(ValueError, match="non-reentrant"):
+        model.set_grad_checkpointing()
+
+
+def test_intermediate_maps_are_the_backbones_on_the_largest_level(images: Tensor) -> None:
+    model = create_model(TINY).eval()
+    expected = model.backbone.forward_intermediates(images, intermediates_only=True)  # pyright: ignore
+    read: list[int] = []
+    model.backbone.register_forward_hook(lambda module, args, output: read.append(args[0].shape[-1]))
+    maps = model.forward_intermediates(images, intermediates_only=True)
+    assert read == []
+    assert all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
+    final, maps = model.forward_intermediates(images, indices=[1, 3])
+    assert torch.allclose(final, model.forward_features(images), atol=1e-5)
+    assert [x.shape for x in maps] == [expected[i].shape for i in (1, 3)]
+
+
+def test_features_only_gives_maps_with_their_info(images: Tensor) -> None:
+    model: Any = timm.create_model(TINY, features_only=True, out_indices=(1, 3)).eval()
+    maps = model(images)
+    assert [x.shape[1] for x in maps] == model.feature_info.channels()
+    assert [96 // x.shape[2] for x in maps] == model.feature_info.reduction()
+    assert all(name.startswith("backbone.") for name in model.feature_info.module_name())
+
+
+def test_features_only_takes_as_many_maps_as_there_are() -> None:
+    model: Any = timm.create_model("srnn_test_convnext", features_only=True).eval()
+    assert model.feature_info.reduction() == [4, 8, 16, 32]
+
+
+def test_a_backbone_without_an_optional_method_says_so(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model(TINY)
+    for method in ("forward_intermediates", "prune_intermediate_layers"):
+        monkeypatch.delattr(type(model.backbone), method)
+        with pytest.raises(RuntimeError, match=f"'{TINY}' has no {method} in timm"):
+            getattr(model, method)(images)
+
+
+def test_a_symbolic_trace_can_be_scripted(images: Tensor) -> None:
+    model = create_model(TINY).eval()
+    traced = torch.fx.symbolic_trace(model)
+    assert list(traced.graph.nodes)[-2].op == "call_module"  # the last value of the graph is the logits
+    assert torch.allclose(torch.jit.script(traced)(images), model(images), atol=1e-5)
+
+
+def test_the_input_size_is_set_where_the_backbone_has_it() -> None:
+    vit = create_model("srnn_test_vit").eval()
+    assert vit.img_size == (320, 320)
+    vit.set_input_size(img_size=256)
+    assert vit.img_size == (256, 256)
+    assert vit.backbone.patch_embed.img_size == (128, 128)  # pyright: ignore
+    assert vit(torch.rand(1, 3, 256, 256)).shape == (1, 1000)
+    assert not hasattr(create_model(TINY), "set_input_size")
+
+
+def test_level_sizes_are_rounded_to_what_the_backbone_reads() -> None:
+    vit = create_model("srnn_test_vit").eval()
+    assert vit.level_sizes((300, 200)) == [(144, 96), (304, 208)]
+    assert [x.shape[-2:] for x in vit.levels(torch.rand(1, 3, 300, 200))] == [(144, 96), (304, 208)]
+    assert vit(torch.rand(1, 3, 300, 200)).shape == (1, 1000)
+    assert create_model(TINY).level_sizes((301, 201)) == [(151, 101), (301, 201)]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (torch.zeros(3, 64, 64), ValueError, r"\(B, C, H, W\); got shape \(3, 64, 64\)"),
+        (torch.zeros(1, 1, 64, 64), ValueError, "reads 3 channels; got 1"),
+        ([torch.zeros(1, 4, 32, 32), torch.zeros(1, 4, 64, 64)], ValueError, "reads 3 channels; got 4"),
+        ([torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 32, 32)], ValueError, "must grow, smallest first"),
+        ([], ValueError, "at least one level"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), TypeError, "must be float and normalised"),
+        ("photo.jpg", TypeError, "must be tensors; got str"),
+        (None, TypeError, "a tensor, a list of levels or a Pyramid; got NoneType"),
+        (torch.zeros(1, 3, 1, 1), ValueError, "too small for scales"),
+    ],
+)
+def test_what_is_no_pyramid_is_refused_in_one_sentence(value: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        create_model(TINY).eval()(value)
+
+
+def test_a_level_the_backbone_cannot_read_is_named() -> None:
+    model = create_model("srnn_inception_v3").eval()
+    with pytest.raises(ValueError, match=r"'srnn_inception_v3' .*cannot read a level of 40 x 40; .* 299 x 299"):
+        model(torch.zeros(1, 3, 80, 80))
+    vit = create_model("srnn_test_vit").eval()
+    for size in (1, 8, 16):
+        with pytest.raises(ValueError, match=f"an image of {size} x {size} is too small for scales"):
+            vit(torch.zeros(1, 3, size, size))
+
+
+def test_nan_images_give_nan_answers_not_confident_ones() -> None:
+    logits = create_model(TINY).eval()(torch.full((1, 3, 64, 64), float("nan")))
+    assert logits.isnan().all()
+
+
+def test_an_empty_batch_gives_no_answers(model: SRNN, images: Tensor) -> None:
+    assert model(images[:0]).shape == (0, 7)
+
+
+def test_the_cell_is_made_in_the_backbones_dtype_and_on_its_device() -> None:
+    model: Any = timm.create_model("srnn_test_vit", dtype=torch.bfloat16).eval()
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model(torch.rand(1, 3, 64, 64).bfloat16()).isfinite().all()
+    assert {p.device.type for p in create_model(TINY, device="meta").parameters()} == {"meta"}
+
+
+def test_a_backbone_with_a_classifier_is_refused() -> None:
+    with pytest.raises(ValueError, match="num_classes=0; this one has 1000"):
+        SRNN(timm.create_model("test_resnet"))
+
+
+def test_maps_alone_need_no_smaller_levels() -> None:
+    model: Any = timm.create_model("srnn_test_vit", features_only=True).eval()
+    assert [x.shape[-1] for x in model(torch.rand(1, 3, 16, 16))] == [1] * 6
+
+
+def test_a_model_trains_to_zero_loss_on_one_batch() -> None:
+    for variant in VARIANTS:
+        torch.manual_seed(0)
+        model = create_model(TINY, variant=variant, num_classes=4).train()
+        images, targets = torch.randn(8, 3, 64, 64), torch.arange(8) % 4
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        for _ in range(60):
+            loss = F.cross_entropy(model(images), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert loss.item() < 0.05, variant
+
+
+def test_the_constructor_composes_any_timm_model() -> None:
+    backbone = timm.create_model("test_convnext", num_classes=0)
+    model = SRNN(backbone, variant="vanilla", scales=(0.25, 0.5, 1.0), num_classes=3, img_size=128).eval()
+    assert (model.img_size, model.cell.activation) == ((128, 128), "identity")
+    assert model.pretrained_cfg["architecture"] == "srnn_test_convnext"
+    assert model(torch.rand(1, 3, 128, 128)).shape == (1, 3)
+    assert "activation=identity" in repr(create_cell("vanilla", 3, activation="identity"))

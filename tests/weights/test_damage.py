@@ -1,0 +1,322 @@
+"""Damaged and foreign files are refused by name, a killed save leaves the old model, and no pickle runs code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from srnn_zoo import SRNN, WeightsUnavailableError, create_model
+from tests.conftest import ROOT, same_weights
+
+from .hub_server import HubServer
+
+FILE = "model.safetensors"
+
+
+def change(saved: Path, edit: Callable[[Any], Any]) -> None:
+    path = saved / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(edit(config) or config))
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 4
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_never_changes_what_is_loaded(saved: Path, model: SRNN) -> None:
+    """Either it is found, or it has only spoilt the name under which the checksum is kept."""
+    sound = (saved / FILE).read_bytes()
+    header = 8 + int.from_bytes(sound[:8], "little")
+    found = 0
+    places = [*range(8, header, 97), *range(header, len(sound), len(sound) // 8), len(sound) - 1]
+    for at in places:
+        flip(saved / FILE, at)
+        for load in (SRNN.from_pretrained, lambda folder: timm.create_model(f"local-dir:{folder}", pretrained=True)):
+            try:
+                loaded: Any = load(saved)
+            except (WeightsUnavailableError, ValueError) as error:
+                found += str(saved) in str(error)
+            else:
+                assert same_weights(loaded, model)
+                assert at < header
+        (saved / FILE).write_bytes(sound)
+    assert found >= 2 * (len(places) - 2)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 1000, 100_000])
+def test_a_truncated_file_is_named(kept: int, saved: Path) -> None:
+    (saved / FILE).write_bytes((saved / FILE).read_bytes()[:kept])
+    with pytest.raises(WeightsUnavailableError, match=r"cannot read the weights in .*model\.safetensors"):
+        SRNN.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("damage", [{"flip_at": 200_000}, {"truncate_to": 100_000}])
+def test_damage_on_the_way_is_found_and_mended_by_force_download(
+    damage: dict[str, int], published: HubServer, cache: Path, model: SRNN
+) -> None:
+    published.fault(FILE, **damage)  # pyright: ignore
+    with pytest.raises(WeightsUnavailableError, match=r"model\.safetensors"):
+        SRNN.from_pretrained("ada/net", cache_dir=cache)
+    published.heal()
+    assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache, force_download=True), model)
+
+
+def test_weights_that_another_program_wrote_need_no_checksum(saved: Path, model: SRNN) -> None:
+    save_file(load_file(saved / FILE), saved / FILE, metadata={"format": "pt"})
+    assert same_weights(SRNN.from_pretrained(saved), model)
+
+
+class Trap:
+    """A pickle that would run code."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("how", ["bare", "torch"])
+def test_a_pickle_that_runs_code_is_refused_wherever_it_lies(
+    how: str, saved: Path, hub: HubServer, cache: Path, tmp_path: Path
+) -> None:
+    marker, file = tmp_path / "ran", saved / "pytorch_model.bin"
+    if how == "bare":
+        file.write_bytes(pickle.dumps(Trap(marker)))
+    else:
+        torch.save({"state_dict": Trap(marker)}, file)
+    (saved / FILE).unlink()
+    hub.add_repo("ada/trap", {path.name: path.read_bytes() for path in saved.iterdir()})
+    with pytest.raises(WeightsUnavailableError, match=r"cannot read the weights in .*pytorch_model\.bin"):
+        SRNN.from_pretrained(saved)
+    with pytest.raises(WeightsUnavailableError, match=r"cannot read the weights in .*pytorch_model\.bin"):
+        SRNN.from_pretrained("ada/trap", cache_dir=cache)
+    with pytest.raises(WeightsUnavailableError, match=r"cannot read the weights in .*pytorch_model\.bin"):
+        create_model("srnn_test_resnet", weights=file)
+    assert not marker.exists()
+
+
+# Weights and configs that do not fit
+
+
+def test_of_hundreds_of_keys_the_first_are_listed(saved: Path) -> None:
+    state = load_file(saved / FILE) | {f"more.{number}": torch.zeros(1) for number in range(25)}
+    save_file(state, saved / FILE)
+    with pytest.raises(ValueError, match=r"unexpected: more\.0, .*more\.\d+ and 5 more$"):
+        SRNN.from_pretrained(saved)
+
+
+def test_all_missing_unexpected_and_wrongly_shaped_keys_are_listed(saved: Path) -> None:
+    state = load_file(saved / FILE)
+    for name in ("backbone.conv1.0.weight", "cell.recurrent.weight"):
+        del state[name]
+    state |= {"cell.extra": torch.zeros(1), "more": torch.zeros(1), "fc.bias": torch.zeros(4)}
+    save_file(state, saved / FILE)
+    for load in (
+        lambda: SRNN.from_pretrained(saved),
+        lambda: timm.create_model(f"local-dir:{saved}", pretrained=True),
+        lambda: SRNN.from_pretrained(saved, num_classes=5),
+    ):
+        with pytest.raises(ValueError, match=r"do not fit this model; missing: ") as caught:
+            load()
+        message = str(caught.value)
+        for part in ("missing: backbone.conv1.0.weight, cell.recurrent.weight", "unexpected: cell.extra, more"):
+            assert part in message
+    with pytest.raises(ValueError, match=r"wrongly shaped: fc\.bias \(4,\) for \(3,\)"):
+        SRNN.from_pretrained(saved)
+
+
+def test_what_transformers_leaves_behind_is_understood(saved: Path) -> None:
+    change(saved, lambda config: config.update(label_names=["old", "names"]))
+    assert "label_names" not in SRNN.from_pretrained(saved).pretrained_cfg
+    state = load_file(saved / FILE)
+    headless = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    save_file(headless, saved / FILE)
+    with pytest.raises(ValueError, match=r"they have no classifier: .*; missing: fc\.weight, fc\.bias"):
+        SRNN.from_pretrained(saved)
+    assert SRNN.from_pretrained(saved, num_classes=5).num_classes == 5
+
+
+def test_other_options_than_the_saved_ones_are_refused_where_weights_do_not_fit(saved: Path) -> None:
+    for variant in ("vanilla", "mgu"):  # the second has the same keys and shapes
+        with pytest.raises(ValueError, match=f"are of variant 'half_gru'; asked for '{variant}'"):
+            SRNN.from_pretrained(saved, variant=variant)
+        with pytest.raises(ValueError, match=f"are of variant 'half_gru'; asked for '{variant}'"):
+            create_model("srnn_test_resnet", weights=saved / FILE, variant=variant)
+    with pytest.raises(ValueError, match="are of srnn_test_resnet; asked for srnn_resnet18"):
+        create_model("srnn_resnet18", weights=saved)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda c: c.update(srnn=None), "is damaged: srnn is None"),
+        (lambda c: c["srnn"].update(format_version="2"), "is damaged: format_version is '2'"),
+        (lambda c: c.update(model_args=None), "is damaged: model_args is None"),
+        (lambda c: c.update(num_classes="3"), "is damaged: num_classes is '3'"),
+        (lambda c: c["pretrained_cfg"].update(foo=1), r"that timm .* does not know: foo; pip install -U timm"),
+        (lambda c: c["srnn"].update(format_version=2, srnn_zoo_version="9.0"), "srnn-zoo 9.0; .* pip install -U srnn-"),
+        (lambda c: c.pop("architecture"), "is no timm config: it names no architecture"),
+        (lambda c: ["a list"], "is no timm config"),
+        (lambda c: c.update(architecture="resnet18"), r"holds timm's resnet18, no SRNN: .*pretrained_backbone=FILE"),
+        (lambda c: c.update(architecture="srnn_resnet_of_2030"), "holds srnn_resnet_of_2030, which timm .* not know"),
+        (lambda c: c["model_args"].update(variant="mine"), "unknown variant 'mine'"),
+        (lambda c: c["model_args"].update(scales=[1.0, 0.5]), "scales must grow"),
+        (lambda c: c["model_args"].update(depth_of_sea=3), "depth_of_sea"),
+    ],
+)
+def test_a_config_of_something_else_says_what_it_is(edit: Callable[[Any], Any], message: str, saved: Path) -> None:
+    change(saved, lambda config: edit(config) if isinstance(edit(dict(config)), list) else edit(config) and None)
+    with pytest.raises((ValueError, TypeError), match=message):
+        SRNN.from_pretrained(saved)
+
+
+def test_a_newer_config_is_refused_through_timm_too(saved: Path) -> None:
+    change(saved, lambda config: config["srnn"].update(format_version=2))
+    with pytest.raises(ValueError, match="has format 2"):
+        timm.create_model(f"local-dir:{saved}", pretrained=True)
+
+
+def test_a_damaged_config_or_an_incomplete_folder_is_named(saved: Path, tmp_path: Path) -> None:
+    (saved / "config.json").write_text('{"architecture": "srnn_te')
+    with pytest.raises(ValueError, match=r"config\.json is damaged: "):
+        SRNN.from_pretrained(saved)
+    (saved / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"saved is no saved model: it has no config\.json"):
+        SRNN.from_pretrained(saved)
+    with pytest.raises(ValueError, match=r"model\.safetensors is a file: give its folder, or use"):
+        SRNN.from_pretrained(saved / FILE)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        SRNN.from_pretrained(tmp_path / "nowhere")
+
+
+# Saving
+
+
+def test_a_save_that_is_refused_leaves_the_old_model(saved: Path, model: SRNN) -> None:
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    for options, message in [
+        ({"label_names": ["a", "b"]}, "label_names must name each of the 3 classes, all different; got 2 names"),
+        ({"label_names": ["a", "a", "b"]}, "got 3 names, 2 of them different"),
+        ({"label_names": "abc"}, "label_names must be a list of texts, one a class, in their order; got 'abc'"),
+        ({"label_names": {0: "a", 1: "b", 2: "c"}}, "must be a list of texts"),
+        ({"label_names": [1, 2, 3]}, "must be a list of texts"),
+        ({"recipe": object()}, "recipe cannot be saved as JSON: <object object"),
+        ({"recipe": {"lr": float("nan")}}, r"recipe\['lr'\] cannot be saved as JSON: nan"),
+        ({"metrics": {"top1": 91.2}}, "metrics are numbers by data set"),
+        ({"metrics": {"iris": {"top1": "high"}}}, "metrics are numbers by data set"),
+        ({"dataset": {"name": "iris"}}, "dataset must be a name, or a list of names"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.save_pretrained(saved, **options)  # pyright: ignore
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+@pytest.mark.parametrize("variant", ["half_gru", "gru"])
+@pytest.mark.parametrize("name", ["README.md", "config.json", FILE])
+def test_a_save_that_is_killed_between_two_files_leaves_a_whole_model(name: str, variant: str, saved: Path) -> None:
+    """Killed before `name` was put in its place: the old model is there, or the new one, and never a mixture."""
+    old = SRNN.from_pretrained(saved)
+    new = create_model("srnn_test_resnet", num_classes=3, variant=variant)
+
+    def replace_until_killed(source: Path, target: Path) -> None:
+        if target.name == name:
+            os._exit(9)
+        source.rename(target)
+
+    child = os.fork()
+    if child == 0:
+        Path.replace = replace_until_killed  # pyright: ignore
+        new.save_pretrained(saved, label_names=["c", "b", "a"])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    has_new_config = name == FILE
+    for loaded in (SRNN.from_pretrained(saved), timm.create_model(f"local-dir:{saved}", pretrained=True)):
+        assert same_weights(cast(SRNN, loaded), new if has_new_config else old)
+        assert cast(SRNN, loaded).pretrained_cfg.get("label_names") == (["c", "b", "a"] if has_new_config else None)
+
+
+def test_the_halves_of_two_models_are_refused(saved: Path, tmp_path: Path) -> None:
+    create_model("srnn_test_resnet", num_classes=3).save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / FILE).replace(saved / FILE)
+    with pytest.raises(WeightsUnavailableError, match="the config of one model and the weights of another: save it"):
+        SRNN.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("moment", ["write_weights", "model_card", "Path.replace"])
+def test_a_save_that_is_killed_leaves_the_old_model(moment: str, saved: Path, model: SRNN) -> None:
+    """The process dies at once, as of SIGKILL, when it comes to `moment`."""
+    before = (saved / FILE).read_bytes()
+    program = f"""
+import os, sys
+from pathlib import Path
+import srnn_zoo
+from srnn_zoo import hub
+model = srnn_zoo.create_model("srnn_test_resnet", num_classes=3)
+place, name = (Path, "replace") if "{moment}" == "Path.replace" else (hub, "{moment}")
+setattr(place, name, lambda *args, **kwargs: os._exit(9))
+model.save_pretrained(sys.argv[1])
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    assert subprocess.run([sys.executable, "-c", program, str(saved)], env=environment, cwd=ROOT).returncode == 9
+    assert (saved / FILE).read_bytes() == before
+    assert same_weights(SRNN.from_pretrained(saved), model)
+    leftovers = [path for path in saved.iterdir() if path.name.startswith(".")]
+    assert leftovers
+    for leftover in leftovers:
+        os.utime(leftover, (0, 0))
+    model.save_pretrained(saved)
+    assert sorted(path.name for path in saved.iterdir()) == ["README.md", "config.json", FILE]
+
+
+def test_others_may_read_what_was_saved(saved: Path) -> None:
+    modes = {path.name: path.stat().st_mode & 0o777 for path in saved.iterdir()}
+    assert modes[FILE] == modes["config.json"] == modes["README.md"]
+
+
+@contextmanager
+def an_ordinary_user() -> Iterator[None]:
+    """Without root's right to write everywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_cache_that_cannot_be_written_serves_what_it_has(published: HubServer, model: SRNN, saved: Path) -> None:
+    import shutil
+    import tempfile
+
+    cache = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
+    try:
+        SRNN.from_pretrained("ada/net", cache_dir=cache)
+        published.add_repo("ada/other", {path.name: path.read_bytes() for path in saved.iterdir()})
+        for path in [cache, *cache.rglob("*")]:
+            if not path.is_symlink():
+                path.chmod(0o555 if path.is_dir() else 0o444)
+        with an_ordinary_user():
+            assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache), model)
+            with pytest.raises(WeightsUnavailableError, match=r"cannot write .* cache_dir= or HF_HOME sets another pl"):
+                SRNN.from_pretrained("ada/other", cache_dir=cache)
+    finally:
+        for path in [cache, *cache.rglob("*")]:
+            if path.is_dir():
+                path.chmod(0o755)
+        shutil.rmtree(cache)

@@ -1,0 +1,192 @@
+"""What networks and hubs do to downloads: told in one sentence, soon, and with no harm done."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from srnn_zoo import SRNN, WeightsUnavailableError, create_model
+from tests.conftest import same_weights
+
+from .hub_server import HubServer
+
+FILE = "model.safetensors"
+CLOSED = "http://127.0.0.1:9"
+
+
+@pytest.fixture(params=["silent", "closed"])
+def dead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Takes the network away when called: a host that accepts and says nothing, or one that is not there."""
+    from huggingface_hub import constants
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        silent = f"http://127.0.0.1:{server.getsockname()[1]}"
+        url = silent if request.param == "silent" else CLOSED
+        template = url + "/{repo_id}/resolve/{revision}/{filename}"
+
+        def take_away() -> None:
+            monkeypatch.setattr(constants, "ENDPOINT", url)
+            monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+        yield take_away
+
+
+LOADS: dict[str, Callable[[Path], SRNN]] = {
+    "from_pretrained": lambda cache: SRNN.from_pretrained("ada/net", cache_dir=cache),
+    "create_model": lambda cache: create_model("hf-hub:ada/net", pretrained=True, cache_dir=cache),
+    "weights": lambda cache: create_model("srnn_test_resnet", weights="ada/net", cache_dir=cache),
+}
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_without_a_network_a_cached_model_opens_and_another_is_refused_within_two_seconds(
+    load: str, published: HubServer, cache: Path, model: SRNN, dead: Callable[[], None], tmp_path: Path
+) -> None:
+    LOADS[load](cache)
+    dead()
+    start = time.perf_counter()
+    assert same_weights(LOADS[load](cache), model)
+    assert time.perf_counter() - start <= 2
+    start = time.perf_counter()
+    with pytest.raises(
+        WeightsUnavailableError, match=r"does not answer within 1.5 s .*: on a machine with network run `hf download"
+    ):
+        LOADS[load](tmp_path / "empty")
+    assert time.perf_counter() - start <= 2
+
+
+def test_without_a_network_a_push_is_refused_within_two_seconds(
+    model: SRNN, hub: HubServer, dead: Callable[[], None]
+) -> None:
+    dead()
+    start = time.perf_counter()
+    with pytest.raises(ConnectionError, match=r"cannot push to ada/net: 127\.0\.0\.1 does not answer within 1"):
+        model.push_to_hub("ada/net")
+    assert time.perf_counter() - start <= 2
+
+
+def test_a_hub_that_hangs_on_files_alone_is_known_within_two_seconds(
+    published: HubServer, cache: Path, model: SRNN
+) -> None:
+    SRNN.from_pretrained("ada/net", cache_dir=cache)
+    published.fault("/resolve/", silent=True)
+    start = time.perf_counter()
+    assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache), model)
+    with pytest.raises(WeightsUnavailableError, match=r"within 1\.5 s \(HF_HUB_ETAG_TIMEOUT sets the seconds\)"):
+        SRNN.from_pretrained("ada/net", cache_dir=cache, force_download=True)
+    assert time.perf_counter() - start <= 4
+
+
+def test_local_files_only_never_asks(published: HubServer, cache: Path, model: SRNN) -> None:
+    with pytest.raises(WeightsUnavailableError, match="local_files_only is set"):
+        SRNN.from_pretrained("ada/net", cache_dir=cache, local_files_only=True)
+    assert not published.requests
+    SRNN.from_pretrained("ada/net", cache_dir=cache)
+    published.clear()
+    assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache, local_files_only=True), model)
+    assert not published.requests
+
+
+# A hub that refuses or fails
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, r"no such model, or it is private; .* `hf auth login`|refuses ada/net \(401\)"),
+        (403, r"the Hub refuses ada/net \(403\): run `hf auth login`"),
+        (404, "ada/net"),
+        (500, "the Hub answers 500 for ada/net: try again later"),
+        (503, "the Hub answers 503 for ada/net: try again later"),
+    ],
+)
+@pytest.mark.parametrize("file", ["config.json", FILE])
+def test_a_refusal_is_one_sentence_and_the_cache_is_used_where_there_is_one(
+    status: int, message: str, file: str, published: HubServer, cache: Path, no_backoff: None, model: SRNN
+) -> None:
+    published.fault(file, status=status)
+    with pytest.raises(WeightsUnavailableError, match=message) as caught:
+        SRNN.from_pretrained("ada/net", cache_dir=cache)
+    assert "\n" not in str(caught.value)
+    published.heal()
+    SRNN.from_pretrained("ada/net", cache_dir=cache)
+    published.fault(file, status=status)
+    if status != 404:  # gone for good
+        assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache), model)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        (
+            "ada/nothing",
+            WeightsUnavailableError,
+            "ada/nothing is no folder here, and the Hub has no such model, or it is private; for a",
+        ),
+        ("ada/net@v9", WeightsUnavailableError, "ada/net has no revision 'v9'"),
+        ("ada/empty", WeightsUnavailableError, "ada/empty has no file config.json: it is no model"),
+        ("ada/half", WeightsUnavailableError, r"ada/half has no file pytorch_model\.bin: it is no model"),
+        ("ada/gated", WeightsUnavailableError, r"ada/gated is gated: ask for access at http.*/ada/gated, then run"),
+        ("ada/net/x", FileNotFoundError, "no file or folder 'ada/net/x'"),
+        ("./ada", FileNotFoundError, "no file or folder './ada'"),
+        ("hf-hub:ada/nothing", WeightsUnavailableError, "ada/nothing is no folder here, and the Hub has no such model"),
+        ("", FileNotFoundError, "no file or folder ''"),
+        (
+            "https://huggingface.co/ada/net",
+            ValueError,
+            r"give a Hub id \(owner/name or .*, not an addr",
+        ),
+        (
+            "srnn_resnet18",
+            ValueError,
+            r"is the name of a model: use srnn_zoo\.create_model\('srnn",
+        ),
+        ("a b", ValueError, r"'a b' is neither a folder nor a Hub id \(owner/name"),
+    ],
+)
+def test_what_is_not_there_is_told_apart(
+    name: str, error: type[Exception], message: str, published: HubServer, cache: Path, saved: Path
+) -> None:
+    published.add_repo("ada/empty", {"README.md": b"nothing"})
+    published.add_repo("ada/half", {"config.json": (saved / "config.json").read_bytes()})
+    published.add_repo("ada/gated", {"config.json": b"{}"}, gated=True)
+    with pytest.raises(error, match=message):
+        SRNN.from_pretrained(name, cache_dir=cache)
+
+
+def test_a_download_that_times_out_says_so(
+    published: HubServer, cache: Path, no_backoff: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    published.fault(FILE, method="GET", silent=True)
+    with pytest.raises(WeightsUnavailableError, match=rf"the download of {FILE} of ada/net stopped \(ReadTimeout.*"):
+        SRNN.from_pretrained("ada/net", cache_dir=cache)
+
+
+@pytest.mark.skipif(huggingface_hub.__version__ < "1", reason="0.x takes it up in the next call only")
+def test_a_download_that_was_cut_goes_on_where_it_stopped(
+    published: HubServer, cache: Path, no_backoff: None, monkeypatch: pytest.MonkeyPatch, model: SRNN
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)  # the client keeps whole chunks only
+    published.fault(FILE, cut_after=500_000, times=1)
+    assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache), model)
+    first, again = [request for request in published.requests if request.method == "GET" and FILE in request.path]
+    assert (first.range, again.range) == (None, "bytes=500000-")
+    assert again.status == 206
+
+
+def test_a_download_that_never_comes_through_is_not_taken_for_cached(
+    published: HubServer, cache: Path, no_backoff: None, model: SRNN
+) -> None:
+    published.fault(FILE, cut_after=1000)
+    with pytest.raises(WeightsUnavailableError, match=rf"the download of {FILE} of ada/net stopped \(.*: try again"):
+        SRNN.from_pretrained("ada/net", cache_dir=cache)
+    with pytest.raises(WeightsUnavailableError, match="is not in the Hugging Face cache"):
+        SRNN.from_pretrained("ada/net", cache_dir=cache, local_files_only=True)
+    published.heal()
+    assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache), model)

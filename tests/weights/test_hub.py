@@ -1,0 +1,258 @@
+"""A model comes back whole: through our own API, timm's local-dir: and hf-hub:, and from the Hub by revision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from timm.models import save_for_hf
+
+import srnn_zoo
+from srnn_zoo import SRNN, create_model, create_transform, list_cells
+from srnn_zoo.inference.predict import class_names
+
+from .hub_server import HubServer
+
+# CNNs, signed CNNs, ViTs; head_hidden_size and num_features differ in the MobileNet
+BACKBONES = ["resnet18", "mobilenetv3_small_050", "test_efficientnet", "test_convnext", "test_vit", "test_nfnet"]
+NAMES = ["setosa", "versicolor", "virginica"]
+
+
+def trained(name: str, **options: Any) -> SRNN:
+    """A model whose cell and batch norms are not as they were made, as after training."""
+    model = create_model(name, **options)
+    for parameter in model.cell.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    for key, buffer in model.named_buffers():
+        if key.endswith("running_mean"):
+            torch.nn.init.normal_(buffer, std=0.1)
+    return model.eval()
+
+
+def in_timm(model: Any) -> SRNN:
+    return model.eval()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def config(model: SRNN, folder: Path) -> Any:
+    model.save_pretrained(folder)
+    return json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("variant", list_cells())
+def test_every_variant_comes_back_every_way(
+    variant: str, backbone: str, tmp_path: Path, cache: Path, hub: HubServer
+) -> None:
+    options: dict[str, Any] = {"variant": variant, "scales": (0.25, 0.5, 1.0), "num_classes": 3, "in_chans": 1}
+    model = trained(f"srnn_{backbone}", interpolation="bilinear", img_size=128, **options)
+    saved = tmp_path / "saved"
+    model.save_pretrained(saved, label_names=NAMES, recipe={"epochs": 3}, metrics={"iris": {"top1": 97.0}})
+    hub.add_repo("ada/net", files(saved))
+    images = torch.randn(2, 1, 128, 128)
+    with torch.inference_mode():
+        logits = model(images)
+        for index, loaded in enumerate(
+            [
+                SRNN.from_pretrained(saved).eval(),
+                SRNN.from_pretrained("ada/net", cache_dir=cache).eval(),
+                in_timm(timm.create_model(f"local-dir:{saved}", pretrained=True)),
+                in_timm(timm.create_model("hf-hub:ada/net", pretrained=True, cache_dir=cache)),
+                create_model("hf-hub:ada/net", pretrained=True, cache_dir=cache).eval(),
+                create_model(f"srnn_{backbone}", weights=saved).eval(),
+            ]
+        ):
+            assert torch.equal(loaded(images), logits)
+            for attribute in ("variant", "scales", "interpolation", "num_classes", "in_chans", "img_size", "metadata"):
+                expected = getattr(model, attribute) or {"recipe": {"epochs": 3}, "metrics": {"iris": {"top1": 97.0}}}
+                assert getattr(loaded, attribute) == expected
+            assert loaded.cell.activation == model.cell.activation
+            assert class_names(loaded) == NAMES
+            again = config(loaded, tmp_path / str(index))
+            assert again == json.loads((saved / "config.json").read_text())
+    assert hub.count("GET", "model.safetensors") == 1
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_what_was_changed_after_making_comes_back(backbone: str, tmp_path: Path) -> None:
+    model = trained(f"srnn_{backbone}", num_classes=7)
+    images = torch.randn(1, 3, 96, 96)
+    for classes in (7, 4, 0):
+        model.reset_classifier(classes)
+        model.save_pretrained(tmp_path / str(classes))
+        for loaded in (
+            SRNN.from_pretrained(tmp_path / str(classes)).eval(),
+            in_timm(timm.create_model(f"local-dir:{tmp_path / str(classes)}", pretrained=True)),
+        ):
+            assert loaded.num_classes == classes
+            assert torch.equal(loaded(images), model(images))
+
+
+def test_a_factory_called_directly_keeps_its_arguments(tmp_path: Path) -> None:
+    model = srnn_zoo.get_factory("srnn_test_vit")(
+        variant="gru", scales=(0.5, 0.75, 1.0), activation="relu", num_classes=4, img_size=96, drop_path_rate=0.1
+    ).eval()
+    model.save_pretrained(tmp_path)
+    loaded = SRNN.from_pretrained(tmp_path).eval()
+    images = torch.randn(1, 3, 96, 96)
+    assert torch.equal(loaded(images), model(images))
+    changed = {
+        "global_pool": "avg",
+        "in_chans": 3,
+        "img_size": [96, 96],
+    }  # as timm writes it
+    args = {key: value for key, value in model._model_args.items() if key != "num_classes"}
+    assert loaded._model_args == {**args, "scales": loaded.scales, **changed}
+
+
+def test_an_input_size_set_later_comes_back(tmp_path: Path) -> None:
+    model = trained("srnn_test_vit", num_classes=7)
+    model.set_input_size(448)
+    model.save_pretrained(tmp_path)
+    loaded = SRNN.from_pretrained(tmp_path).eval()
+    images = torch.randn(1, 3, 448, 448)
+    assert loaded.img_size == (448, 448)
+    assert torch.equal(loaded(images), model(images))
+
+
+def test_what_timm_itself_saved_comes_back(tmp_path: Path) -> None:
+    model = trained("srnn_test_resnet", variant="vanilla", num_classes=7)
+    images = torch.randn(1, 3, 96, 96)
+    for safe in (True, False):
+        save_for_hf(model, str(tmp_path / str(safe)), safe_serialization=safe)
+        assert torch.equal(SRNN.from_pretrained(tmp_path / str(safe)).eval()(images), model(images))
+
+
+def test_the_preprocessing_comes_back(tmp_path: Path) -> None:
+    model = create_model("srnn_tf_efficientnet_lite1", num_classes=3, scales=(0.5, 0.75, 1.0))
+    model.pretrained_cfg.update(mean=(0.1, 0.2, 0.3), crop_pct=0.8)
+    model.save_pretrained(tmp_path)
+    loaded = SRNN.from_pretrained(tmp_path)
+    assert str(create_transform(loaded)) == str(create_transform(model))
+    assert "mean=(0.1, 0.2, 0.3)" in str(create_transform(loaded))
+    assert loaded.level_sizes() == model.level_sizes() == [(240, 240), (360, 360), (480, 480)]
+
+
+def test_another_number_of_classes_makes_the_classifier_new_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = trained("srnn_test_resnet", num_classes=3)
+    model.save_pretrained(tmp_path, label_names=NAMES, metrics={"iris": {"top1": 97.0}}, base_model="ada/net")
+    loaded = SRNN.from_pretrained(tmp_path, num_classes=5)
+    assert "the classifier is new, of 5 classes instead of 3" in caplog.text
+    assert loaded.fc.weight.shape == (5, model.num_features)
+    for part in ("backbone", "cell"):
+        ours, theirs = getattr(loaded, part).state_dict(), getattr(model, part).state_dict()
+        assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+    assert loaded.metadata == {"base_model": "ada/net"}  # what was measured, was of the other classifier
+    assert class_names(loaded) == [f"class {index}" for index in range(5)]
+
+
+def test_other_channels_adapt_the_first_convolution_as_in_timm(tmp_path: Path) -> None:
+    model = trained("srnn_test_resnet", num_classes=3)
+    model.save_pretrained(tmp_path)
+    loaded = SRNN.from_pretrained(tmp_path, in_chans=1)
+    stem, wanted = loaded.backbone.conv1[0].weight, model.backbone.conv1[0].weight  # pyright: ignore
+    assert torch.allclose(stem, wanted.sum(1, keepdim=True))
+
+
+def test_zero_shot_is_said_until_training_moves_the_cell(tmp_path: Path) -> None:
+    model = create_model("srnn_tf_efficientnet_lite0", pretrained=True)
+    assert config(model, tmp_path)["srnn"]["zero_shot"]
+    assert SRNN.from_pretrained(tmp_path).zero_shot
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.randn(2, 3, 64, 64)).square().mean().backward()
+    optimizer.step()
+    assert not model.zero_shot
+    assert "notes" not in model.pretrained_cfg
+    written = config(model, tmp_path)
+    assert not written["srnn"]["zero_shot"]
+    assert "tag" not in written["pretrained_cfg"]
+    assert written["srnn"]["metadata"]["base_model"] == "tf_efficientnet_lite0.in1k"
+
+
+@pytest.mark.parametrize("variant", ["mean_logit", "half_gru"])
+@pytest.mark.parametrize("part", ["fc", "backbone"])
+def test_training_any_part_ends_zero_shot(part: str, variant: str, tmp_path: Path) -> None:
+    model = create_model("srnn_tf_efficientnet_lite0", variant=variant, pretrained=True).half()
+    model.save_pretrained(tmp_path / "half")
+    assert SRNN.from_pretrained(tmp_path / "half").zero_shot
+    model.float()
+    with torch.no_grad():
+        next(model.get_submodule(part).parameters()).mul_(1.01)
+    model.save_pretrained(tmp_path)
+    assert "never trained" not in (tmp_path / "README.md").read_text()
+    assert not SRNN.from_pretrained(tmp_path).zero_shot
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_precision_comes_back(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = trained("srnn_test_resnet", num_classes=3).to(dtype)
+    model.save_pretrained(tmp_path)
+    images = torch.randn(2, 3, 96, 96).to(dtype)
+    with torch.inference_mode():
+        for loaded in (SRNN.from_pretrained(tmp_path), timm.create_model(f"local-dir:{tmp_path}", pretrained=True)):
+            assert torch.equal(in_timm(loaded)(images), model(images))
+
+
+def test_the_same_model_is_saved_as_the_same_bytes(tmp_path: Path) -> None:
+    model = create_model("srnn_test_resnet", num_classes=3)
+    for index in range(8):
+        model.save_pretrained(tmp_path / str(index))
+    assert len({(tmp_path / str(index) / "model.safetensors").read_bytes() for index in range(8)}) == 1
+
+
+def test_scalars_of_numpy_and_torch_are_numbers_in_json(tmp_path: Path) -> None:
+    model = create_model("srnn_test_resnet", num_classes=3)
+    model.metadata["epochs"] = torch.tensor(3)
+    model.save_pretrained(
+        tmp_path,
+        label_names=np.array(NAMES),
+        dataset=np.str_("iris"),
+        metrics={"iris": {"top1": np.mean([90.0, 91.0]), "top5": np.float32(100)}},
+        recipe={"lr": torch.tensor(0.5), "path": tmp_path, "sizes": (1, 2)},
+    )
+    loaded = SRNN.from_pretrained(tmp_path)
+    assert loaded.metadata == {
+        "epochs": 3,
+        "dataset": "iris",
+        "metrics": {"iris": {"top1": 90.5, "top5": 100.0}},
+        "recipe": {"lr": 0.5, "path": str(tmp_path), "sizes": [1, 2]},
+    }
+    assert class_names(loaded) == NAMES
+
+
+def test_an_unknown_keyword_is_not_published(tmp_path: Path) -> None:
+    model: Any = create_model("srnn_test_resnet", num_classes=3)
+    with pytest.raises(TypeError, match="token"):
+        model.save_pretrained(tmp_path, token="hf_secret")
+    with pytest.raises(TypeError, match="give the revision after an @: ada/net@v1"):
+        SRNN.from_pretrained("ada/net", revision="v1")
+    with pytest.raises(TypeError, match="from_pretrained loads what was saved, without pretrained_backbone, weights"):
+        SRNN.from_pretrained("ada/net", weights="x", pretrained_backbone=True)
+
+
+def test_a_licence_is_named_where_there_is_one(tmp_path: Path) -> None:
+    random = create_model("srnn_convnextv2_atto", num_classes=3)  # timm's weights of it are not for commerce
+    random.save_pretrained(tmp_path / "random")
+    assert "license" not in (tmp_path / "random" / "README.md").read_text()
+    assert "license" not in (tmp_path / "random" / "config.json").read_text()
+    create_model("srnn_tf_efficientnet_lite0", pretrained=True).save_pretrained(tmp_path / "lite0")
+    assert "license: apache-2.0" in (tmp_path / "lite0" / "README.md").read_text()
+
+
+def test_features_come_from_a_saved_model(tmp_path: Path) -> None:
+    model = trained("srnn_test_resnet", num_classes=3)
+    model.save_pretrained(tmp_path)
+    features: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, features_only=True).eval()
+    images = torch.randn(1, 3, 96, 96)
+    maps = model.forward_intermediates(images, intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(features(images), maps, strict=True))

@@ -1,0 +1,174 @@
+"""Models on the Hub: pushed, opened by revision and with a token, downloaded once; their cards; and the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard
+
+import srnn_zoo
+from srnn_zoo import SRNN, create_model
+from tests.cli.test_predict import COFFEE, refused, run
+from tests.conftest import same_weights
+
+from .hub_server import HubServer
+from .test_hub import trained
+
+NAMES = ["setosa", "versicolor", "virginica"]
+
+
+def test_push_makes_a_repository_that_opens_by_branch_tag_and_commit(hub: HubServer, ada: HfApi, cache: Path) -> None:
+    images = torch.randn(1, 3, 64, 64)
+    models = [trained("srnn_test_resnet", num_classes=3), trained("srnn_test_resnet", num_classes=3, variant="gru")]
+    first = models[0].push_to_hub("ada/net", token=ada.token, label_names=NAMES)
+    ada.create_tag("ada/net", tag="v1")
+    models[1].push_to_hub("ada/net", token=ada.token, commit_message="Better")
+    models[0].push_to_hub("ada/net", token=ada.token, revision="old")
+    assert sorted(ada.list_repo_files("ada/net")) == [".gitattributes", "README.md", "config.json", "model.safetensors"]
+    for revision, model in [("@v1", 0), ("", 1), ("@main", 1), ("@old", 0), (f"@{first.oid}", 0)]:
+        loaded = SRNN.from_pretrained(f"ada/net{revision}", cache_dir=cache).eval()
+        assert torch.equal(loaded(images), models[model](images))
+    assert loaded.pretrained_cfg["hf_hub_id"] == f"ada/net@{first.oid}"
+
+
+def test_a_private_repository_opens_with_a_token_only(hub: HubServer, ada: HfApi, cache: Path) -> None:
+    model = trained("srnn_test_resnet", num_classes=3)
+    model.push_to_hub("ada/secret", token=ada.token, private=True)
+    assert ada.model_info("ada/secret").private
+    with pytest.raises(
+        srnn_zoo.WeightsUnavailableError, match=r"the Hub has no such model, or it is private; .* token="
+    ):
+        SRNN.from_pretrained("ada/secret", cache_dir=cache)
+    loaded = SRNN.from_pretrained("ada/secret", cache_dir=cache, token=ada.token).eval()
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(loaded(images), model(images))
+
+
+def test_pushing_without_the_right_is_refused(hub: HubServer) -> None:
+    model = create_model("srnn_test_resnet", num_classes=3)
+    with pytest.raises(
+        PermissionError, match=r"cannot push to ada/net: the Hub refuses \(401\); run `hf auth login`, or give a token="
+    ):
+        model.push_to_hub("ada/net")
+    with pytest.raises(PermissionError, match=r"cannot push to ada/net: the Hub refuses \(403\)"):
+        model.push_to_hub("ada/net", token=hub.token("bob"))
+    with pytest.raises(ValueError, match="give the branch as revision='v1', not after an @"):
+        model.push_to_hub("ada/net@v1")
+    with pytest.raises(ValueError, match="give create_pr or revision, not both"):
+        model.push_to_hub("ada/net", create_pr=True, revision="v1")
+    with pytest.raises(ValueError, match="neither a folder nor a Hub id"):
+        model.push_to_hub("ada/net/more", token=hub.token("ada"))
+
+
+def test_a_pull_request_leaves_the_branch_alone(hub: HubServer, ada: HfApi, cache: Path) -> None:
+    hub.add_repo("ada/net", {"README.md": b"mine"})
+    model = create_model("srnn_test_resnet", num_classes=3)
+    commit = model.push_to_hub("ada/net", token=ada.token, create_pr=True)
+    assert commit.pr_revision == "refs/pr/1"
+    assert same_weights(SRNN.from_pretrained("ada/net@refs/pr/1", cache_dir=cache), model)
+    assert ada.list_repo_files("ada/net") == ["README.md"]
+
+
+def test_nothing_but_the_models_own_files_is_downloaded_and_nothing_twice(hub: HubServer, cache: Path) -> None:
+    model = create_model("srnn_test_resnet", num_classes=3)
+    model.push_to_hub("ada/net", token=hub.token("ada"))
+    hub.clear()
+    SRNN.from_pretrained("ada/net", cache_dir=cache)
+    assert {request.path.rpartition("/")[2] for request in hub.requests if request.method == "GET"} == {
+        "config.json",
+        "model.safetensors",
+    }
+    SRNN.from_pretrained("ada/net", cache_dir=cache)
+    assert hub.count("GET", "model.safetensors") == hub.count("GET", "config.json") == 1
+    commit = next((cache / "models--ada--net" / "snapshots").iterdir()).name
+    hub.clear()
+    SRNN.from_pretrained(f"ada/net@{commit}", cache_dir=cache)
+    assert not hub.requests  # what a full hash names cannot change
+
+
+def test_two_processes_that_load_at_once_download_once(hub: HubServer, cache: Path) -> None:
+    create_model("srnn_test_resnet", num_classes=3).push_to_hub("ada/net", token=hub.token("ada"))
+    hub.clear()
+    hub.fault("model.safetensors", method="GET", delay=1.0)  # long enough for both to want it
+    program = "import sys, srnn_zoo; srnn_zoo.SRNN.from_pretrained('ada/net', cache_dir=sys.argv[1])"
+    environment = {**os.environ, **hub.environ, "OMP_NUM_THREADS": "1"}
+    children = [subprocess.Popen([sys.executable, "-c", program, str(cache)], env=environment) for _ in range(2)]
+    assert [child.wait(120) for child in children] == [0, 0]
+    assert hub.count("GET", "model.safetensors") == 1
+
+
+# The model card
+
+
+def test_the_card_says_what_the_model_is_in_valid_yaml(hub: HubServer, ada: HfApi) -> None:
+    model = create_model("srnn_tf_efficientnet_lite0", pretrained=True, num_classes=3)
+    model.push_to_hub(
+        "ada/net",
+        token=ada.token,
+        label_names=NAMES,
+        dataset="iris",
+        metrics={"iris": {"top1": 97.0, "top5": 100}},
+        recipe={"epochs": 3, "lr": 0.001},
+        license="mit",
+    )
+    card = ModelCard(hub.read("ada/net", "README.md").decode())
+    data: Any = card.data
+    assert (data.license, data.base_model, data.datasets) == ("mit", "timm/tf_efficientnet_lite0.in1k", ["iris"])
+    assert data.pipeline_tag == "image-classification"
+    assert [(r.dataset_name, r.metric_name, r.metric_value) for r in data.eval_results] == [
+        ("iris", "top1", 97.0),
+        ("iris", "top5", 100),
+    ]
+    assert "| iris | top1 | 97 |" in card.text
+    assert 'srnn_zoo.SRNN.from_pretrained("ada/net")' in card.text
+    assert "epochs 3, lr 0.001" in card.text
+    assert "never trained" not in card.text
+
+
+def test_the_cards_own_lines_run(lite0: SRNN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    lite0.save_pretrained(tmp_path / "path" / "to" / "net")
+    card = ModelCard.load(tmp_path / "path" / "to" / "net" / "README.md")
+    monkeypatch.chdir(tmp_path)
+    code = card.text.split("```python\n")[1].split("```")[0]
+    namespace: dict[str, Any] = {"image": Image.new("RGB", (320, 240))}
+    exec(code, namespace)
+    assert namespace["logits"].shape == (1, 1000)
+
+
+def test_a_card_of_ones_own_stays(hub: HubServer, ada: HfApi, tmp_path: Path) -> None:
+    model = create_model("srnn_test_resnet", num_classes=3)
+    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, license="mit")
+    assert ModelCard.load(tmp_path / "README.md").data.license == "mit"  # pyright: ignore
+    (tmp_path / "README.md").write_text("mine")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+    hub.add_repo("ada/net", {"README.md": b"mine"})
+    model.push_to_hub("ada/net", token=ada.token)
+    assert hub.read("ada/net", "README.md") == b"mine"
+
+
+# The command
+
+
+def test_a_saved_model_is_named_by_its_folder_or_hub_id(saved: Path, published: HubServer) -> None:
+    model = SRNN.from_pretrained(saved)
+    model.save_pretrained(saved, label_names=["cat", "cup", "other"], base_model="ada/base")
+    said = run("predict", COFFEE, "--model", str(saved), "--json")
+    assert said.code == 0
+    (answer,) = map(json.loads, said.out.splitlines())
+    assert {top["label"] for top in answer["levels"][0]["top"]} == {"cat", "cup", "other"}
+    facts = json.loads(run("info", str(saved), "--json").out)
+    assert (facts["model"], facts["classes"], facts["base_model"]) == ("srnn_test_resnet", 3, "ada/base")
+    assert json.loads(run("info", "ada/net", "--json").out)["classes"] == 3
+    assert "is neither a folder nor a Hub id" in refused("info", "/no/where")
+    assert "ada/none is no folder here, and the Hub has no such model" in refused("info", "ada/none")
