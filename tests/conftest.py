@@ -1,4 +1,4 @@
-"""What several test files share: the photographs, and small models."""
+"""What several test files share: images and small models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import skimage
 import torch
 from huggingface_hub import HfApi
 from PIL import Image
@@ -20,6 +21,8 @@ from tests.weights.hub_server import HubServer
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("SRNN_ZOO_DATA", ROOT / ".." / "shared" / "data"))
+SKIMAGE = Path(skimage.__file__).parent / "data"
+IMAGENET_IDS = {"chelsea.png": "n02124075", "coffee.png": "n07920052", "motorcycle_left.png": "n03785016"}
 FRUIT = tuple("fig kiwi lime mango olive peach plum".split())
 
 
@@ -48,26 +51,47 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def imagenet_sample() -> list[Path]:
-    """One ImageNet picture for each of 300 classes."""
-    pictures = sorted((DATA / "imagenet-sample").glob("*/*.JPEG"))
-    if not pictures:
-        pytest.skip(f"no photographs under {DATA} (SRNN_ZOO_DATA)")
-    return pictures
+def imagenet_sample(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Images of ImageNet classes, `<WordNet id>/*`: one of each of 300 classes, or without those ten crops."""
+    images = sorted((DATA / "imagenet-sample").glob("*/*.JPEG"))
+    if images:
+        return images
+    folder = tmp_path_factory.mktemp("imagenet")
+    for number in range(10):
+        file, name = list(IMAGENET_IDS.items())[number % len(IMAGENET_IDS)]
+        write_crop(file, folder / name / f"{number}.png", number)
+    return sorted(folder.glob("*/*.png"))
 
 
 @pytest.fixture(scope="session")
-def grocery() -> Path:
-    """The Grocery Store Dataset in ImageFolder's layout."""
-    folder = DATA / "grocery"
-    if not folder.is_dir():
-        pytest.skip(f"no photographs under {DATA} (SRNN_ZOO_DATA)")
+def grocery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`{train,val,test}/<class>/*`, `val` without some classes: the Grocery Store Dataset, or without it crops."""
+    if (DATA / "grocery").is_dir():
+        return DATA / "grocery"
+    folder = tmp_path_factory.mktemp("crops")
+    for split, count in {"train": 12, "val": 3, "test": 4}.items():
+        for file in ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg"):
+            name = file.partition(".")[0]
+            for number in range(count if (split, name) != ("val", "rocket") else 0):
+                write_crop(file, folder / split / name / f"{number}.jpg", number + 12 * (split != "train"))
     return folder
+
+
+def write_crop(file: str, to: Path, number: int) -> None:
+    """A crop of one of scikit-image's photographs; every number has a place, size and shape of its own."""
+    with Image.open(SKIMAGE / file) as image:
+        width, height = image.size
+        share = 0.7 + 0.03 * (number % 9)
+        w, h = int(width * share), int(height * (share if number % 2 else 0.9 * share))
+        left, top = (width - w) * (number % 3) // 2, (height - h) * (number % 4) // 3
+        crop = image.convert("RGB").crop((left, top, left + w, top + h))
+    to.parent.mkdir(parents=True, exist_ok=True)
+    crop.resize((max(1, w * (3 + number % 3) // 5), max(1, h * (3 + number % 3) // 5))).save(to)
 
 
 @pytest.fixture
 def class_folders(tmp_path: Path) -> Path:
-    """train/<class>/* with eight pictures of each of three colours, and val/<class>/* with three of each."""
+    """train/<class>/* with eight images of each of three colours, and val/<class>/* with three of each."""
     generator = np.random.default_rng(0)
     for split, count in {"train": 8, "val": 3}.items():
         for name, colour in {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}.items():
@@ -138,7 +162,7 @@ def same_weights(a: srnn_zoo.SRNN, b: srnn_zoo.SRNN) -> bool:
 
 @pytest.fixture(scope="session")
 def fruit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures of each of five classes; the other two of the models' classes are missing."""
+    """Five images of each of five classes; the other two of the models' classes are missing."""
     folder = tmp_path_factory.mktemp("fruit")
     random = np.random.default_rng(0)
     for name in FRUIT[1:6]:
