@@ -28,7 +28,7 @@ import srnn_zoo
 from srnn_zoo.datasets.images import find_images, open_image
 from srnn_zoo.training import recipe
 from srnn_zoo.training.data import image_transform
-from srnn_zoo.training.objective import TrainingForward
+from srnn_zoo.training.losses import TrainingForward
 from srnn_zoo.training.optimizer import create_optimizer
 
 IMAGES = 1_281_167  # of ImageNet-1k's training split

@@ -5,8 +5,7 @@ from __future__ import annotations
 from .data import Photographs, TrainingData, image_transform, open_data, open_split
 from .fit import FitResult, fit
 from .losses import AnytimeLoss, EveryExit, random_heights
-from .presets import PRESETS, recipe
-from .recipe import Recipe
+from .recipe import PRESETS, Recipe, recipe
 from .state import Interrupted
 
 __all__ = [

@@ -13,9 +13,8 @@ from srnn_zoo._errors import missing_extra
 
 from .data import Photographs, image_transform, open_split
 from .probe import Prober
-from .progress import FitResult
 from .recipe import Recipe
-from .run_folder import RunFolder
+from .run_folder import FitResult, RunFolder
 from .state import StopSignals
 from .trainer import Trainer
 

@@ -26,12 +26,10 @@ from srnn_zoo.weights.files import digest
 from .data import Photographs, image_transform
 from .features import Features, evaluate_features, extract_features, fit_features
 from .loader import Batch, eval_loader, num_workers, seed_everything
-from .objective import TrainingForward, create_loss
+from .losses import TrainingForward, create_loss
 from .optimizer import scale_recurrence
-from .presets import PRESETS
-from .progress import FitResult, check_same_run, describe_run
-from .recipe import Recipe
-from .run_folder import RunFolder
+from .recipe import PRESETS, Recipe
+from .run_folder import FitResult, RunFolder, check_same_run, describe_run
 from .state import Interrupted, StopSignals
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Recipes: how a model is trained, as plain data that checks itself and travels as TOML."""
+"""Recipes: how a model is trained, as plain data that checks itself and travels as TOML; three have a name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from srnn_zoo._errors import missing_extra, unknown_name
 
-__all__ = ["Recipe", "known_settings"]
+__all__ = ["PRESETS", "Recipe", "recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ class Recipe:
         except ValueError as error:  # of the TOML or the encoding
             raise ValueError(f"{path} is no recipe: {error}") from error
         try:
-            return cls(**known_settings(settings))
+            return cls(**_known_settings(settings))
         except (TypeError, ValueError) as error:
             raise type(error)(f"{path}: {error}") from error
 
@@ -169,7 +169,7 @@ class Recipe:
                 values[name.strip()] = _toml().loads(f"value = {value}")["value"]
             except ValueError:  # a word, which TOML wants in quotes
                 values[name.strip()] = value.strip()
-        return dataclasses.replace(self, **known_settings(values))
+        return dataclasses.replace(self, **_known_settings(values))
 
     def augmentation(self) -> dict[str, Any]:
         """The arguments of `srnn_zoo.create_transform` for training images."""
@@ -183,7 +183,23 @@ class Recipe:
         }
 
 
-def known_settings(settings: dict[str, Any]) -> dict[str, Any]:
+def recipe(name: str, **settings: Any) -> Recipe:
+    """A recipe by name: `"paper"` (section 4 of the paper), `"finetune"` (a good start for few data) or `"probe"`.
+
+    Args:
+        name: of `PRESETS`.
+        **settings: other values of its fields.
+
+    Raises:
+        ValueError: for an unknown recipe or field, with the closest names, and for a value outside its range.
+        TypeError: for a value of another type.
+    """
+    if name not in PRESETS:
+        raise ValueError(unknown_name("recipe", name, PRESETS))
+    return dataclasses.replace(PRESETS[name], **_known_settings(settings))
+
+
+def _known_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings, or the error with the names closest to one that no recipe has."""
     names = [field.name for field in fields(Recipe)]
     for name in settings:
@@ -269,3 +285,56 @@ def _check_together(recipe: Recipe) -> None:
 
     if recipe.optimizer not in (names := cast("list[str]", list_optimizers())):
         raise ValueError(unknown_name("optimizer", recipe.optimizer, names, "timm.optim.list_optimizers() has all"))
+
+
+# section 4 of the paper; what it does not say is as in PyTorch's ImageNet example, which it builds on
+_PAPER = Recipe(
+    optimizer="sgd",
+    nesterov=True,
+    momentum=0.9,
+    lr=0.001,
+    schedule="step",
+    decay_epochs=30,
+    decay_rate=0.1,
+    epochs=65,
+    weight_decay=1e-4,
+    decay_1d=True,
+    batch_size=256,
+    color_jitter=0.4,
+    interpolation="bicubic",
+)
+
+_FINETUNE = Recipe(
+    optimizer="adamw",
+    lr=3e-3,
+    lr_backbone=0.3,
+    lr_cell=0.1,
+    lr_classifier=1.0,
+    weight_decay=0.05,
+    recurrence=0.25,
+    identity_decay=0.05,
+    schedule="cosine",
+    warmup_epochs=1.0,
+    epochs=20,
+    batch_size=32,
+    clip_grad=1.0,
+    label_smoothing=0.1,
+    crop_scale=(0.5, 1.0),
+    color_jitter=0.0,
+    ema_decay=0.995,
+)
+
+_PROBE = Recipe(
+    optimizer="adamw",
+    lr=5e-3,
+    lr_cell=0.02,
+    weight_decay=0.05,
+    recurrence=0.25,
+    identity_decay=0.05,
+    schedule="cosine",
+    epochs=20,
+    batch_size=256,
+    freeze_backbone=True,
+)
+
+PRESETS: dict[str, Recipe] = {"paper": _PAPER, "finetune": _FINETUNE, "probe": _PROBE}

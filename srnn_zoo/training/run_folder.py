@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +19,14 @@ from .recipe import Recipe
 if TYPE_CHECKING:
     from srnn_zoo.models.srnn import SRNN
 
-__all__ = ["COLUMNS", "RunFolder"]
+__all__ = ["COLUMNS", "FitResult", "Progress", "RunFolder", "check_same_run", "describe_run", "draw_curves", "merit"]
 
 COLUMNS = ("epoch", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "seconds")
+
+_INK, _QUIET = "#1f2430", "#8a8f99"
+_COLOURS = ("#2a6fb0", "#d9772b", "#3a9467", "#b8405e", "#7a5ea8", "#8c6d3f")
+_STYLES = ("-", "--", ":", "-.")  # the second for the second six curves, and so on
+_DASHES = ((0, (6, 3)), (0, (2, 2)), (0, (6, 2, 2, 2)))  # of horizontal lines
 
 Row = Mapping[str, float]
 
@@ -64,7 +71,7 @@ class RunFolder:
         if self._tensorboard and history:
             _write_events(self.path / "tensorboard", history[-1])
         if find_spec("matplotlib") is not None and history:
-            _draw_curves(history, self.path / "curves.png")
+            _plot_log(history, self.path / "curves.png")
 
     def write_skipped(self, skipped: Sequence[str]) -> None:
         """skipped.txt: one line for every image that could not be read."""
@@ -82,6 +89,110 @@ class RunFolder:
         )
 
 
+def draw_curves(
+    axes: Any,
+    ylabel: str,
+    curves: Iterable[tuple[str, Sequence[float], Sequence[float]]],
+    lines: Mapping[str, float] | None = None,
+) -> None:
+    """Draw values against the epoch: a panel of curves.png, or the paper's Figure 3.
+
+    Args:
+        axes: matplotlib's.
+        ylabel: what the values are, with their unit.
+        curves: for each its name, epochs and values.
+        lines: horizontal lines, values by name.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    names: list[str] = []
+    drawn: list[Any] = []
+    looks = itertools.cycle(itertools.product(_STYLES, _COLOURS))
+    for (name, epochs, values), (style, colour) in zip(curves, looks, strict=False):
+        marker = 4 if len(epochs) <= 20 else 0  # one point alone would be nothing without
+        drawn += axes.plot(epochs, values, style, color=colour, linewidth=1.8, marker="o", markersize=marker)
+        names.append(name)
+    for (name, value), dash in zip((lines or {}).items(), itertools.cycle(_DASHES), strict=False):
+        drawn.append(axes.axhline(value, color=_QUIET, linewidth=1.4, linestyle=dash))
+        names.append(f"{name} ({value:.2f})")
+    axes.set_xlabel("epoch", color=_INK)
+    axes.set_ylabel(ylabel, color=_INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(colors=_INK, length=0)
+    axes.grid(axis="y", color=_QUIET, alpha=0.25, linewidth=0.8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_QUIET)
+    legend = axes.legend(drawn, ["-"] * len(drawn), frameon=False, labelcolor=_INK)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set(text=name, parse_math=False)  # a name may begin with _, or hold a $
+
+
+@dataclass
+class FitResult:
+    """What came of a training.
+
+    Attributes:
+        history: for every epoch the columns of log.csv: losses, accuracies in per cent, the learning rate, seconds.
+        best: the row of the best epoch, by validation accuracy and then by loss.
+        skipped: one sentence for every image that could not be read.
+        output: the run's folder.
+    """
+
+    history: list[dict[str, float]]
+    best: dict[str, float]
+    skipped: list[str]
+    output: Path | None = None
+
+
+@dataclass
+class Progress:
+    """Where a run is, what it has reached, and what it is."""
+
+    run: dict[str, Any]
+    epoch: int = 0  # epochs that are over
+    update: int = 0  # updates of this epoch that are over
+    lr: float = 0.0  # of the last update
+    loss_sum: float = 0.0  # over this process's images of this epoch
+    images: int = 0
+    seconds: float = 0.0  # of this epoch
+    history: list[dict[str, float]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    states: int = 0  # that were written
+
+
+def merit(row: dict[str, float]) -> tuple[float, float]:
+    """What the best epoch has most of: validation accuracy, and at the same accuracy the lower loss."""
+    return row["val_top1"], -row["val_loss"]
+
+
+def describe_run(model: SRNN, recipe: Recipe, train: Any) -> dict[str, Any]:
+    """What must be the same when a run is resumed."""
+    return {
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(recipe).items()},
+        "model": model.pretrained_cfg["architecture"],
+        "variant": model.variant,
+        "activation": model.cell.activation,
+        "exits": model.exits,
+        "norm": model.norm,
+        "level sizes": [list(size) for size in model.level_sizes()],
+        "classes": list(getattr(train, "classes", [])) or model.num_classes,
+        "training images": len(train),
+    }
+
+
+def check_same_run(new: dict[str, Any], old: dict[str, Any], folder: Path) -> None:
+    """Raise the error that lists how a run to be resumed differs from the one in the folder."""
+    names = [name for name in {**old, **new} if new.get(name) != old.get(name)]
+    different = [
+        "other classes" if name == "classes" else f"{name} {new.get(name)}, was {old.get(name)}" for name in names
+    ]
+    if different:
+        raise ValueError(
+            f"{folder} cannot be resumed with another recipe, model or data: {'; '.join(different)}; "
+            f"its own recipe is {folder / 'recipe.toml'}"
+        )
+
+
 def _short(value: float) -> float | str:
     return f"{value:.8g}" if isinstance(value, float) else value
 
@@ -95,21 +206,16 @@ def _write_events(folder: Path, row: Row) -> None:
             writer.add_scalar(name.replace("_", "/", 1), row[name], epoch)
 
 
-def _draw_curves(history: Sequence[Row], file: Path) -> None:
+def _plot_log(history: Sequence[Row], file: Path) -> None:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    both: Any = figure.subplots(1, 2)
-    loss, top = both
+    figure = Figure(figsize=(9, 3.6), layout="constrained", facecolor="white")
+    panels = {
+        "loss": {"train_loss": "training", "val_loss": "validation"},
+        "validation accuracy (%)": {"val_top1": "top-1", "val_top5": "top-5"},
+    }
     epochs = [row["epoch"] for row in history]
-    panels = [(loss, "train_loss", "training"), (loss, "val_loss", "validation")]
-    panels += [(top, "val_top1", "top-1"), (top, "val_top5", "top-5")]
-    for axes, name, label in panels:
-        axes.plot(epochs, [row[name] for row in history], label=label, marker="." if len(epochs) < 30 else "")
-    for axes, title in ((loss, "loss"), (top, "validation accuracy in %")):
-        axes.set(title=title, xlabel="epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
+    for axes, (ylabel, columns) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        curves = [(label, epochs, [row[column] for row in history]) for column, label in columns.items()]
+        draw_curves(axes, ylabel, curves)
     figure.savefig(os.fspath(file), dpi=110)

@@ -8,23 +8,23 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
-from timm.utils import ModelEmaV3
+from timm.utils import ModelEmaV3, accuracy
 from timm.utils.distributed import distribute_bn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from srnn_zoo.datasets.images import ImageError
 
 from .loader import Batch, TrainBatches, eval_loader, num_workers, seed_everything, train_loader
-from .objective import TrainingForward, create_loss, create_mixup
+from .losses import TrainingForward, create_loss, create_mixup
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate, scale_recurrence
-from .progress import FitResult, Progress, check_same_run, describe_run, merit
 from .recipe import Recipe
-from .run_folder import RunFolder
+from .run_folder import FitResult, Progress, RunFolder, check_same_run, describe_run, merit
 from .state import Interrupted, StopSignals, find_state, read_progress, write_state
-from .validation import validate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -189,7 +189,7 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             distribute_bn(self.model, self.accelerator.num_processes, reduce=True)
             distribute_bn(self.measured, self.accelerator.num_processes, reduce=True)
-        measures = validate(self.measured, self.val_loader, self.accelerator, self._between_batches)
+        measures = _validate(self.measured, self.val_loader, self.accelerator, self._between_batches)
         self._stop_if_asked()
         here.seconds += time.monotonic() - started
         loss_sum, images = self._sum(here.loss_sum, here.images)
@@ -311,3 +311,38 @@ class Trainer:
             leave=False,
             disable=not self.bars,
         )
+
+
+@torch.no_grad()
+def _validate(
+    model: SRNN, loader: Iterable[Batch], accelerator: Accelerator, on_batch: Callable[[Batch], Any]
+) -> dict[str, float]:
+    """`val_loss` (cross-entropy of the last level), `val_top1` and `val_top5` in per cent.
+
+    Args:
+        model: is put in eval mode.
+        loader: of this process's share.
+        accelerator: over whose processes the figures are summed.
+        on_batch: called with every batch.
+
+    Raises:
+        ValueError: if no image could be read.
+    """
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64)  # loss, right at first, right among five, images
+    for batch in loader:
+        on_batch(batch)
+        if batch.images is None:
+            continue
+        images, targets = batch.images.to(accelerator.device), batch.targets.to(accelerator.device)
+        with accelerator.autocast():
+            logits = model(images)
+        count = len(targets)
+        right = [round(float(percent) * count / 100) for percent in accuracy(logits, targets, topk=(1, 5))]
+        loss = F.cross_entropy(logits.float(), targets, reduction="sum").item()
+        sums += torch.tensor([loss, *right, count], dtype=torch.float64)
+    device_sums = sums.to(accelerator.device, torch.float64 if accelerator.device.type != "mps" else torch.float32)
+    loss, top1, top5, count = accelerator.reduce(device_sums, "sum").tolist()  # pyright: ignore
+    if count == 0:
+        raise ValueError("no image of the validation split can be read")
+    return {"val_loss": loss / count, "val_top1": 100 * top1 / count, "val_top5": 100 * top5 / count}
