@@ -26,7 +26,7 @@ from tqdm import tqdm
 import srnn_zoo
 from srnn_zoo.datasets.folder import ModelFolder
 from srnn_zoo.evaluation.plot import plot_pareto
-from srnn_zoo.inference.answers import Answers
+from srnn_zoo.inference.answers import CollectedAnswers
 from srnn_zoo.inference.curve import Point, pareto, write_pareto
 from srnn_zoo.inference.thresholds import measure
 from srnn_zoo.models.cost import level_gmacs
@@ -115,7 +115,7 @@ class SRNNRun:
         fit(args, self.model, chosen["train"], seed, loss)
         costs = torch.tensor([level_gmacs(self.model, size) for size in chosen["test"].sizes]).cumsum(0)
         self.held_out, self.test = (
-            Answers(evaluate_features(self.model, chosen[s]), chosen[s].targets, costs, chosen[s].sizes)
+            CollectedAnswers(evaluate_features(self.model, chosen[s]), chosen[s].targets, costs, chosen[s].sizes)
             for s in ("val", "test")
         )
         self.levels = [point for point in pareto(self.test) if point.kind == "level"]
@@ -130,7 +130,7 @@ class SRNNRun:
         """What it does on the test split."""
         rule: Any = self.exit_at(part).exit
         [outcome] = measure(self.test, rule, [rule.thresholds])
-        return Point(rule.name, "curve", outcome.gmacs, outcome.accuracy, outcome.exits, outcome.thresholds)
+        return Point(rule.name, "curve", outcome.gmacs, outcome.accuracy, outcome.stop_shares, outcome.thresholds)
 
     def curve(self) -> list[Point]:
         """The whole curve on the test split, by thresholds from the validation split."""

@@ -13,6 +13,7 @@ from .inference.answers import collect
 from .inference.calibrate import budget_rule, calibrate
 from .inference.curve import pareto, write_pareto
 from .inference.early_exit import Anytime
+from .inference.exits import list_exits, register_exit
 from .models.build import ModelFactory
 from .models.cells import Cell, list_cells, register_cell
 from .models.convert import to_base_cnn
@@ -51,11 +52,13 @@ __all__ = [
     "get_weights",
     "init_from_base_cnn",
     "list_cells",
+    "list_exits",
     "list_models",
     "list_pretrained",
     "pareto",
     "pyramid_collate",
     "register_cell",
+    "register_exit",
     "register_weights",
     "to_base_cnn",
     "write_pareto",

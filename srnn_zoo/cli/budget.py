@@ -17,7 +17,7 @@ from .options import SizesOption, VariantOption, load, parse_sizes
 
 if TYPE_CHECKING:
     from srnn_zoo.datasets.folder import FolderLoader
-    from srnn_zoo.inference.answers import Answers
+    from srnn_zoo.inference.answers import CollectedAnswers
     from srnn_zoo.inference.curve import Point
     from srnn_zoo.inference.predict import Skipped
     from srnn_zoo.models.srnn import SRNN
@@ -181,7 +181,7 @@ def _pictures(data: Path, network: SRNN, sizes: list[int] | None, batch_size: in
         return ModelFolder(data, network, sizes=sizes).loader(batch_size, workers)
 
 
-def _answers(network: SRNN, loader: FolderLoader) -> Answers:
+def _answers(network: SRNN, loader: FolderLoader) -> CollectedAnswers:
     """What the model says of all pictures that can be read, with a progress bar."""
     import torch
 
@@ -227,9 +227,9 @@ def _check_files(output: Path | None, plot: Path | None) -> None:
             fail(f"--plot: {error}")
 
 
-def _calibration_as_text(network: SRNN, answers: Answers) -> str:
+def _calibration_as_text(network: SRNN, answers: CollectedAnswers) -> str:
     """Thresholds, where the held-out pictures stop, and what that gives, beside all levels."""
-    from srnn_zoo.inference.early_exit import stored_rule
+    from srnn_zoo.inference.exits import stored_rule
     from srnn_zoo.inference.thresholds import measure
 
     rule = stored_rule(network)
@@ -243,7 +243,7 @@ def _calibration_as_text(network: SRNN, answers: Answers) -> str:
     for index, (height, width) in enumerate(answers.sizes):
         last = index + 1 == len(answers.sizes)
         threshold = "" if last else "never" if thresholds[index] > 1 else f"{thresholds[index]:.4f}"
-        lines.append(f"  {f'{height} x {width}':<14}{threshold:>10}{100 * found.exits[index]:>7.1f} %")
+        lines.append(f"  {f'{height} x {width}':<14}{threshold:>10}{100 * found.stop_shares[index]:>7.1f} %")
     lines += [
         f"  early exit  {found.accuracy:6.2f} %  {found.gmacs:8.3f} GMACs a picture",
         f"  all levels  {full:6.2f} %  {full_cost:8.3f} GMACs a picture",
@@ -259,7 +259,7 @@ def _points_as_text(points: list[Point]) -> str:
     rows = [(f"early exit, {p.name}" if p.kind == "curve" else p.name, p) for p in shown + points[len(curve) :]]
     lines = [f"{'':<28}{'GMACs':>8}{'top-1':>10}   part that stops at each level"]
     for name, point in rows:
-        exits = "  ".join(f"{100 * part:.0f} %" for part in point.exits)
+        exits = "  ".join(f"{100 * part:.0f} %" for part in point.stop_shares)
         lines.append(f"{name:<28}{point.gmacs:>8.3f}{point.accuracy:>8.2f} %   {exits}".rstrip())
     return "\n".join(lines)
 

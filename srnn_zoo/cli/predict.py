@@ -140,8 +140,7 @@ def _as_text(prediction: Prediction, width: int = 34) -> str:
 def _exit_rule(network: SRNN, exit: str | None, budget: float | None, sizes: list[int] | None) -> ExitRule | None:
     """When pictures stop; says on stderr what a budget has come to."""
     from srnn_zoo.inference.calibrate import budget_rule, check_calibrated
-    from srnn_zoo.inference.early_exit import stored_rule
-    from srnn_zoo.inference.exits import FixedLevel, ScoreRule
+    from srnn_zoo.inference.exits import FixedLevel, ScoreRule, stored_rule
     from srnn_zoo.transforms.pyramid import pair
 
     levels = [pair(size) for size in sizes] if sizes else network.level_sizes()

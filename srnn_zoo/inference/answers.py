@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,11 @@ from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
 
-__all__ = ["Answers", "collect"]
+__all__ = ["CollectedAnswers", "collect", "ensembles"]
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class CollectedAnswers:
     """What a model says of a data set after every level.
 
     Of the base CNN alone only the classes are kept, -1 where its logits are not finite.
@@ -61,7 +62,7 @@ class Answers:
 
 
 @torch.no_grad()
-def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = True) -> Answers:
+def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = True) -> CollectedAnswers:
     """A model's answers after every level, for all images of a loader; all must have the same sizes.
 
     Every level is read once. What is kept is `4 * L * K` bytes an image, in the CPU's memory.
@@ -99,7 +100,7 @@ def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = 
         raise ValueError("the loader gave no image")
     gmacs = torch.tensor([level_gmacs(model, size) for size in sizes], dtype=torch.float64).cumsum(0)
     *single_scales, of_logits, of_probabilities = torch.cat(alone, dim=1)
-    return Answers(
+    return CollectedAnswers(
         logits=torch.cat(logits, dim=1),
         targets=torch.cat(targets).long(),
         gmacs=gmacs,
@@ -108,6 +109,16 @@ def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = 
         logit_ensemble=of_logits,
         prob_ensemble=of_probabilities,
     )
+
+
+def ensembles(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The two ensembles of the paper's section 4.1, from the logits of the base CNN on every level `(L, B, K)`.
+
+    Returns:
+        the mean of the logits, and the logarithm of the mean of the probabilities, `(B, K)` each.
+    """
+    log_probabilities = logits.float().log_softmax(dim=-1)
+    return logits.mean(dim=0), log_probabilities.logsumexp(dim=0) - math.log(len(logits))
 
 
 def check_classes(targets: Tensor, count: int, num_classes: int) -> None:
@@ -133,13 +144,13 @@ def _read(model: SRNN, images: Any) -> tuple[list[tuple[int, int]], Tensor, Tens
         steps = list(model.steps(images))
     finally:
         hook.remove()
-    alone = [
-        model.forward_head(level[:, :, None, None], level=index).float()  # F(C(x_s))
-        for index, level in enumerate(features)
-    ]
-    of_logits = torch.stack(alone).mean(dim=0)
-    of_probabilities = torch.stack([logits.softmax(dim=1) for logits in alone]).mean(dim=0)
-    classes = torch.stack([_classes(answer) for answer in (*alone, of_logits, of_probabilities)])
+    alone = torch.stack(
+        [
+            model.forward_head(level[:, :, None, None], level=index).float()  # F(C(x_s))
+            for index, level in enumerate(features)
+        ]
+    )
+    classes = torch.stack([_classes(answer) for answer in (*alone, *ensembles(alone))])
     return [step.size for step in steps], torch.stack([step.logits.float() for step in steps]).cpu(), classes.cpu()
 
 

@@ -10,14 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from srnn_zoo._errors import unknown_name
 from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.transforms.pyramid import pair
 
-from .answers import Answers, collect
-from .early_exit import SCORE_RULES, Anytime
-from .exits import FixedLevel, ScoreRule
+from .answers import CollectedAnswers, collect
+from .early_exit import Anytime
+from .exits import FixedLevel, ScoreRule, score_rule, stored_rule
 from .thresholds import NEVER, Outcome, fit_temperature, measure, search, use_up
 
 __all__ = ["budget_rule", "calibrate", "check_calibrated", "fit_rule", "stored_curve"]
@@ -30,7 +29,7 @@ SLACK = 1e-6  # relative, for sums that round
 
 def calibrate(
     model: SRNN,
-    loader: Iterable[tuple[Any, Tensor]] | Answers,
+    loader: Iterable[tuple[Any, Tensor]] | CollectedAnswers,
     *,
     budget_gmacs: float | None = None,
     target_accuracy: float | None = None,
@@ -70,8 +69,8 @@ def calibrate(
         raise ValueError("spend is about a budget: give budget_gmacs")
     if target_accuracy is not None and not 1 < target_accuracy <= 100:
         raise ValueError(f"target_accuracy is in per cent, above 1 and up to 100 (75, not 0.75); got {target_accuracy}")
-    check_rule(rule)
-    answers = loader if isinstance(loader, Answers) else collect(model, loader)
+    score_rule(rule)
+    answers = loader if isinstance(loader, CollectedAnswers) else collect(model, loader)
     _check_calibration_set(model, answers)
     fitted = fit_rule(answers, rule)
     curve = search(answers, fitted)
@@ -84,6 +83,7 @@ def calibrate(
         best = use_up(answers, fitted, budget_gmacs) if spend else _within(curve, budget_gmacs)
     model.metadata["exit"] = {
         "rule": rule,
+        "module": type(fitted).__module__,
         "thresholds": list(best.thresholds),
         "temperatures": list(fitted.temperatures or ()),
         "held_out": {"gmacs": best.gmacs, "top1": best.accuracy, "images": len(answers.targets)},
@@ -126,8 +126,7 @@ def budget_rule(
     check_calibrated(model, wanted)
     everything = (NEVER,) * (len(costs) - 1)
     thresholds = everything if _pays(gmacs, costs[-1]) else _within(stored_curve(model), gmacs).thresholds
-    stored = model.metadata["exit"]
-    return SCORE_RULES[stored["rule"]](thresholds, stored["temperatures"])
+    return stored_rule(model, thresholds)
 
 
 def check_calibrated(model: SRNN, sizes: Sequence[int | Sequence[int]]) -> None:
@@ -147,23 +146,16 @@ def check_calibrated(model: SRNN, sizes: Sequence[int | Sequence[int]]) -> None:
         )
 
 
-def fit_rule(answers: Answers, rule: str) -> ScoreRule:
+def fit_rule(answers: CollectedAnswers, rule: str) -> ScoreRule:
     """A rule by name, with the temperatures that suit held-out answers; its threshold stops nothing.
 
     Raises:
         ValueError: for an unknown rule, and answers of one level only.
     """
-    check_rule(rule)
+    scored = score_rule(rule)
     if len(answers.gmacs) == 1:
         raise ValueError("of one level only there is none to stop at")
-    temperatures = [fit_temperature(logits, answers.targets) for logits in answers.logits]
-    return SCORE_RULES[rule](NEVER, temperatures)
-
-
-def check_rule(rule: str) -> None:
-    """Refuse a rule that has no score."""
-    if rule not in SCORE_RULES:
-        raise ValueError(unknown_name("rule", rule, SCORE_RULES))
+    return scored(NEVER, [fit_temperature(logits, answers.targets) for logits in answers.logits])
 
 
 def stored_curve(model: SRNN) -> list[Outcome]:
@@ -195,7 +187,7 @@ def _thinned(curve: Sequence[Outcome]) -> list[Outcome]:
     return sorted({_within(curve, budget) for budget in budgets}, key=lambda outcome: outcome.gmacs)
 
 
-def _check_calibration_set(model: SRNN, answers: Answers) -> None:
+def _check_calibration_set(model: SRNN, answers: CollectedAnswers) -> None:
     """Refuse answers that are not this model's, or say nothing; warn of those that say little."""
     levels, images, classes = answers.logits.shape
     if (levels, classes) != (len(model.scales), model.num_classes):

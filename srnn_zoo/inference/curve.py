@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from srnn_zoo.models.srnn import SRNN
 
-from .answers import Answers, collect
+from .answers import CollectedAnswers, collect
 from .calibrate import check_calibrated, fit_rule, stored_curve
-from .early_exit import stored_rule
-from .exits import ScoreRule
+from .exits import ScoreRule, stored_rule
 from .thresholds import measure, search
 
 __all__ = ["Point", "pareto", "write_pareto"]
 
 Loader = Iterable[tuple[Any, Tensor]]
+Thresholds = list[tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Point:
             `"ensemble"` (the base CNN on all levels).
         gmacs: mean cost of an image.
         accuracy: top-1, in per cent.
-        exits: the part of the images that stopped at each level, in [0, 1]; empty for the base CNN.
+        stop_shares: the part of the images that stopped at each level, in [0, 1]; empty for the base CNN.
         thresholds: for every level but the last.
         optimistic: whether the thresholds were chosen on the very images on which they were measured.
     """
@@ -42,16 +42,16 @@ class Point:
     kind: Literal["curve", "level", "single scale", "ensemble"]
     gmacs: float
     accuracy: float
-    exits: tuple[float, ...] = ()
+    stop_shares: tuple[float, ...] = ()
     thresholds: tuple[float, ...] = ()
     optimistic: bool = False
 
 
 def pareto(
-    source: SRNN | Answers,
+    source: SRNN | CollectedAnswers,
     loader: Loader | None = None,
     *,
-    thresholds_from: Loader | Answers | SRNN | None = None,
+    thresholds_from: Loader | CollectedAnswers | SRNN | None = None,
     rule: str | None = None,
 ) -> list[Point]:
     """Accuracy against mean cost: early exit, every level by itself, the base CNN on single scales, and its ensembles.
@@ -84,21 +84,23 @@ def pareto(
             raise ValueError("pareto(model, loader) needs images; pareto(answers) takes what `collect` made")
         if thresholds_from is None and "exit" in source.metadata:
             thresholds_from = source
-        if thresholds_from is not None and not isinstance(thresholds_from, Answers | SRNN):
+        if thresholds_from is not None and not isinstance(thresholds_from, CollectedAnswers | SRNN):
             thresholds_from = collect(source, thresholds_from)
         answers = collect(source, loader)
     elif loader is not None:
         raise ValueError("pareto(answers) takes no loader: the answers are what is measured")
     else:
         answers = source
-    if thresholds_from is not None and not isinstance(thresholds_from, Answers | SRNN):
+    if thresholds_from is not None and not isinstance(thresholds_from, CollectedAnswers | SRNN):
         raise ValueError("thresholds_from must be answers too where answers are measured: collect(model, loader)")
     if isinstance(thresholds_from, SRNN):
         fitted, thresholds = _stored(thresholds_from, answers, rule)
     else:
         fitted, thresholds = _searched(thresholds_from or answers, answers, rule or "confidence")
     curve = [
-        Point(fitted.name, "curve", o.gmacs, o.accuracy, o.exits, o.thresholds, optimistic=thresholds_from is None)
+        Point(
+            fitted.name, "curve", o.gmacs, o.accuracy, o.stop_shares, o.thresholds, optimistic=thresholds_from is None
+        )
         for o in measure(answers, fitted, thresholds)
     ]
     return [*sorted(curve, key=lambda point: point.gmacs), *_levels(answers), *_base_cnn(answers)]
@@ -110,7 +112,18 @@ def write_pareto(points: Iterable[Point], path: str | Path) -> None:
     Raises:
         ValueError: for no points.
     """
-    rows = [{**asdict(p), "exits": _numbers(p.exits), "thresholds": _numbers(p.thresholds)} for p in points]
+    rows = [
+        {
+            "name": point.name,
+            "kind": point.kind,
+            "gmacs": point.gmacs,
+            "accuracy": point.accuracy,
+            "exits": _numbers(point.stop_shares),
+            "thresholds": _numbers(point.thresholds),
+            "optimistic": point.optimistic,
+        }
+        for point in points
+    ]
     if not rows:
         raise ValueError("no points to write")
     with Path(path).open("w", newline="", encoding="utf-8") as file:
@@ -119,7 +132,7 @@ def write_pareto(points: Iterable[Point], path: str | Path) -> None:
         writer.writerows(rows)
 
 
-def _stored(model: SRNN, answers: Answers, rule: str | None) -> tuple[ScoreRule, list[tuple[float, ...]]]:
+def _stored(model: SRNN, answers: CollectedAnswers, rule: str | None) -> tuple[ScoreRule, Thresholds]:
     """Rule and thresholds of a calibrated model."""
     check_calibrated(model, answers.sizes or model.level_sizes())
     stored = stored_rule(model)
@@ -129,7 +142,7 @@ def _stored(model: SRNN, answers: Answers, rule: str | None) -> tuple[ScoreRule,
     return stored, [outcome.thresholds for outcome in stored_curve(model)]
 
 
-def _searched(held_out: Answers, answers: Answers, rule: str) -> tuple[ScoreRule, list[tuple[float, ...]]]:
+def _searched(held_out: CollectedAnswers, answers: CollectedAnswers, rule: str) -> tuple[ScoreRule, Thresholds]:
     """Rule and thresholds that held-out images choose."""
     if (held_out.sizes, len(held_out.gmacs)) != (answers.sizes, len(answers.gmacs)):
         raise ValueError(
@@ -139,7 +152,7 @@ def _searched(held_out: Answers, answers: Answers, rule: str) -> tuple[ScoreRule
     return fitted, [outcome.thresholds for outcome in search(held_out, fitted)]
 
 
-def _levels(answers: Answers) -> list[Point]:
+def _levels(answers: CollectedAnswers) -> list[Point]:
     """All images stop at one level."""
     costs, accuracies = answers.gmacs.tolist(), _per_cent(answers.right).tolist()
     return [
@@ -148,7 +161,7 @@ def _levels(answers: Answers) -> list[Point]:
     ]
 
 
-def _base_cnn(answers: Answers) -> list[Point]:
+def _base_cnn(answers: CollectedAnswers) -> list[Point]:
     """What the base CNN does with one level, which costs that level alone, and with all."""
     points: list[Point] = []
     if answers.single_scales is not None:

@@ -15,11 +15,9 @@ from srnn_zoo.models.recurrence import Levels, check_every_exit
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.transforms.packed import PackedPyramid, in_order
 
-from .exits import Confidence, Decision, Entropy, ExitRule, Margin, ScoreRule, exit_rule
+from .exits import Decision, ExitRule, ScoreRule, exit_rule, stored_rule
 
-__all__ = ["SCORE_RULES", "Anytime", "AnytimeOutput", "stored_rule"]
-
-SCORE_RULES: dict[str, type[ScoreRule]] = {rule.name: rule for rule in (Confidence, Margin, Entropy)}
+__all__ = ["Anytime", "AnytimeOutput"]
 
 
 class AnytimeOutput(NamedTuple):
@@ -81,18 +79,6 @@ class Anytime(nn.Module):
 
     def extra_repr(self) -> str:
         return f"exit={self.exit!r}"
-
-
-def stored_rule(model: SRNN) -> ScoreRule:
-    """The rule that `calibrate` stored in the model's metadata, which is saved with it.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    stored: dict[str, Any] | None = model.metadata.get("exit")
-    if not stored:
-        raise ValueError('the model was never calibrated: give exit="confidence:0.9", or use srnn_zoo.calibrate')
-    return SCORE_RULES[stored["rule"]](stored["thresholds"], stored["temperatures"])
 
 
 class _Batch:

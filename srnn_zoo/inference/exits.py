@@ -1,9 +1,9 @@
-"""Exit rules: after a level, which images are sure enough to stop."""
+"""Exit rules: after a level, which images are sure enough to stop; and the registry that knows them by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,10 @@ __all__ = [
     "Patience",
     "ScoreRule",
     "exit_rule",
+    "list_exits",
+    "register_exit",
+    "score_rule",
+    "stored_rule",
 ]
 
 
@@ -46,6 +50,115 @@ class Decision(NamedTuple):
 
 ExitRule = Callable[[Decision], Tensor | bool]
 """Which images stop: a bool tensor `(N,)`, or one bool for all."""
+
+RuleT = TypeVar("RuleT", bound="type[Callable[[Decision], Tensor | bool]]")
+
+_EXITS: dict[str, tuple[type[Any], float]] = {}  # the class of every rule, and the example for messages
+
+
+def register_exit(name: str, example: float = 0.5) -> Callable[[RuleT], RuleT]:
+    """Class decorator: makes an exit rule available by name, in `Anytime(model, "name:0.5")` and in the command.
+
+    The class takes one value, and its objects are called with a `Decision`. The rules that subclass `ScoreRule` also
+    take several thresholds (`name:0.9,0.8`), and `calibrate(rule=name)` finds these.
+
+    Args:
+        name: what stands before the colon.
+        example: a value for messages; where it is an int, only whole numbers are accepted.
+
+    Examples:
+        >>> @register_exit("first", example=0.9)
+        ... class First(ScoreRule):
+        ...     def score(self, probabilities):
+        ...         return probabilities[:, 0]
+        >>> exit_rule("first:0.8")
+        First(0.8)
+
+    Raises:
+        ValueError: if another class already holds the name.
+    """
+
+    def register(cls: RuleT) -> RuleT:
+        holder, _ = _EXITS.get(name, (cls, example))
+        if (holder.__module__, holder.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(
+                f"exit rule {name!r} is already registered by {holder.__module__}.{holder.__qualname__}; "
+                "choose another name"
+            )
+        _EXITS[name] = (cls, example)
+        if issubclass(cls, ScoreRule):
+            cls.name = name
+        return cls
+
+    return register
+
+
+def list_exits(scored: bool = False) -> list[str]:
+    """The registered exit rules, in the order they were registered.
+
+    Args:
+        scored: whether to list only those whose thresholds `calibrate` can find.
+    """
+    return [name for name, (rule, _) in _EXITS.items() if not scored or issubclass(rule, ScoreRule)]
+
+
+def exit_rule(text: str) -> ExitRule:
+    """A rule from its text: `confidence:0.9`, `margin:0.5`, `entropy:0.8`, `patience:2`, `level:0`, `deadline:50`.
+
+    Several thresholds, one for every level but the last, have commas between: `confidence:0.9,0.8`.
+
+    Raises:
+        ValueError: for an unknown rule, with the closest names, and a value that is not a number or is out of range.
+    """
+    name, _, value = text.partition(":")
+    if name not in _EXITS:
+        raise ValueError(unknown_name("exit rule", name, _EXITS))
+    rule, example = _EXITS[name]
+    such_as = f"such as {name}:{example:g}"
+    try:
+        numbers = [float(part) for part in value.split(",")]
+    except ValueError:
+        raise ValueError(f"exit rule {name} takes a number after a colon, {such_as}") from None
+    if issubclass(rule, ScoreRule):
+        return rule(numbers if len(numbers) > 1 else numbers[0])
+    if len(numbers) > 1 or not numbers[0] < float("inf"):
+        raise ValueError(f"exit rule {name} takes one number, {such_as}; got {value!r}")
+    if isinstance(example, int) and not numbers[0].is_integer():
+        raise ValueError(f"exit rule {name} takes a whole number, {such_as}; got {value!r}")
+    return rule(type(example)(numbers[0]))
+
+
+def score_rule(name: str) -> type[ScoreRule]:
+    """The class of a rule that has a score, by name.
+
+    Raises:
+        ValueError: for any other name, with the closest ones.
+    """
+    if name not in list_exits(scored=True):
+        raise ValueError(unknown_name("rule", name, list_exits(scored=True)))
+    return _EXITS[name][0]
+
+
+def stored_rule(model: Any, thresholds: Sequence[float] | None = None) -> ScoreRule:
+    """The rule that `calibrate` stored in an SRNN's metadata, which is saved with it.
+
+    Args:
+        model: an SRNN.
+        thresholds: instead of the stored ones.
+
+    Raises:
+        ValueError: if there is none, or if no class is registered for it.
+    """
+    stored: dict[str, Any] | None = model.metadata.get("exit")
+    if not stored:
+        raise ValueError('the model was never calibrated: give exit="confidence:0.9", or use srnn_zoo.calibrate')
+    name, module = stored["rule"], stored.get("module", "the module of its class")
+    if name not in list_exits(scored=True):
+        raise ValueError(
+            f"the model was calibrated with rule {name!r}, which is not registered here: import {module} first "
+            "(a command takes --import)"
+        )
+    return score_rule(name)(stored["thresholds"] if thresholds is None else thresholds, stored["temperatures"])
 
 
 class ScoreRule:
@@ -107,19 +220,17 @@ class ScoreRule:
         return f"{type(self).__name__}({self.thresholds}{temperatures})"
 
 
+@register_exit("confidence", example=0.9)
 class Confidence(ScoreRule):
     """The probability of the answer."""
-
-    name = "confidence"
 
     def score(self, probabilities: Tensor) -> Tensor:
         return probabilities.amax(dim=1)
 
 
+@register_exit("margin", example=0.5)
 class Margin(ScoreRule):
     """How far the answer's probability is above the next one's; 1 where there is one class only."""
-
-    name = "margin"
 
     def score(self, probabilities: Tensor) -> Tensor:
         if probabilities.shape[1] == 1:
@@ -128,16 +239,16 @@ class Margin(ScoreRule):
         return first - second
 
 
+@register_exit("entropy", example=0.8)
 class Entropy(ScoreRule):
     """1 - H / log K: 1 where the model is certain, 0 where all classes are equally likely."""
-
-    name = "entropy"
 
     def score(self, probabilities: Tensor) -> Tensor:
         classes = max(probabilities.shape[1], 2)
         return 1 - torch.special.entr(probabilities).sum(dim=1) / torch.tensor(float(classes)).log().item()
 
 
+@register_exit("patience", example=2)
 class Patience:
     """Stop where the last `count` levels gave the same answer.
 
@@ -155,6 +266,7 @@ class Patience:
         return (recent == recent[:, -1:]).all(dim=1) & (recent.shape[1] == self.count)
 
 
+@register_exit("level", example=0)
 class FixedLevel:
     """Stop after a level, whatever the answer.
 
@@ -171,6 +283,7 @@ class FixedLevel:
         return decision.level >= self.level
 
 
+@register_exit("deadline", example=50.0)
 class Deadline:
     """Stop all images of a batch when the next level would end too late, at the speed of the levels so far.
 
@@ -187,38 +300,3 @@ class Deadline:
 
     def __call__(self, decision: Decision) -> bool:
         return decision.elapsed() * (1 + decision.next_gmacs / decision.gmacs) > self.seconds
-
-
-_RULES: dict[str, Callable[[Any], Any]] = {
-    "confidence": Confidence,
-    "margin": Margin,
-    "entropy": Entropy,
-    "patience": lambda text: Patience(int(text)),
-    "level": lambda text: FixedLevel(int(text)),
-    "deadline": Deadline,
-}
-
-
-def exit_rule(text: str) -> Any:
-    """A rule from its text: `confidence:0.9`, `margin:0.5`, `entropy:0.8`, `patience:2`, `level:0`, `deadline:50`.
-
-    Several thresholds, one for every level but the last, have commas between: `confidence:0.9,0.8`.
-
-    Raises:
-        ValueError: for an unknown rule, with the closest names, and a value that is no number or out of range.
-    """
-    name, _, value = text.partition(":")
-    if name not in _RULES:
-        raise ValueError(unknown_name("exit rule", name, _RULES))
-    try:
-        numbers = [float(part) for part in value.split(",")]
-    except ValueError:
-        raise ValueError(f"exit rule {name} takes a number after a colon, such as {name}:{_EXAMPLES[name]}") from None
-    if name in ("patience", "level", "deadline") and (len(numbers) > 1 or not numbers[0] < float("inf")):
-        raise ValueError(f"exit rule {name} takes one number, such as {name}:{_EXAMPLES[name]}; got {value!r}")
-    if name in ("patience", "level") and not numbers[0].is_integer():
-        raise ValueError(f"exit rule {name} takes a whole number, such as {name}:{_EXAMPLES[name]}; got {value!r}")
-    return _RULES[name](numbers if len(numbers) > 1 else numbers[0])
-
-
-_EXAMPLES = {"confidence": 0.9, "margin": 0.5, "entropy": 0.8, "patience": 2, "level": 0, "deadline": 50}

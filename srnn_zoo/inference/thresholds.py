@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .answers import Answers
+from .answers import CollectedAnswers
 from .exits import ScoreRule
 
 __all__ = ["NEVER", "Outcome", "fit_temperature", "measure", "search", "use_up"]
@@ -26,16 +26,16 @@ class Outcome(NamedTuple):
         thresholds: for every level but the last.
         gmacs: mean cost of an image.
         accuracy: top-1, in per cent.
-        exits: the part of the images that stopped at each level, in [0, 1].
+        stop_shares: the part of the images that stopped at each level, in [0, 1].
     """
 
     thresholds: tuple[float, ...]
     gmacs: float
     accuracy: float
-    exits: tuple[float, ...]
+    stop_shares: tuple[float, ...]
 
 
-def search(answers: Answers, rule: ScoreRule) -> list[Outcome]:
+def search(answers: CollectedAnswers, rule: ScoreRule) -> list[Outcome]:
     """The thresholds that no others tried beat in cost and accuracy, cheapest first; accuracy grows along them.
 
     With two levels one threshold is to be found, and 241 are tried. With more, every rate of MSDNet's search (Huang et
@@ -51,7 +51,7 @@ def search(answers: Answers, rule: ScoreRule) -> list[Outcome]:
     return best
 
 
-def use_up(answers: Answers, rule: ScoreRule, budget: float) -> Outcome:
+def use_up(answers: CollectedAnswers, rule: ScoreRule, budget: float) -> Outcome:
     """The thresholds of MSDNet's search that use a budget up as far as they can; no target is looked at.
 
     Args:
@@ -71,7 +71,7 @@ def use_up(answers: Answers, rule: ScoreRule, budget: float) -> Outcome:
     return max(kept, key=lambda outcome: outcome.gmacs)
 
 
-def measure(answers: Answers, rule: ScoreRule, thresholds: Sequence[Sequence[float]]) -> list[Outcome]:
+def measure(answers: CollectedAnswers, rule: ScoreRule, thresholds: Sequence[Sequence[float]]) -> list[Outcome]:
     """What each of several thresholds `(M, L - 1)` does on a data set.
 
     Args:
@@ -107,7 +107,7 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     return 10 ** ((low + high) / 2)
 
 
-def _scores(answers: Answers, rule: ScoreRule) -> Tensor:
+def _scores(answers: CollectedAnswers, rule: ScoreRule) -> Tensor:
     """How sure every image is after every level, `(L, N)`; where logits are not finite, less than any threshold."""
     temperatures = rule.temperatures or (1.0,) * len(answers.logits)
     levels = [
@@ -161,7 +161,7 @@ def _between(ranked: Tensor, index: int) -> Tensor:
     return ((ranked[index - 1] + ranked[index]) / 2).clamp(min=0)
 
 
-def _outcomes(thresholds: Tensor, scores: Tensor, answers: Answers) -> list[Outcome]:
+def _outcomes(thresholds: Tensor, scores: Tensor, answers: CollectedAnswers) -> list[Outcome]:
     """What thresholds `(M, L - 1)` do, so many at a time as memory bears."""
     right, gmacs = answers.right, answers.gmacs.double()
     levels, images = scores.shape

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from srnn_zoo.inference.answers import Answers
+from srnn_zoo.inference.answers import CollectedAnswers
 
 GMACS = (1.0, 3.0, 7.0, 15.0)
 
 
-def synthetic_answers(levels: int = 3, images: int = 2000, seed: int = 0, **given: object) -> Answers:
+def synthetic_answers(levels: int = 3, images: int = 2000, seed: int = 0, **given: object) -> CollectedAnswers:
     """Ten classes; images differ in how hard they are, and what makes one hard is partly the same at every level."""
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(10, (images,), generator=generator)
     noise = torch.randn(levels, images, 10, generator=generator) + torch.randn(images, 10, generator=generator)
     ease = torch.exp(0.6 * torch.randn(images, 1, generator=generator))
     signal = torch.nn.functional.one_hot(targets, 10) * torch.linspace(1.5, 3.5, levels).view(levels, 1, 1) * ease
-    return Answers(2 * (noise + signal), targets, torch.tensor(GMACS[:levels], dtype=torch.float64), **given)  # pyright: ignore
+    return CollectedAnswers(2 * (noise + signal), targets, torch.tensor(GMACS[:levels], dtype=torch.float64), **given)  # pyright: ignore

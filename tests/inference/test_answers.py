@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from srnn_zoo import SRNN, create_model
-from srnn_zoo.inference.answers import Answers, collect
+from srnn_zoo.inference.answers import CollectedAnswers, collect
 
 from .synthetic_answers import synthetic_answers
 
@@ -128,4 +128,4 @@ def test_answers_that_do_not_belong_together_are_refused() -> None:
         ((logits, targets[:3], gmacs), "one for each of 4 images"),
     ]:
         with pytest.raises(ValueError, match=reason):
-            Answers(*wrong)
+            CollectedAnswers(*wrong)

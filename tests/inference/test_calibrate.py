@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from srnn_zoo import SRNN, budget_rule, create_model
-from srnn_zoo.inference.answers import Answers
+from srnn_zoo.inference.answers import CollectedAnswers
 from srnn_zoo.inference.calibrate import calibrate
 from srnn_zoo.inference.early_exit import Anytime
 from srnn_zoo.inference.exits import FixedLevel, ScoreRule
@@ -24,7 +24,7 @@ from .synthetic_answers import synthetic_answers
 
 
 @pytest.fixture
-def answers() -> Answers:
+def answers() -> CollectedAnswers:
     return synthetic_answers()
 
 
@@ -41,7 +41,7 @@ def model(**options: Any) -> SRNN:
     return create_model("srnn_test_resnet", **options).eval()
 
 
-def result(answers: Answers, rule: Any) -> tuple[float, float]:
+def result(answers: CollectedAnswers, rule: Any) -> tuple[float, float]:
     """Mean cost and accuracy of a rule."""
     [outcome] = measure(answers, rule, [rule.thresholds])
     return outcome.gmacs, outcome.accuracy
@@ -49,7 +49,7 @@ def result(answers: Answers, rule: Any) -> tuple[float, float]:
 
 @pytest.mark.parametrize("rule", ["confidence", "margin", "entropy"])
 @pytest.mark.parametrize("budget", [1.0, 2.0, 4.0, 7.0, 100.0, float("inf")])
-def test_a_budget_is_kept_and_used(budget: float, rule: str, answers: Answers) -> None:
+def test_a_budget_is_kept_and_used(budget: float, rule: str, answers: CollectedAnswers) -> None:
     net = model()
     fast = calibrate(net, answers, budget_gmacs=budget, rule=rule)
     cost, accuracy = result(answers, fast.exit)
@@ -64,12 +64,12 @@ def test_a_budget_is_kept_and_used(budget: float, rule: str, answers: Answers) -
 
 
 @pytest.mark.parametrize("budget", [7.0, 100.0])
-def test_a_budget_that_pays_for_all_levels_reads_all(budget: float, answers: Answers) -> None:
+def test_a_budget_that_pays_for_all_levels_reads_all(budget: float, answers: CollectedAnswers) -> None:
     fast: Any = calibrate(model(), answers, budget_gmacs=budget).exit
     assert fast.thresholds == (2.0, 2.0)
 
 
-def test_a_target_is_reached_at_the_least_cost(answers: Answers) -> None:
+def test_a_target_is_reached_at_the_least_cost(answers: CollectedAnswers) -> None:
     full = 100 * answers.right[2].double().mean().item()
     fast = calibrate(model(), answers, target_accuracy=full - 0.5)
     cost, accuracy = result(answers, fast.exit)
@@ -79,7 +79,7 @@ def test_a_target_is_reached_at_the_least_cost(answers: Answers) -> None:
     assert result(answers, cheaper.exit)[0] < cost
 
 
-def test_what_was_calibrated_is_saved_with_the_model_and_comes_back(answers: Answers, tmp_path: Path) -> None:
+def test_what_was_calibrated_is_saved_with_the_model_and_comes_back(answers: CollectedAnswers, tmp_path: Path) -> None:
     net = model()
     fast = calibrate(net, answers, budget_gmacs=3.0)
     net.save_pretrained(tmp_path)
@@ -99,10 +99,10 @@ def costs_of(net: SRNN) -> torch.Tensor:
     return torch.tensor([level_gmacs(net, size) for size in net.level_sizes()], dtype=torch.float64).cumsum(0)
 
 
-def test_any_budget_is_served_later_without_data_by_a_saved_model(answers: Answers, tmp_path: Path) -> None:
+def test_any_budget_is_served_later_without_data_by_a_saved_model(answers: CollectedAnswers, tmp_path: Path) -> None:
     net = model()
     costs = costs_of(net)
-    own = Answers(answers.logits, answers.targets, costs)
+    own = CollectedAnswers(answers.logits, answers.targets, costs)
     calibrate(net, own, target_accuracy=60.0)
     assert 10 < len(net.metadata["exit"]["curve"]) <= 64
     net.save_pretrained(tmp_path)
@@ -136,7 +136,7 @@ def test_a_model_that_was_never_calibrated_stops_at_the_largest_level_that_all_i
         assert (spent <= budget * (1 + 1e-5)).all()
 
 
-def test_a_calibration_is_of_its_sizes_only(answers: Answers) -> None:
+def test_a_calibration_is_of_its_sizes_only(answers: CollectedAnswers) -> None:
     net = model()
     calibrate(net, answers, budget_gmacs=2.0)
     reason = r"calibrated for levels of 16 x 16 \+ 32 x 32 \+ 64 x 64; its thresholds say nothing of levels of 16 x 16"
@@ -144,7 +144,7 @@ def test_a_calibration_is_of_its_sizes_only(answers: Answers) -> None:
         with pytest.raises(ValueError, match=reason):
             budget_rule(net, 1.0, sizes=sizes)
     assert isinstance(budget_rule(net, 1.0, sizes=[16, 32, 64]), ScoreRule)
-    of_others = Answers(answers.logits, answers.targets, answers.gmacs, sizes=((32, 32), (64, 64), (96, 96)))
+    of_others = CollectedAnswers(answers.logits, answers.targets, answers.gmacs, sizes=((32, 32), (64, 64), (96, 96)))
     calibrate(net, of_others, budget_gmacs=2.0)
     with pytest.raises(ValueError, match=r"use those sizes, or calibrate for these"):
         budget_rule(net, 1.0)
@@ -176,16 +176,16 @@ def test_a_budget_as_printed_suffices() -> None:
         ({"budget_gmacs": 3.0, "rule": "margins"}, "unknown rule 'margins'; did you mean 'margin'"),
     ],
 )
-def test_aims_out_of_reach_are_refused(options: dict[str, Any], reason: str, answers: Answers) -> None:
+def test_aims_out_of_reach_are_refused(options: dict[str, Any], reason: str, answers: CollectedAnswers) -> None:
     net = model()
     with pytest.raises(ValueError, match=reason):
         calibrate(net, answers, **options)
     assert "exit" not in net.metadata
 
 
-def test_missing_classes_are_warned_of(answers: Answers) -> None:
+def test_missing_classes_are_warned_of(answers: CollectedAnswers) -> None:
     some = answers.targets < 7
-    fewer = Answers(answers.logits[:, some], answers.targets[some], answers.gmacs)
+    fewer = CollectedAnswers(answers.logits[:, some], answers.targets[some], answers.gmacs)
     with pytest.warns(UserWarning, match="3 of the model's 10 classes have no image in the calibration set") as caught:
         calibrate(model(), fewer, budget_gmacs=2.0)
     assert len(caught) == 1
@@ -199,7 +199,7 @@ def test_few_images_are_warned_of_and_very_few_refused() -> None:
         calibrate(model(), synthetic_answers(images=9), budget_gmacs=2.0)
 
 
-def test_what_is_not_finite_never_stops_and_is_warned_of(answers: Answers) -> None:
+def test_what_is_not_finite_never_stops_and_is_warned_of(answers: CollectedAnswers) -> None:
     answers.logits[0, :500] = float("nan")
     with pytest.warns(UserWarning, match="500 of 2000 images have logits that are not finite"):
         fast = calibrate(model(), answers, budget_gmacs=2.0)
@@ -215,7 +215,7 @@ def test_what_is_not_finite_never_stops_and_is_warned_of(answers: Answers) -> No
         calibrate(model(), answers, budget_gmacs=2.0)
 
 
-def test_answers_of_another_model_and_one_level_are_refused(answers: Answers) -> None:
+def test_answers_of_another_model_and_one_level_are_refused(answers: CollectedAnswers) -> None:
     for options in ({"num_classes": 9}, {"scales": (0.5, 1.0)}):
         with pytest.raises(ValueError, match="the answers are of 3 levels and 10 classes"):
             calibrate(model(**options), answers, budget_gmacs=2.0)
@@ -224,7 +224,9 @@ def test_answers_of_another_model_and_one_level_are_refused(answers: Answers) ->
 
 
 @pytest.mark.parametrize("budget", [1.0, 1.4, 2.0, 4.0, 6.5])
-def test_a_budget_that_shall_be_spent_is_used_up_whatever_the_targets_are(budget: float, answers: Answers) -> None:
+def test_a_budget_that_shall_be_spent_is_used_up_whatever_the_targets_are(
+    budget: float, answers: CollectedAnswers
+) -> None:
     net = model()
     fast = calibrate(net, answers, budget_gmacs=budget, spend=True)
     cost, _ = result(answers, fast.exit)
@@ -235,6 +237,6 @@ def test_a_budget_that_shall_be_spent_is_used_up_whatever_the_targets_are(budget
     assert again.thresholds == fast.exit.thresholds
 
 
-def test_spending_is_about_a_budget(answers: Answers) -> None:
+def test_spending_is_about_a_budget(answers: CollectedAnswers) -> None:
     with pytest.raises(ValueError, match="spend is about a budget: give budget_gmacs"):
         calibrate(model(), answers, target_accuracy=50.0, spend=True)

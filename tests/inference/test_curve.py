@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from srnn_zoo import SRNN, calibrate, collect, create_model, pareto, write_pareto
-from srnn_zoo.inference.answers import Answers
+from srnn_zoo.inference.answers import CollectedAnswers
 from srnn_zoo.inference.curve import Point
 
 from .synthetic_answers import synthetic_answers
@@ -51,7 +51,7 @@ def test_the_curve_of_the_same_images_rises_is_marked_and_no_level_is_above_it()
     for level in levels:
         assert not level.optimistic
         assert max(p.accuracy for p in curve if p.gmacs <= level.gmacs + 1e-9) >= level.accuracy - 1e-3
-    assert all(sum(p.exits) == pytest.approx(1) for p in points)
+    assert all(sum(p.stop_shares) == pytest.approx(1) for p in points)
     assert points == curve + levels  # of the base CNN these answers say nothing
 
 
@@ -138,4 +138,4 @@ def test_what_makes_no_curve_is_refused(net: SRNN) -> None:
     ]:
         with pytest.raises(ValueError, match=reason):
             pareto(*arguments, **options)
-    assert isinstance(answers, Answers)
+    assert isinstance(answers, CollectedAnswers)

@@ -9,22 +9,21 @@ import pytest
 import torch
 
 from srnn_zoo.inference import thresholds
-from srnn_zoo.inference.answers import Answers
-from srnn_zoo.inference.early_exit import SCORE_RULES
-from srnn_zoo.inference.exits import Confidence
+from srnn_zoo.inference.answers import CollectedAnswers
+from srnn_zoo.inference.exits import Confidence, list_exits, score_rule
 from srnn_zoo.inference.thresholds import Outcome, fit_temperature, measure, search
 
 from .synthetic_answers import synthetic_answers
 
 
-def replay(answers: Answers, rule: str, temperatures: tuple[float, ...], limits: tuple[float, ...]) -> Outcome:
+def replay(answers: CollectedAnswers, rule: str, temperatures: tuple[float, ...], limits: tuple[float, ...]) -> Outcome:
     """What thresholds do, by a plain loop over images and levels."""
     levels, images = answers.logits.shape[:2]
     cost, right, exits = 0.0, 0, [0] * levels
     for image in range(images):
         for level in range(levels):
             logits = answers.logits[level, image]
-            score = SCORE_RULES[rule](0.0).score((logits / temperatures[level]).softmax(0)[None]).item()
+            score = score_rule(rule)(0.0).score((logits / temperatures[level]).softmax(0)[None]).item()
             if level + 1 == levels or (logits.isfinite().all() and score >= limits[level]):
                 cost += answers.gmacs[level].item() / images
                 right += bool(logits.isfinite().all() and logits.argmax() == answers.targets[image])
@@ -33,7 +32,7 @@ def replay(answers: Answers, rule: str, temperatures: tuple[float, ...], limits:
     return Outcome(limits, cost, 100 * right / images, tuple(count / images for count in exits))
 
 
-@pytest.mark.parametrize("rule", sorted(SCORE_RULES))
+@pytest.mark.parametrize("rule", list_exits(scored=True))
 @pytest.mark.parametrize("levels", [2, 3, 4])
 def test_outcomes_are_those_of_a_plain_loop(levels: int, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thresholds, "_CELLS", 1000)  # several chunks
@@ -44,12 +43,12 @@ def test_outcomes_are_those_of_a_plain_loop(levels: int, rule: str, monkeypatch:
     limits = [(0.0,) * (levels - 1), (0.4, 0.9, 0.2)[: levels - 1], (2.0,) * (levels - 1)]
     for limit in list(limits):
         limits.append(tuple(reversed(limit)))
-    outcomes = measure(answers, SCORE_RULES[rule](2.0, temperatures), limits)
+    outcomes = measure(answers, score_rule(rule)(2.0, temperatures), limits)
     for outcome, limit in zip(outcomes, limits, strict=True):
         expected = replay(answers, rule, temperatures, limit)
         assert outcome.thresholds == pytest.approx(limit)
         assert outcome[1:3] == pytest.approx(expected[1:3], abs=1e-5)
-        assert outcome.exits == pytest.approx(expected.exits)
+        assert outcome.stop_shares == pytest.approx(expected.stop_shares)
 
 
 @pytest.mark.parametrize("levels", [2, 3, 4])
