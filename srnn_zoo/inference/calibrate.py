@@ -116,7 +116,7 @@ def budget_rule(
 
     Examples:
         >>> rule = budget_rule(model, 1.0)
-        >>> logits, levels, gmacs = Anytime(model, rule)(images)
+        >>> logits, stopped_at, gmacs = Anytime(model, rule)(images)
     """
     wanted = [pair(size) for size in sizes] if sizes is not None else model.level_sizes()
     costs = list(itertools.accumulate(level_gmacs(model, size) for size in wanted))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from srnn_zoo.models.cost import level_gmacs
-from srnn_zoo.models.recurrence import Levels, check_every_exit
+from srnn_zoo.models.recurrence import Levels, check_every_exit, scan
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.transforms.packed import PackedPyramid, in_order
 
@@ -25,12 +25,12 @@ class AnytimeOutput(NamedTuple):
 
     Attributes:
         logits: `(B, K)`, each of the level at which its image stopped.
-        levels: that level, `(B,)`, 0 for the smallest.
+        stopped_at: that level, `(B,)`, 0 for the smallest.
         gmacs: what the backbone cost each image, `(B,)`, in billions of multiply-accumulates.
     """
 
     logits: Tensor
-    levels: Tensor
+    stopped_at: Tensor
     gmacs: Tensor
 
 
@@ -48,7 +48,7 @@ class Anytime(nn.Module):
 
     Examples:
         >>> fast = Anytime(model.eval(), exit="confidence:0.9")
-        >>> logits, levels, gmacs = fast(images)
+        >>> logits, stopped_at, gmacs = fast(images)
     """
 
     def __init__(self, model: SRNN, exit: str | ExitRule | None = None) -> None:
@@ -125,17 +125,17 @@ def _run(model: SRNN, rule: ExitRule, batch: _Batch | _MixedBatch) -> AnytimeOut
     """Level by level, smallest first, with ever fewer images; which of them is known to the host."""
     elapsed = partial(_seconds_since, time.perf_counter(), batch.device)
     rows = list(range(len(batch.heights)))  # the images that read the next level
-    exits = [0] * len(rows)
+    stopped_at = [0] * len(rows)
     state, result, answers = None, None, None
     spent = 0.0
     for level in range(max(batch.heights)):
         features = batch.features(level, rows)
-        state = model.cell(features, model.cell.initial_state(features) if state is None else state)
-        logits = model.forward_head(model.cell.feature_map(state), level=level)
+        state = next(scan(model.cell, [features], state))
+        logits = model.state_logits(state, level)
         at = torch.tensor(rows, device=logits.device)
         result = logits.clone() if result is None else result.index_copy(0, at, logits)
         for row in rows:
-            exits[row] = level
+            stopped_at[row] = level
         answer = logits.argmax(dim=1, keepdim=True)
         answers = answer if answers is None else torch.cat([answers, answer], dim=1)
         spent += sum(batch.costs[row][level] for row in rows)
@@ -154,9 +154,9 @@ def _run(model: SRNN, rule: ExitRule, batch: _Batch | _MixedBatch) -> AnytimeOut
         rows, state, _, answers = _only(going, rows, state, logits, answers)
         if not rows:
             break
-    result, levels = cast(Tensor, result), torch.tensor(exits)
+    result, levels = cast(Tensor, result), torch.tensor(stopped_at)
     padded = [[*own, *[0.0] * (max(batch.heights) - len(own))] for own in batch.costs]
-    gmacs = torch.tensor(padded).cumsum(1)[torch.arange(len(exits)), levels]
+    gmacs = torch.tensor(padded).cumsum(1)[torch.arange(len(levels)), levels]
     return AnytimeOutput(result, levels.to(result.device), gmacs.to(result.device))
 
 

@@ -14,11 +14,10 @@ from timm.models import PretrainedCfg, build_model_with_cfg
 
 from srnn_zoo._errors import unknown_name
 from srnn_zoo.transforms.pyramid import Interpolation, pair
-from srnn_zoo.weights.files import load_weights
 from srnn_zoo.weights.saved import SavedModel
 
 from .backbone import create_backbone, unexpected_argument
-from .initial import create_base_cnn, init_from_base_cnn
+from .initial import create_base_cnn, init_from_base_cnn, load_weights
 from .norms import Norm
 from .sources import TimmConfig, plan_weights
 from .srnn import SRNN
@@ -119,9 +118,8 @@ def build(
     }
     model = build_model_with_cfg(cast(Any, make), f"srnn_{architecture}", False, **timm_options)
     model.metadata = dict(about[-1].metadata)
-    model.pretrained_cfg.pop("notes", None)
-    if about[-1].notes:
-        model.pretrained_cfg["notes"] = about[-1].notes
+    model.zero_shot = about[-1].zero_shot
+    model.pretrained_cfg.pop("notes", None)  # earlier versions wrote there that a model was zero-shot
     if not about[-1].has_old_classifier:
         model.pretrained_cfg.pop("label_names", None)
     model._model_args = plan.arguments
@@ -129,9 +127,9 @@ def build(
 
 
 class _About(NamedTuple):
-    """What is true of a model for the weights it has: its notes (of `pretrained_cfg`) and its metadata."""
+    """What is true of a model for the weights it has."""
 
-    notes: tuple[str, ...] = ()
+    zero_shot: bool = False
     metadata: dict[str, Any] = {}  # noqa: RUF012 (copied before it is changed)
     has_old_classifier: bool = True
 
@@ -145,8 +143,7 @@ def _load_saved(model: SRNN, saved: SavedModel, config: PretrainedCfg) -> _About
     metadata = saved.about.get("metadata", {})
     if same_classes:
         _logger.info("%s: weights of %s", config.architecture, saved.source)
-        model._zero_shot_fingerprint = float(saved.about.get("fingerprint", 0.0))
-        return _About(tuple(config.notes or ()), metadata)
+        return _About(bool(saved.about.get("zero_shot", False)), metadata)
     text = "%s: weights of %s; the classifier is new, of %d classes instead of %d"
     _logger.warning(text, config.architecture, saved.source, model.num_classes, config.num_classes)
     base = config.hf_hub_id or metadata.get("base_model")
@@ -159,7 +156,7 @@ def _about_base_cnn(model: SRNN, architecture: str, tag: str, file: StrPath | No
     source = f"timm's {base}" if file is None else os.fspath(file)
     text = "%s: zero-shot, from %s" if model.zero_shot else "%s: the backbone's weights are those of %s"
     _logger.info(text, f"srnn_{architecture}", source)
-    return _About(model.pretrained_cfg.get("notes", ()), {"base_model": base} if file is None else {})
+    return _About(model.zero_shot, {"base_model": base} if file is None else {})
 
 
 def _fixed_size(architecture: str) -> bool:

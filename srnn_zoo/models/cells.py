@@ -28,6 +28,7 @@ __all__ = [
     "Vanilla",
     "create_cell",
     "list_cells",
+    "log_mean_probability",
     "register_cell",
 ]
 
@@ -277,8 +278,14 @@ class MeanProb(MeanLogit):
         return state.unflatten(1, (-1, self.dim)).transpose(1, 2)[..., None]
 
     def merge_logits(self, logits: Tensor, feature_map: Tensor) -> Tensor:
-        log_prob = F.log_softmax(logits, dim=-1).unflatten(0, (feature_map.shape[0], feature_map.shape[2]))
-        return log_prob.logsumexp(dim=1) - torch.zeros_like(log_prob).logsumexp(dim=1)  # log of the mean over levels
+        of_levels = logits.unflatten(0, (feature_map.shape[0], feature_map.shape[2]))
+        return log_mean_probability(of_levels, dim=1)
+
+
+def log_mean_probability(logits: Tensor, dim: int) -> Tensor:
+    """The logarithm of the probabilities' mean along `dim`; the classes are the last dimension. It is never -inf."""
+    log_prob = F.log_softmax(logits, dim=-1)
+    return log_prob.logsumexp(dim) - torch.zeros_like(log_prob).logsumexp(dim)  # log n: a trace has no number n
 
 
 @register_cell("concat")
@@ -297,7 +304,7 @@ class Concat(Collect):
             self.fusion.weight.copy_(torch.eye(dim).repeat(1, height) / height)
 
     def output(self, state: Tensor) -> Tensor:
-        traced = torch.jit.is_scripting() or torch.jit.is_tracing() or not isinstance(state, Tensor)
+        traced = torch.jit.is_tracing() or not isinstance(state, Tensor)
         if not traced and state.shape[1] != self.height * self.dim:
             raise ValueError(
                 f"variant 'concat' fuses exactly {self.height} levels; got {state.shape[1] // self.dim}. "

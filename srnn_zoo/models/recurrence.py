@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,27 @@ from torch import Tensor
 from srnn_zoo.transforms.packed import PackedPyramid
 from srnn_zoo.transforms.pyramid import build_levels, scale_ratios
 
+from .cells import Cell
 from .cost import level_gmacs
 
 if TYPE_CHECKING:
     from .srnn import SRNN
 
-__all__ = ["Levels", "Step", "check_every_exit", "steps"]
+__all__ = ["Levels", "Step", "check_every_exit", "scan", "steps"]
+
+
+def scan(cell: Cell, features: Iterable[Tensor], state: Tensor | None = None) -> Iterator[Tensor]:
+    """The loop over scale: the state `(B_s, S)` after every level, smallest first.
+
+    Args:
+        cell: what happens between two scales.
+        features: C(x_s) of the levels, `(B_s, D)`. A later level may have fewer images: those that come first.
+        state: what the first of these levels finds, by default h_0.
+    """
+    for level in features:
+        state = cell.initial_state(level) if state is None else state[: level.shape[0]]
+        state = cell(level, state)
+        yield state
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +109,11 @@ def steps(model: SRNN, x: Any, state: Tensor | Step | None = None) -> Iterator[S
         levels = Levels(model, x)
         sizes, heights, restore = levels.sizes, [len(levels.sizes)], torch.cat
         every_level = (model.level_features(levels.build(s), first + s) for s in range(len(sizes)))
-    current = answers = torch.empty(0)
-    for index, features in enumerate(every_level):
-        if index == 0:
-            current = _start(model, features, state)
-        current = model.cell(features, current[: len(features)])  # the images that have this level come first
+    start = state.state if isinstance(state, Step) else state
+    answers = torch.empty(0)
+    for index, current in enumerate(scan(model.cell, _continuing(every_level, start), start)):
         if model.cell.anytime or index + 1 in heights:
-            logits = model.forward_head(model.cell.feature_map(current), level=first + index)
+            logits = model.state_logits(current, first + index)
             answers = torch.cat([logits, answers[len(logits) :].to(logits)])
             cost = _Cost(model, sizes[: index + 1], spent)
             yield Step(first + index, sizes[index], restore([answers]), restore([current]), cost)
@@ -114,14 +127,12 @@ def check_every_exit(model: SRNN) -> None:
         raise ValueError("the model has no classifier (num_classes=0), so that no level has an answer")
 
 
-def _start(model: SRNN, features: Tensor, state: Tensor | Step | None) -> Tensor:
-    """The state that the first level finds."""
-    current = state.state if isinstance(state, Step) else state
-    if current is None:
-        return model.cell.initial_state(features)
-    if len(current) != len(features):
-        raise ValueError(f"the state is of {len(current)} images; got a level of {len(features)}")
-    return current
+def _continuing(features: Iterable[Tensor], state: Tensor | None) -> Iterator[Tensor]:
+    """The features, as long as they are of the images that the state is of."""
+    for level in features:
+        if state is not None and len(state) != len(level):
+            raise ValueError(f"the state is of {len(state)} images; got a level of {len(level)}")
+        yield level
 
 
 class _Cost:

@@ -1,8 +1,7 @@
 """SRNN: a pyramid, one backbone that reads every level, a cell that runs over scale, one classifier."""
 
-# annotations are evaluated here: torch.fx copies forward's into the code it writes, and TorchScript reads them there
-import math
-from collections.abc import Iterator, Sequence
+# annotations are evaluated here, as torch.fx copies forward's into the code it writes
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
@@ -20,7 +19,6 @@ from srnn_zoo.transforms.pyramid import (
     pair,
     scale_ratios,
 )
-from srnn_zoo.weights.files import fingerprint
 from srnn_zoo.weights.hub import HubMixin
 
 from .backbone import (
@@ -34,14 +32,14 @@ from .backbone import (
 from .cells import create_cell
 from .norms import Norm, convert_norms, select_level
 from .protocol import TimmProtocol
-from .recurrence import Step, steps
+from .recurrence import Step, scan, steps
 
 __all__ = ["SRNN", "Step"]
 
 if TYPE_CHECKING:
     Images: TypeAlias = Tensor | Sequence[Tensor] | PackedPyramid
 else:
-    Images = Tensor  # scripts and traces take the tensor path
+    Images = Tensor  # what the code that torch.fx writes can name
 
 
 _NOT_STORED = frozenset({"weights", "pretrained_backbone", "pretrained_model_args"})
@@ -75,20 +73,13 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
         metadata: what else belongs to the weights, in JSON's types, all optional: `base_model` (a Hub id, or timm's
             name of the base CNN's weights), `dataset`, `metrics` (`{"imagenet-1k": {"top1": 71.5}}`, in per cent),
             `recipe` and `license`. It is saved with the model and comes back.
+        zero_shot: whether this is the paper's initialisation of a pretrained classifier. Set where such weights are
+            made or loaded; `train()`, `load_state_dict` and `reset_classifier` clear it.
 
     Raises:
         ValueError: for an unknown variant, interpolation, kind of exits or norm, scales that do not grow to 1.0, a
             `norm` for a backbone without batch norm, and separate exits of a variant that has one exit.
     """
-
-    # TorchScript wants a list
-    __jit_unused_properties__ = [  # noqa: RUF012
-        "img_size",
-        "zero_shot",
-        "fingerprint",
-        "set_input_size",
-        "_model_args",
-    ]
 
     def __init__(
         self,
@@ -120,7 +111,7 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
         if img_size is not None:
             self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *pair(img_size))
         self.metadata = cast("dict[str, Any]", {})
-        self._zero_shot_fingerprint = 0.0  # 0 where it is not known
+        self.zero_shot = False
         self._stored_args = {}
         if activation == "auto":
             activation = "relu" if has_nonnegative_features(backbone) else "identity"
@@ -140,9 +131,8 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
 
     def forward(self, x: Images) -> Tensor:
         """Logits `(B, num_classes)` of the last state: F(h_n)."""
-        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript must not see the class
-            if isinstance(x, PackedPyramid):
-                return packed_logits(self, x)
+        if isinstance(x, PackedPyramid):
+            return packed_logits(self, x)
         levels = self.levels(x)
         return self.forward_head(self._read(levels), level=len(levels) - 1)
 
@@ -151,22 +141,16 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
 
         In a batch of mixed heights that n is their least common multiple, and every level fills an equal share of it.
         """
-        if not torch.jit.is_scripting():  # noqa: SIM102
-            if isinstance(x, PackedPyramid):
-                return packed_features(self, x)
+        if isinstance(x, PackedPyramid):
+            return packed_features(self, x)
         return self._read(self.levels(x))
 
     def _read(self, levels: list[Tensor]) -> Tensor:
-        features: list[Tensor] = []
-        for index, level in enumerate(levels):
-            features.append(self.level_features(level, index))
-        return self.fuse(features)
+        return self.fuse([self.level_features(level, index) for index, level in enumerate(levels)])
 
     def fuse(self, features: list[Tensor]) -> Tensor:
         """Run the cell over the features `(B, D)` of the levels; returns the last state as `forward_features` does."""
-        state = self.cell.initial_state(features[0])
-        for level_features in features:
-            state = self.cell(level_features, state)
+        *_, state = scan(self.cell, features)
         return self.cell.feature_map(state)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False, level: int | None = None) -> Tensor:
@@ -182,13 +166,27 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
         if pre_logits or self.num_classes == 0:
             return x.mean(dim=(2, 3))
         positions = x.flatten(2).transpose(1, 2).flatten(0, 1)  # (B * positions, D)
-        positions = self.head_drop(positions)
-        logits = self.fc(positions) if torch.jit.is_scripting() else self._classify(positions, level)
-        return self.cell.merge_logits(logits, x)
+        return self.cell.merge_logits(self.level_logits(positions, level), x)
 
-    @torch.jit.unused
-    def _classify(self, x: Tensor, level: int | None) -> Tensor:
-        return self.classifier(level)(x)
+    def level_logits(self, features: Tensor, level: int | None = None) -> Tensor:
+        """F(C(x_s)): what the base CNN alone says, `(B, num_classes)`, of features `(B, D)` of a level."""
+        return self.classifier(level)(self.head_drop(features))
+
+    def state_logits(self, state: Tensor, level: int | None = None) -> Tensor:
+        """F(h_s): logits `(B, num_classes)` of the state `(B, S)` after a level, by default the last."""
+        return self.forward_head(self.cell.feature_map(state), level=level)
+
+    def exit_logits(self, features: Iterable[Tensor]) -> Iterator[Tensor]:
+        """F(h_s) after every level, `(B, num_classes)`, from the features `(B, D)` of the levels, smallest first.
+
+        A cell that answers after the last level only (`concat`) gives that answer alone.
+        """
+        level, state = 0, None
+        for level, state in enumerate(scan(self.cell, features)):
+            if self.cell.anytime:
+                yield self.state_logits(state, level)
+        if state is not None and not self.cell.anytime:
+            yield self.state_logits(state, level)
 
     def classifier(self, level: int | None = None) -> nn.Module:
         """F of the state after a level, by default the last; beyond the levels of `scales`, the last one's too."""
@@ -196,12 +194,6 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
 
     def levels(self, x: Images) -> list[Tensor]:
         """The levels of an input, smallest first: built from one tensor, or checked where they are given."""
-        if torch.jit.is_scripting():
-            return build_levels(x, self._ratios, self.interpolation, self.size_multiple)  # pyright: ignore
-        return self._levels(x)
-
-    @torch.jit.unused
-    def _levels(self, x: Images) -> list[Tensor]:
         traced = torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy)  # a traced tensor has nothing to check
         if isinstance(x, Sequence):
             if not traced:
@@ -231,12 +223,6 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
             level: its images.
             index: of the level, 0 for the smallest, by default the last; only `norm="per_level"` asks.
         """
-        if torch.jit.is_scripting():
-            return self.backbone(level)
-        return self._level_features(level, index)
-
-    @torch.jit.unused
-    def _level_features(self, level: Tensor, index: int | None) -> Tensor:
         try:
             if self.checkpoints_levels and torch.is_grad_enabled():
                 return cast(Tensor, checkpoint(self._backbone_features, level, index, use_reentrant=False))
@@ -253,7 +239,6 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
                 f"{height} x {width}; it was made for {native[0]} x {native[1]}. It says: {error}"
             ) from error
 
-    @torch.jit.unused
     def _backbone_features(self, level: Tensor, index: int | None) -> Tensor:
         if self.norm == "per_level":
             select_level(self.backbone, index)
@@ -292,30 +277,15 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
         height, width = self.pretrained_cfg["input_size"][-2:]
         return height, width
 
-    @property
-    def zero_shot(self) -> bool:
-        """Whether this model has the paper's initialisation: by the notes in its config, while they are true.
+    def train(self, mode: bool = True) -> "SRNN":
+        """As `nn.Module.train`; in training mode a model is no longer zero-shot."""
+        self.zero_shot = self.zero_shot and not mode
+        return super().train(mode)
 
-        Once training has moved cell, backbone or classifier, the note goes out of `pretrained_cfg` when this is read.
-        """
-        notes = self.pretrained_cfg.get("notes", ())
-        if not any(note.startswith("zero-shot") for note in notes):
-            return False
-        initial = create_cell(self.variant, self.num_features, height=len(self.scales)).state_dict()
-        state = self.cell.state_dict()
-        tolerance = 1e-9 if self.fc.get_parameter("weight").dtype in (torch.float32, torch.float64) else 1e-4
-        if all(torch.equal(value.to(initial[key]), initial[key]) for key, value in state.items()) and (
-            not self._zero_shot_fingerprint
-            or math.isclose(self.fingerprint, self._zero_shot_fingerprint, rel_tol=tolerance)
-        ):
-            return True
-        self.pretrained_cfg.pop("notes")
-        return False
-
-    @property
-    def fingerprint(self) -> float:
-        """A number that changes when backbone or classifier are trained (Σ|w|)."""
-        return fingerprint(self.backbone, self.exit_fc, self.fc)
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As `nn.Module.load_state_dict`; what is loaded is not known to be zero-shot."""
+        self.zero_shot = False
+        return super().load_state_dict(state_dict, strict, assign)
 
     @property
     def _model_args(self) -> dict[str, Any]:
@@ -351,7 +321,8 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
         separate = len(self.scales) - 1 if self.exits == "separate" and num_classes > 0 else 0
         self.exit_fc = nn.ModuleList(self._new_classifier(num_classes) for _ in range(separate))
         self.fc = self._new_classifier(num_classes) if num_classes > 0 else nn.Identity()
-        for name in ("notes", "label_names", "label_descriptions"):  # what they said was of the old classifier
+        self.zero_shot = False
+        for name in ("label_names", "label_descriptions"):  # what they said was of the old classifier
             self.pretrained_cfg.pop(name, None)
         for name in ("dataset", "metrics", "recipe", "exit"):
             self.metadata.pop(name, None)

@@ -228,13 +228,11 @@ def _write_files(
 def _write_config(
     model: SRNN, path: Path, label_names: list[str] | None, metadata: dict[str, Any], checksum: str
 ) -> None:
-    is_zero_shot = model.zero_shot
     extra: dict[str, Any] = {"label_names": label_names} if label_names else {}
     extra["srnn"] = {
         "format_version": FORMAT_VERSION,
         "srnn_zoo_version": __version__,
-        "zero_shot": is_zero_shot,
-        **({"fingerprint": model.fingerprint} if is_zero_shot else {}),
+        "zero_shot": model.zero_shot,
         "level_sizes": model.level_sizes(),
         "weights_sha256": checksum,
         "metadata": metadata,
@@ -244,7 +242,7 @@ def _write_config(
     config["model_args"].pop("num_classes", None)  # transformers gives it too, and timm has it in two other places
     pretrained_cfg = config["pretrained_cfg"]
     pretrained_cfg.pop("label_names", None)  # they are at the top, where transformers looks for them
-    if not is_zero_shot:
+    if not model.zero_shot:
         pretrained_cfg.pop("tag", None)  # these are not the weights of that name any more
     if "base_model" not in metadata:
         pretrained_cfg.pop("license", None)  # it was of weights that this model never had

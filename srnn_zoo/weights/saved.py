@@ -48,7 +48,7 @@ class SavedModel(NamedTuple):
         config: its `pretrained_cfg`; empty where there is a weights file alone.
         architecture: its name for timm, such as `srnn_resnet18`; empty where there is a weights file alone.
         model_args: what makes the model again.
-        about: what is under `srnn` in its config: `metadata`, `fingerprint`, ….
+        about: what is under `srnn` in its config: `metadata`, `zero_shot`, ….
     """
 
     source: str

@@ -117,7 +117,7 @@ def test_any_budget_is_served_later_without_data_by_a_saved_model(answers: Colle
         with warnings.catch_warnings():
             at_once: Any = calibrate(model(), own, budget_gmacs=budget).exit
         assert accuracy >= result(own, at_once)[1] - 1.5  # of 64 points, not of all
-        assert Anytime(net, rule)(torch.randn(2, 3, 64, 64)).levels.shape == (2,)
+        assert Anytime(net, rule)(torch.randn(2, 3, 64, 64)).stopped_at.shape == (2,)
     for budget in (costs[-1].item(), 1e3, float("inf")):
         everything = budget_rule(net, budget)
         assert isinstance(everything, ScoreRule)

@@ -114,13 +114,13 @@ def test_logits_that_are_no_numbers_are_never_sure(images: Tensor) -> None:
         assert levels[3] == levels[5] == 2
     with torch.no_grad():
         model.fc.get_parameter("bias")[0] = math.inf
-    assert Anytime(model, "confidence:0")(images).levels.tolist() == [2] * 9
+    assert Anytime(model, "confidence:0")(images).stopped_at.tolist() == [2] * 9
 
 
 def test_temperatures_and_thresholds_are_of_their_level(images: Tensor) -> None:
     model = trained()
-    cold = Anytime(model, Confidence((1.0, 0.0), temperatures=(1e-3, 1.0, 1.0)))(images).levels
-    warm = Anytime(model, Confidence((0.9999, 0.0), temperatures=(1e3, 1.0, 1.0)))(images).levels
+    cold = Anytime(model, Confidence((1.0, 0.0), temperatures=(1e-3, 1.0, 1.0)))(images).stopped_at
+    warm = Anytime(model, Confidence((0.9999, 0.0), temperatures=(1e3, 1.0, 1.0)))(images).stopped_at
     assert warm.tolist() == [1] * 9
     assert cold.tolist().count(0) > 4
 
@@ -240,7 +240,7 @@ def test_images_of_mixed_heights_stop_as_they_would_alone(variant: str, lazy: bo
     assert isinstance(pyramid, PackedPyramid)
     whole = Anytime(model, "confidence:1.1")(pyramid)
     assert torch.allclose(whole.logits, model(pyramid), atol=1e-10)
-    assert (whole.levels + 1).tolist() == pyramid.heights
+    assert (whole.stopped_at + 1).tolist() == pyramid.heights
     for rule in ("confidence:0.7", "patience:2", "level:1", "margin:0", Confidence((0.6, 0.8, 0.9))):
         logits, levels, gmacs = Anytime(model, rule)(pyramid) if isinstance(rule, str) else _mixed(model, rule, pyramid)
         for index, levels_of_one in enumerate(images):
@@ -248,7 +248,7 @@ def test_images_of_mixed_heights_stop_as_they_would_alone(variant: str, lazy: bo
             alone = Anytime(model, "level:9")
             alone.exit = exit_rule(one) if isinstance(one, str) else one
             expected = alone([level[None] for level in levels_of_one])
-            assert levels[index] == expected.levels[0]
+            assert levels[index] == expected.stopped_at[0]
             assert torch.allclose(logits[index], expected.logits[0], atol=1e-10)
             assert gmacs[index] == pytest.approx(expected.gmacs[0].item())
 
@@ -312,7 +312,7 @@ def test_mixed_heights_need_thresholds_for_their_levels() -> None:
     with pytest.raises(ValueError, match=r"4 levels need 3 thresholds, .* got 2"):
         Anytime(model, "confidence:0.9,0.8")(packed)
     two = Pyramid.pack([[torch.randn(3, s, s) for s in (16, 32)[:height]] for height in (2, 1)])
-    assert Anytime(model, "confidence:0.9,0.8")(two).levels.tolist()[1] == 0
+    assert Anytime(model, "confidence:0.9,0.8")(two).stopped_at.tolist()[1] == 0
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_pretrained_takes_the_best_entry_else_timms_weights_and_says_which(caplo
     caplog.set_level(logging.INFO, "srnn_zoo")
     model = create_model(LITE0, pretrained=True, variant="gru")
     assert model.pretrained_cfg["tag"] == "gru_zero_shot_in1k"
-    assert any(note.startswith("zero-shot") for note in model.pretrained_cfg["notes"])
+    assert model.zero_shot
     assert f"{LITE0}: zero-shot, from timm's tf_efficientnet_lite0.in1k" in caplog.text
     assert model.metadata == {"base_model": "tf_efficientnet_lite0.in1k"}
 

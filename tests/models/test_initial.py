@@ -59,7 +59,6 @@ def test_lite_weights_come_from_pip_packages(number: int, silent_host: str) -> N
 
 def test_zero_shot_takes_backbone_and_classifier_and_says_so(lite0: SRNN) -> None:
     assert lite0.zero_shot
-    assert any(note.startswith("zero-shot") for note in lite0.pretrained_cfg["notes"])
     assert torch.equal(lite0.cell.state_dict()["recurrent.weight"], torch.eye(1280))
     through_timm: Any = timm.create_model("srnn_tf_efficientnet_lite0", pretrained=True)
     assert through_timm.zero_shot
@@ -91,7 +90,25 @@ def test_a_new_classifier_is_not_zero_shot_any_more() -> None:
     model = create_model("srnn_tf_efficientnet_lite0", pretrained=True)
     model.reset_classifier(1000)
     assert not model.zero_shot
-    assert "notes" not in model.pretrained_cfg
+
+
+def test_zero_shot_is_a_fact_that_training_and_other_weights_end() -> None:
+    base_cnn: Any = timm.create_model("test_resnet", num_classes=5)
+    changes: list[Any] = [
+        lambda model: model.train(),
+        lambda model: model.load_state_dict(model.state_dict()),
+        lambda model: init_from_base_cnn(model, base_cnn, classifier=False),
+    ]
+    for change in changes:
+        model = create_model("srnn_test_resnet", num_classes=5)
+        init_from_base_cnn(model, base_cnn)
+        assert model.eval().zero_shot
+        change(model)
+        assert not model.zero_shot
+    with torch.no_grad():
+        next(model.cell.parameters()).add_(0.1)
+    init_from_base_cnn(model, base_cnn)
+    assert not model.zero_shot  # the cell is no longer as it starts
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

@@ -147,13 +147,11 @@ def test_a_frozen_backbone_learns_nothing(images: Tensor) -> None:
 
 
 @pytest.mark.filterwarnings("error::torch.jit.TracerWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("how", ["script", "trace", "fx", "export", "compile"])
+@pytest.mark.parametrize("how", ["trace", "fx", "export", "compile"])
 def test_other_representations_compute_the_same(model: SRNN, images: Tensor, how: str) -> None:
     expected = model(images)
-    if how == "script":
-        other: Any = torch.jit.script(model)
-    elif how == "trace":
-        other = torch.jit.trace(model, images)
+    if how == "trace":
+        other: Any = torch.jit.trace(model, images)
     elif how == "fx":
         other = torch.fx.symbolic_trace(model)
     elif how == "export":
@@ -271,11 +269,9 @@ def test_a_backbone_without_an_optional_method_says_so(images: Tensor, monkeypat
             getattr(model, method)(images)
 
 
-def test_a_symbolic_trace_can_be_scripted(images: Tensor) -> None:
-    model = create_model(TINY).eval()
-    traced = torch.fx.symbolic_trace(model)
-    assert list(traced.graph.nodes)[-2].op == "call_module"  # the last value of the graph is the logits
-    assert torch.allclose(torch.jit.script(traced)(images), model(images), atol=1e-5)
+def test_the_last_value_of_a_symbolic_trace_is_the_logits() -> None:
+    traced = torch.fx.symbolic_trace(create_model(TINY).eval())
+    assert list(traced.graph.nodes)[-2].op == "call_module"
 
 
 def test_the_input_size_is_set_where_the_backbone_has_it() -> None:
