@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,61 +15,67 @@ import srnn_zoo
 
 from .conftest import ROOT
 
-
-def run(*arguments: str | Path, cwd: Path) -> str:
-    command = [sys.executable, str(ROOT / "examples" / arguments[0]), *map(str, arguments[1:])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # more threads than free cores wait for one another
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+Run = Callable[..., str]
 
 
-def test_the_demo_names_what_is_on_its_pictures_and_draws_it(tmp_path: Path) -> None:
-    output = run("demo.py", cwd=tmp_path)
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """What an example prints, run as a program in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        try:
+            runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+        except SystemExit as stopped:
+            assert not stopped.code, capfd.readouterr().err
+        return capfd.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def two_classes(grocery: Path, tmp_path: Path) -> Path:
+    """Images of two classes that look different."""
+    folders = sorted((grocery / "train").iterdir())
+    for folder in (folders[0], folders[60 if len(folders) > 60 else -1]):
+        (tmp_path / "images" / folder.name).mkdir(parents=True)
+        for image in sorted(folder.glob("*.jpg"))[:12]:
+            (tmp_path / "images" / folder.name / image.name).symlink_to(image.resolve())
+    return tmp_path / "images"
+
+
+def test_the_demo_names_what_is_on_its_images_and_draws_it(run: Run, tmp_path: Path) -> None:
+    output = run("demo.py")
     assert all(name in output for name in ("Egyptian cat", "espresso", "tripod"))
     assert (tmp_path / "demo.png").stat().st_size > 100_000
 
 
-def test_a_cell_of_ones_own_runs(tmp_path: Path) -> None:
-    assert run("own_cell.py", cwd=tmp_path).count("(") == 2
+def test_a_cell_of_ones_own_runs(run: Run) -> None:
+    assert run("own_cell.py").count("(") == 2
 
 
-@pytest.fixture
-def photos(grocery: Path, tmp_path: Path) -> Path:
-    """Photographs of two classes."""
-    for folder in sorted((grocery / "train").iterdir())[::60]:  # two that look unlike
-        (tmp_path / "photos" / folder.name).mkdir(parents=True)
-        for picture in sorted(folder.glob("*.jpg"))[:12]:
-            (tmp_path / "photos" / folder.name / picture.name).symlink_to(picture.resolve())
-    return tmp_path / "photos"
-
-
-@pytest.mark.data
-def test_fine_tuning_on_photographs_learns_and_saves(photos: Path, tmp_path: Path) -> None:
-    output = run("finetune.py", photos, "--sizes", "64", "96", "--epochs", "5", "--batch-size", "8", cwd=tmp_path)
+def test_fine_tuning_learns_and_saves(run: Run, two_classes: Path, tmp_path: Path) -> None:
+    output = run("finetune.py", two_classes, "--sizes", "48", "64", "--epochs", "4", "--batch-size", "8")
     accuracies = [float(line.split()[-2]) for line in output.splitlines()]
-    assert len(accuracies) == 5
+    assert len(accuracies) == 4
     assert max(accuracies) >= 75  # two classes
     assert torch.load(tmp_path / "srnn.pth", weights_only=True)["fc.weight"].shape == (2, 1280)
 
 
-@pytest.mark.data
-def test_the_hugging_face_trainer_learns_and_saves_an_srnn(photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
-    output = run("hf_trainer.py", photos, "--size", "128", "--output", "trained", cwd=tmp_path)
+@pytest.mark.slow
+def test_the_hugging_face_trainer_learns_and_saves_an_srnn(run: Run, two_classes: Path, tmp_path: Path) -> None:
+    output = run("hf_trainer.py", two_classes, "--size", "128", "--output", "trained")
     accuracies = [float(value) for value in re.findall(r"'eval_accuracy': '?([\d.]+)", output)]
     assert len(accuracies) == 3
     assert max(accuracies) >= 75  # two classes
     assert output.endswith("srnn_zoo, timm and transformers give the same logits\n")
     model = srnn_zoo.SRNN.from_pretrained(tmp_path / "trained")
-    assert model.pretrained_cfg["label_names"] == [folder.name for folder in sorted(photos.iterdir())]
+    assert model.pretrained_cfg["label_names"] == [folder.name for folder in sorted(two_classes.iterdir())]
     assert model.level_sizes() == [(64, 64), (128, 128)]
     assert not model.zero_shot
 
 
 @pytest.mark.parametrize("example", ["finetune.py", "hf_trainer.py"])
-def test_an_example_says_how_it_is_used(example: str, tmp_path: Path) -> None:
-    if example == "hf_trainer.py":
-        pytest.importorskip("transformers")
-    assert "FOLDER" in run(example, "--help", cwd=tmp_path)
+def test_an_example_says_how_it_is_used(run: Run, example: str) -> None:
+    assert "FOLDER" in run(example, "--help")
