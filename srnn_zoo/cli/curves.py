@@ -10,7 +10,7 @@ import typer
 from .app import app, fail
 
 if TYPE_CHECKING:
-    from srnn_zoo.evaluation.learning_curves import Curve
+    from srnn_zoo.evaluation.plot import Curve
 
 
 @app.command()
@@ -28,8 +28,7 @@ def curves(
     ] = None,
 ) -> None:
     """Draw the validation error of training runs against the epoch: the paper's Figure 3."""
-    from srnn_zoo.evaluation.learning_curves import plot_curves, read_curve
-    from srnn_zoo.evaluation.plot import check_plot_file
+    from srnn_zoo.evaluation.plot import check_plot_file, plot_curves, read_curve
 
     lines = dict(_parse_line(text) for text in line or ())
     try:

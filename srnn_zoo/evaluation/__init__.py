@@ -2,7 +2,6 @@
 
 from .compare import evaluate
 from .methods import LOGIT_ENSEMBLE, PROBABILITY_ENSEMBLE
-from .statistics import McNemar, mcnemar, wilson
-from .table import Row, Table
+from .table import McNemar, Row, Table, mcnemar, wilson
 
 __all__ = ["LOGIT_ENSEMBLE", "PROBABILITY_ENSEMBLE", "McNemar", "Row", "Table", "evaluate", "mcnemar", "wilson"]

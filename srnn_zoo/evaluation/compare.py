@@ -25,8 +25,7 @@ from srnn_zoo.inference.predict import Skipped
 from srnn_zoo.models.srnn import SRNN
 
 from .methods import LOGIT_ENSEMBLE, PROBABILITY_ENSEMBLE, BatchAnswers, Method, Pass, base_methods, passes, srnn_method
-from .statistics import McNemar, mcnemar, wilson
-from .table import Row, Table, check_folder, predictions_file
+from .table import McNemar, Row, Table, check_folder, mcnemar, predictions_file, wilson
 
 __all__ = ["LOGIT_ENSEMBLE", "PROBABILITY_ENSEMBLE", "McNemar", "Row", "Table", "evaluate", "mcnemar", "wilson"]
 

@@ -1,12 +1,14 @@
-"""Pictures: the levels a model read with its answers from level to level, and accuracy against cost."""
+"""Plots: an image's levels with the answers after each, accuracy against cost, and learning curves."""
 
 from __future__ import annotations
 
+import csv
 import itertools
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,55 +17,54 @@ from torch import Tensor
 from srnn_zoo._errors import missing_extra
 from srnn_zoo.inference.curve import Point
 from srnn_zoo.inference.predict import Answer, Prediction
+from srnn_zoo.training.run_folder import COLUMNS
 
-__all__ = ["check_plot_file", "plot_pareto", "plot_predictions"]
+__all__ = ["Curve", "check_plot_file", "plot_curves", "plot_pareto", "plot_predictions", "read_curve"]
 
-_INK, _QUIET, _ACCENT, _BAR = "#1f2430", "#8a8f99", "#2a6fb0", "#b9c3d0"
-_MAX_BARS = 8  # more classes than that would overlap
+_INK, _QUIET, _ACCENT, _PALE = "#1f2430", "#8a8f99", "#2a6fb0", "#b9c3d0"
+_TITLE: dict[str, Any] = {"color": _INK, "fontsize": 12, "fontweight": "bold", "parse_math": False}
+_MAX_BARS = 8  # more classes would overlap
 _MARKERS: dict[str, dict[str, Any]] = {
     "level": {"marker": "o", "s": 34, "color": _ACCENT, "zorder": 4},
     "single scale": {"marker": "s", "s": 62, "facecolor": "white", "edgecolor": _INK, "linewidth": 1.2, "zorder": 3},
     "ensemble": {"marker": "^", "s": 70, "facecolor": "white", "edgecolor": _QUIET, "linewidth": 1.2, "zorder": 3},
 }
+_COLOURS = (_ACCENT, "#d9772b", "#3a9467", "#b8405e", "#7a5ea8", "#8c6d3f")  # of the first six curves
+_STYLES = ("-", "--", ":", "-.")  # of the first six curves, the second six, …
+_DASHES = ((0, (6, 3)), (0, (2, 2)), (0, (6, 2, 2, 2)))  # of horizontal lines
 
 
 def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[str]) -> None:
-    """Draw one row a picture: its levels side by side at their relative sizes, and under each up to 8 classes.
+    """Draw one row an image: its levels side by side at their relative sizes, and under each up to 8 classes.
 
-    The class that leads after the last level is drawn in colour at every level, so that its rise can be followed.
-    Levels that were not read, as the picture had stopped, are pale.
+    The class that leads after the last level has the same colour at every level, so that its rise can be followed.
+    Levels that were not read because the image had stopped are pale.
 
     Args:
         predictions: from `srnn_zoo.inference.predict`.
-        file: where to write, in any format matplotlib knows by its suffix.
+        file: where to write, in any format that matplotlib knows by its suffix.
 
     Raises:
         ImportError, ValueError: see `check_plot_file`; also for no predictions.
     """
     if not predictions:
         raise ValueError("no predictions to draw")
-    check_plot_file(file)
-    from matplotlib.figure import Figure
-
     columns = max(len(p.answers) + len(_unread(p)) for p in predictions)
-    figure = Figure(figsize=(3.3 * columns, 5.2 * len(predictions)), layout="constrained", facecolor="white")
-    rows: Any = figure.subfigures(len(predictions), 1, squeeze=False)
+    figure = _figure(file, 3.3 * columns, 5.2 * len(predictions))
+    rows = figure.subfigures(len(predictions), 1, squeeze=False)
     for row, prediction in zip(rows[:, 0], predictions, strict=True):
         name = os.fsencode(Path(prediction.path).name).decode(errors="replace")  # it may hold bytes that are no text
-        title = _short(name, 26 * columns)
-        row.suptitle(title, color=_INK, fontsize=12, fontweight="bold", x=0.02, ha="left", parse_math=False)
+        row.suptitle(_short(name, 26 * columns), x=0.02, ha="left", **_TITLE)
         axes = row.subplots(2, columns, squeeze=False, height_ratios=(3, 2))
+        by_size = {tuple(level.shape[-2:]): level for level in prediction.levels}
+        read = [by_size[answer.size] for answer in prediction.answers]
+        for column, level in enumerate([*read, *_unread(prediction)]):
+            _draw_level(axes[0, column], level, prediction.levels[-1].shape[-2:], column < len(read))
         for column, answer in enumerate(prediction.answers):
-            level = next(x for x in prediction.levels if tuple(x.shape[-2:]) == answer.size)
-            _draw_level(axes[0, column], level, _largest(prediction))
             _draw_bars(axes[1, column], answer, prediction.answers[-1].top[0][0])
-        for column, level in enumerate(_unread(prediction), start=len(prediction.answers)):
-            _draw_level(axes[0, column], level, _largest(prediction), read=False)
-        for unused in axes[:, len(prediction.answers) :].flat:
-            unused.axis("off")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a file name in a script the font lacks
-        figure.savefig(os.fspath(file), dpi=120)
+        for axis in axes.flat:
+            axis.axis("off")
+    _save(figure, file)
 
 
 def plot_pareto(points: Sequence[Point], file: str | os.PathLike[str], title: str = "") -> None:
@@ -73,7 +74,7 @@ def plot_pareto(points: Sequence[Point], file: str | os.PathLike[str], title: st
 
     Args:
         points: from `srnn_zoo.pareto`.
-        file: where to write, in any format matplotlib knows by its suffix.
+        file: where to write, in any format that matplotlib knows by its suffix.
         title: above the axes.
 
     Raises:
@@ -81,23 +82,115 @@ def plot_pareto(points: Sequence[Point], file: str | os.PathLike[str], title: st
     """
     if not points:
         raise ValueError("no points to draw")
-    check_plot_file(file)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.6, 5.0), layout="constrained", facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    axis: Any = figure.add_subplot()
+    figure = _figure(file, 7.6, 5.0)
+    axis = _axis(figure, "mean cost of an image in GMACs", "top-1 accuracy in %")
+    axis.set_title(title, loc="left", **_TITLE)
     curve = [point for point in points if point.kind == "curve"]
     axis.plot([p.gmacs for p in curve], [p.accuracy for p in curve], color=_ACCENT, linewidth=2, solid_capstyle="round")
     for kind, style in _MARKERS.items():
         own = [point for point in points if point.kind == kind]
         axis.scatter([p.gmacs for p in own], [p.accuracy for p in own], **style)
-    _style_axis(axis, points, title)
+    low, high = min(p.accuracy for p in points), max(p.accuracy for p in points)
+    margin = 0.16 * max(high - low, 1.0)
+    axis.set(xlim=(0, 1.16 * max(p.gmacs for p in points)), ylim=(low - margin, high + margin))
     figure.draw_without_rendering()  # from here on places in pixels are those of the drawing
     figure.set_layout_engine("none")
-    _draw_labels(axis, canvas.get_renderer(), points)
-    figure.savefig(os.fspath(file), dpi=150)
+    _draw_labels(axis, curve, [point for point in points if point.kind != "curve"])
+    _save(figure, file, dpi=150)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Top-1 validation error of a training run.
+
+    Attributes:
+        name: of the run.
+        epochs: as logged, rising.
+        errors: in per cent, one an epoch.
+    """
+
+    name: str
+    epochs: tuple[int, ...]
+    errors: tuple[float, ...]
+
+
+def read_curve(run: str | os.PathLike[str], name: str | None = None) -> Curve:
+    """Read the log of a training run, `RUN/log.csv`.
+
+    It needs the columns `epoch, lr, train_loss, val_loss, val_top1, val_top5, seconds`, where `val_top1` is an accuracy
+    in per cent. Other columns are ignored.
+
+    Args:
+        run: the folder.
+        name: of the curve, by default the folder's.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or it has no log.
+        ValueError: for a log without epochs, with missing columns, cut short or damaged, with the number of the line.
+    """
+    folder = Path(run)
+    path = folder / "log.csv"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {os.fspath(run)!r}; give the folder of a training run")
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no training run: it has no {path.name}")
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *lines = list(csv.reader(file, strict=True)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if missing := [column for column in COLUMNS if column not in header]:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; a log has {','.join(COLUMNS)}")
+    epochs: list[int] = []
+    errors: list[float] = []
+    for number, line in enumerate(lines, 2):
+        where = f"{path}, line {number}"
+        if len(line) != len(header):
+            raise ValueError(f"{where}: {len(line)} values for {len(header)} columns; was the file cut short?")
+        values = dict(zip(header, line, strict=True))
+        epochs.append(_epoch(values["epoch"], epochs, where))
+        errors.append(100 - _per_cent(values["val_top1"], where))
+    if not epochs:
+        raise ValueError(f"{path} has no epoch yet")
+    return Curve(name or folder.resolve().name, tuple(epochs), tuple(errors))
+
+
+def plot_curves(
+    curves: Sequence[Curve], file: str | os.PathLike[str], *, lines: Mapping[str, float] | None = None
+) -> None:
+    """Draw error against epoch, as Figure 3 of the paper.
+
+    Args:
+        curves: from `read_curve`; one or more.
+        file: where to write, in any format that matplotlib knows by its suffix.
+        lines: horizontal lines, errors in per cent by their names, such as `{"logit ensemble": 28.26}`.
+
+    Raises:
+        ImportError, ValueError: see `check_plot_file`; also for no curves, and lines outside 0 to 100.
+    """
+    if not curves:
+        raise ValueError("no curves to draw")
+    lines = lines or {}
+    for name, error in lines.items():
+        if not 0 <= error <= 100:
+            raise ValueError(f"line {name!r} must be an error in per cent, 0 to 100; got {error}")
+    figure = _figure(file, 7.2, 4.4)
+    from matplotlib import cycler
+    from matplotlib.ticker import MaxNLocator
+
+    axis = _axis(figure, "epoch", "top-1 validation error (%)")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_prop_cycle(cycler(linestyle=_STYLES) * cycler(color=_COLOURS))
+    for curve in curves:
+        points = 4 if len(curve.epochs) <= 20 else 0  # one epoch alone would be invisible without
+        axis.plot(curve.epochs, curve.errors, linewidth=1.8, marker="o", markersize=points)
+    for error, dash in zip(lines.values(), itertools.cycle(_DASHES), strict=False):
+        axis.axhline(error, color=_QUIET, linewidth=1.4, linestyle=dash)
+    names = [curve.name for curve in curves] + [f"{name} ({error:.2f})" for name, error in lines.items()]
+    legend = axis.legend(axis.lines, ["-"] * len(names), frameon=False, labelcolor=_INK)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set(text=name, parse_math=False)  # a name may begin with _, or hold a $
+    _save(figure, file)
 
 
 def check_plot_file(file: str | os.PathLike[str]) -> None:
@@ -123,133 +216,128 @@ def check_plot_file(file: str | os.PathLike[str]) -> None:
         raise ValueError(f"no permission to write {path}")
 
 
+def _figure(file: str | os.PathLike[str], width: float, height: float) -> Any:
+    """An empty figure, so many inches large, for a file that can be written."""
+    check_plot_file(file)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    return FigureCanvasAgg(Figure(figsize=(width, height), layout="constrained", facecolor="white")).figure
+
+
+def _axis(figure: Any, xlabel: str, ylabel: str) -> Any:
+    axis = figure.add_subplot()
+    axis.set_xlabel(xlabel, color=_INK)
+    axis.set_ylabel(ylabel, color=_INK)
+    axis.tick_params(colors=_QUIET, labelcolor=_INK, length=0)
+    axis.grid(color="#e6e8ec", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(_PALE)
+    return axis
+
+
+def _save(figure: Any, file: str | os.PathLike[str], dpi: int = 120) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a name in a script that the font lacks
+        figure.savefig(os.fspath(file), dpi=dpi)
+
+
 def _unread(prediction: Prediction) -> Sequence[Tensor]:
-    """The levels after the one at which a picture stopped."""
+    """The levels after the one at which an image stopped."""
     return () if prediction.exit is None else prediction.levels[prediction.exit + 1 :]
 
 
-def _largest(prediction: Prediction) -> tuple[int, int]:
-    height, width = prediction.levels[-1].shape[-2:]
-    return height, width
-
-
-def _draw_level(axis: Any, level: Tensor, largest: tuple[int, int], read: bool = True) -> None:
-    """A level drawn in a frame of the largest one's size, so that their sizes compare at a glance."""
+def _draw_level(axis: Any, level: Tensor, largest: Sequence[int], read: bool) -> None:
+    """A level in a frame of the largest one's size, so that sizes compare at a glance."""
     height, width = level.shape[-2:]
     alpha, colour, note = (1.0, _INK, "") if read else (0.2, _QUIET, ", not read")
     axis.imshow(level.permute(1, 2, 0).expand(-1, -1, 3).numpy(), extent=(0, width, 0, height), alpha=alpha)
     axis.set(xlim=(0, largest[1]), ylim=(0, 1.07 * largest[0]), aspect="equal", anchor="SW")
     axis.text(0, height + 0.01 * largest[0], f"{height} × {width}{note}", color=colour, fontsize=10, va="bottom")
-    axis.axis("off")
 
 
 def _draw_bars(axis: Any, answer: Answer, leader: str) -> None:
     top = answer.top[:_MAX_BARS]
-    names = [_short(name.split(",")[0]) for name, _ in top]
-    values = [100 * probability for _, probability in top]
-    positions = range(len(values), 0, -1)
-    colours = [_ACCENT if name == leader else _BAR for name, _ in top]
-    axis.barh(positions, values, height=0.36, color=colours)
-    for position, name, value in zip(positions, names, values, strict=True):
-        axis.text(0, position + 0.28, name, color=_INK, fontsize=8, va="bottom", parse_math=False)
+    for position, (name, probability) in zip(range(len(top), 0, -1), top, strict=True):
+        value = 100 * probability
+        axis.barh(position, value, height=0.36, color=_ACCENT if name == leader else _PALE)
+        label = _short(name.split(",")[0], 30)
+        axis.text(0, position + 0.28, label, color=_INK, fontsize=8, va="bottom", parse_math=False)
         axis.text(value + 1.5, position, f"{value:.1f} %", color=_QUIET, fontsize=8, va="center")
-    axis.set(xlim=(0, 115), ylim=(0.5, len(values) + 0.95))
-    axis.axis("off")
+    axis.set(xlim=(0, 115), ylim=(0.5, len(top) + 0.95))
 
 
-def _short(name: str, length: int = 30) -> str:
+def _short(name: str, length: int) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
-def _style_axis(axis: Any, points: Sequence[Point], title: str) -> None:
-    accuracies = [point.accuracy for point in points]
-    low, high = min(accuracies), max(accuracies)
-    margin = 0.16 * max(high - low, 1.0)
-    axis.set(xlim=(0, 1.16 * max(point.gmacs for point in points)), ylim=(low - margin, high + margin))
-    axis.set_xlabel("mean cost of a picture in GMACs", color=_INK)
-    axis.set_ylabel("top-1 accuracy in %", color=_INK)
-    axis.set_title(title, color=_INK, fontsize=12, fontweight="bold", loc="left", parse_math=False)
-    axis.grid(color="#e6e8ec", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.tick_params(colors=_QUIET, labelcolor=_INK, length=0)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axis.spines[side].set_color(_BAR)
-
-
-def _draw_labels(axis: Any, renderer: Any, points: Sequence[Point]) -> None:
+def _draw_labels(axis: Any, curve: Sequence[Point], marks: Sequence[Point]) -> None:
     """Write the names beside the points, where they cover neither a point nor the curve nor each other."""
+    from matplotlib.path import Path as Line
     from matplotlib.transforms import Bbox
 
-    def pixels(point: Point) -> tuple[float, float]:
-        x, y = axis.transData.transform((point.gmacs, point.accuracy))
-        return float(x), float(y)
-
-    curve = [point for point in points if point.kind == "curve"]
-    marks = [point for point in points if point.kind != "curve"]
     unit = axis.figure.dpi / 72  # pixels of a typographic point
-    taken = [Bbox.from_bounds(x - 5 * unit, y - 5 * unit, 10 * unit, 10 * unit) for x, y in map(pixels, marks)]
-    for (x, y), (next_x, next_y) in itertools.pairwise(map(pixels, curve)):
-        steps = int(max(abs(next_x - x), abs(next_y - y)) // (4 * unit)) + 1
-        places = [(x + (next_x - x) * i / steps, y + (next_y - y) * i / steps) for i in range(steps)]
-        taken += [Bbox.from_bounds(px - 2 * unit, py - 2 * unit, 4 * unit, 4 * unit) for px, py in places]
-    labels = [(group[0], "\n".join(map(_label, group)), _INK) for group in _coinciding(marks, pixels, 6 * unit)]
+
+    def pixels(point: Point) -> Any:
+        return axis.transData.transform((point.gmacs, point.accuracy))
+
+    def badness(spot: Any) -> int:
+        outside = not (axis.bbox.contains(*spot.min) and axis.bbox.contains(*spot.max))
+        padded = spot.padded(2 * unit)
+        return 10 * outside + padded.count_overlaps(taken) + any(line.intersects_bbox(padded, False) for line in lines)
+
+    lines = [Line([pixels(point) for point in curve])] if curve else []
+    taken = [Bbox([pixels(point), pixels(point)]).padded(5 * unit) for point in marks]
+    groups: dict[Point, list[Point]] = {}  # of points that lie on each other
+    for mark in marks:
+        first = next((p for p in groups if math.dist(pixels(p), pixels(mark)) < 6 * unit), mark)
+        groups.setdefault(first, []).append(mark)
+    labels = [("\n".join(p.name.replace(" x ", " × ") for p in group), first, _INK) for first, group in groups.items()]
     if curve:
-        note = ",\nthresholds chosen on the same pictures" if curve[0].optimistic else ""
-        labels.append((curve[len(curve) // 2], f"early exit, {curve[0].name}{note}", _ACCENT))
-    for point, words, colour in labels:
+        note = ",\nthresholds chosen on the same images" if curve[0].optimistic else ""
+        labels.append((f"early exit, {curve[0].name}{note}", curve[len(curve) // 2], _ACCENT))
+    for words, point, colour in labels:
         style = {"color": colour, "fontsize": 9, "linespacing": 1.3, "ha": "left", "va": "bottom", "parse_math": False}
         probe = axis.text(0, 0, words, **style)
-        width, height = probe.get_window_extent(renderer).size
+        width, height = probe.get_window_extent().size
         probe.remove()
         x, y = pixels(point)
-        spots = [Bbox.from_bounds(*corner, width, height) for corner in _corners(x, y, width, height, unit)]
-        box = min(spots, key=lambda spot: _hidden(spot.padded(2 * unit), taken, axis.bbox))
+        box = min(_spots(x, y, width, height, unit), key=badness)
         taken.append(box)
         far = max(box.x0 - x, x - box.x1, box.y0 - y, y - box.y1) > 12 * unit
-        line = {"arrowstyle": "-", "color": _BAR, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 5} if far else None
+        line = {"arrowstyle": "-", "color": _PALE, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 5} if far else None
         offset = ((box.x0 - x) / unit, (box.y0 - y) / unit)
         style["multialignment"] = "right" if box.x1 < x else "left"
-        axis.annotate(
-            words, (point.gmacs, point.accuracy), offset, textcoords="offset points", arrowprops=line, **style
-        )
+        place = (point.gmacs, point.accuracy)
+        axis.annotate(words, place, offset, textcoords="offset points", arrowprops=line, **style)
 
 
-def _label(point: Point) -> str:
-    return point.name.replace(" x ", " × ")
+def _spots(x: float, y: float, width: float, height: float, unit: float) -> Iterator[Any]:
+    """Boxes for a text around a place, the nearest first."""
+    from matplotlib.transforms import Bbox
+
+    sides = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
+    for away, (right, up) in itertools.product((8 * unit, 18 * unit, 32 * unit, 50 * unit, 72 * unit), sides):
+        left, bottom = x + right * away - (1 - right) * width / 2, y + up * away - (1 - up) * height / 2
+        yield Bbox.from_bounds(left, bottom, width, height)
 
 
-def _coinciding(
-    points: Sequence[Point], pixels: Callable[[Point], tuple[float, float]], distance: float
-) -> list[list[Point]]:
-    """Points in groups that lie on each other."""
-    groups: list[list[Point]] = []
-    for point in points:
-        for group in groups:
-            if math.dist(pixels(point), pixels(group[0])) < distance:
-                group.append(point)
-                break
-        else:
-            groups.append([point])
-    return groups
+def _epoch(text: str, before: Sequence[int], where: str) -> int:
+    try:
+        epoch = int(text)
+    except ValueError:
+        raise ValueError(f"{where}: an epoch is a whole number; got {text!r}") from None
+    if before and epoch <= before[-1]:
+        raise ValueError(f"{where}: epochs must rise; epoch {epoch} comes after {before[-1]}")
+    return epoch
 
 
-def _corners(x: float, y: float, width: float, height: float, unit: float) -> Iterator[tuple[float, float]]:
-    """Lower left corners of a text around a place, the nearest first."""
-    for away in (8 * unit, 18 * unit, 32 * unit, 50 * unit, 72 * unit):
-        right, left, above, below = x + away, x - away - width, y + away, y - away - height
-        middle_x, middle_y = x - width / 2, y - height / 2
-        yield from ((right, middle_y), (left, middle_y), (middle_x, above), (middle_x, below))
-        yield from itertools.product((x + away / 2, x - away / 2 - width), (y + away / 2, y - away / 2 - height))
-        yield from itertools.product((right, left), (above, below))
-
-
-def _hidden(box: Any, taken: Sequence[Any], axes: Any) -> float:
-    """How much of a text would cover something, or lie outside the axes; in square pixels."""
-    covered = sum(
-        max(min(box.x1, other.x1) - max(box.x0, other.x0), 0) * max(min(box.y1, other.y1) - max(box.y0, other.y0), 0)
-        for other in taken
-    )
-    inside = max(min(box.x1, axes.x1) - max(box.x0, axes.x0), 0) * max(min(box.y1, axes.y1) - max(box.y0, axes.y0), 0)
-    return covered + 10 * (box.width * box.height - inside)
+def _per_cent(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 100:
+        raise ValueError(f"{where}: val_top1 must be an accuracy in per cent, 0 to 100; got {text!r}")
+    return value

@@ -1,10 +1,11 @@
-"""The table of an evaluation: errors with their intervals, paired tests and costs, and the files it is written to."""
+"""The table of an evaluation: errors with their intervals, paired tests and costs, and the files that hold it."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import io
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +18,22 @@ from torch import Tensor
 from srnn_zoo._errors import unknown_name
 from srnn_zoo.inference.predict import Skipped
 
-from .statistics import McNemar, mcnemar, wilson
-
-__all__ = ["PARTIAL", "PREDICTIONS_FILE", "Row", "Table", "check_folder", "prediction_columns", "predictions_file"]
+__all__ = [
+    "PARTIAL",
+    "PREDICTIONS_FILE",
+    "McNemar",
+    "Row",
+    "Table",
+    "check_folder",
+    "mcnemar",
+    "predictions_file",
+    "wilson",
+]
 
 PREDICTIONS_FILE = "predictions.csv"
 PARTIAL = ".partial"  # ends the name of a file that is not complete
 _TABLES = ("table.csv", "table.md")
+_Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +44,7 @@ class Row:
         name: what the table calls it.
         sizes: `(H, W)` of the levels it reads, smallest first.
         correct: whether its first answer is right, bool `(N,)`.
-        in_top5: whether one of its first five answers is (of all classes, where there are fewer), bool `(N,)`.
+        in_top5: whether one of its first five answers is right, bool `(N,)`; with fewer classes, one of all.
         gmacs: billions of multiply-accumulates for one image: all levels, cell and classifier.
         images_per_second: backbone, cell and classifier on images in memory.
         not_finite: images whose logits were not finite; they count as wrong.
@@ -81,8 +91,8 @@ class Table:
     Attributes:
         rows: single scales, ensembles, then the models.
         reference: name of the row that the others are tested against.
-        caption: what was read, and how the figures were made, for a reader who sees the table alone.
-        skipped: pictures that could not be read, and are in no figure.
+        caption: which images were read and how the figures were made, for a reader who sees the table alone.
+        skipped: images that could not be read; they are in no figure.
     """
 
     rows: tuple[Row, ...]
@@ -125,10 +135,10 @@ class Table:
         return "\n".join([*(f"| {' | '.join(line)} |" for line in padded), "", self.caption, ""])
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write `table.csv` and `table.md` into a folder that exists; each appears there only when it is complete."""
+        """Write `table.csv` and `table.md` into an existing folder; each appears only when it is complete."""
         for name, text in zip(_TABLES, (self.to_csv(), self.to_markdown()), strict=True):
             partial = Path(folder, name + PARTIAL)
-            partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names may be no text
+            partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names may hold undecodable bytes
             partial.replace(Path(folder, name))
 
     def _values(self, row: Row) -> dict[str, Any]:
@@ -165,11 +175,71 @@ class Table:
         return [row.name, *errors, test, f"{row.gmacs:.3f}", f"{row.images_per_second:.1f}"]
 
 
-def check_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder results go to, made where it is missing; before the work.
+@dataclass(frozen=True)
+class McNemar:
+    """McNemar's test of two methods on the same images.
+
+    Attributes:
+        only_a: images that only the first method gets right.
+        only_b: images that only the second gets right.
+        p_value: two-sided, in [0, 1]: how likely a split at least as uneven would be by chance.
+    """
+
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a proportion (Wilson, 1927), as `(low, high)` in [0, 1].
+
+    Args:
+        correct: successes, 0 to `n`.
+        n: trials, 1 or more.
 
     Raises:
-        ValueError: if it is a file, or cannot be made or written.
+        ValueError: for other numbers.
+
+    Examples:
+        >>> [round(bound, 3) for bound in wilson(266, 300)]
+        [0.846, 0.918]
+    """
+    if n < 1 or not 0 <= correct <= n:
+        raise ValueError(f"an interval needs 0 to n successes of n = 1 or more; got {correct} of {n}")
+    p, z2 = correct / n, _Z * _Z
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return 0.0 if correct == 0 else middle - half, 1.0 if correct == n else middle + half  # no rounding at the ends
+
+
+def mcnemar(a_correct: Sequence[bool] | Tensor, b_correct: Sequence[bool] | Tensor) -> McNemar:
+    """McNemar's test (1947): whether two methods differ, judged by the images that only one of them gets right.
+
+    It is the exact binomial test, for any number of such images. It does not correct for several comparisons.
+
+    Args:
+        a_correct: for every image, whether the first method gets it right, `(N,)`.
+        b_correct: the same for the second method, on the same images in the same order.
+
+    Raises:
+        ValueError: if the two have different numbers of images.
+
+    Examples:
+        >>> mcnemar([True] * 9 + [False], [False] * 8 + [True, True])
+        McNemar(only_a=8, only_b=1, p_value=0.0390625)
+    """
+    a, b = (torch.as_tensor(x, dtype=torch.bool).flatten().cpu() for x in (a_correct, b_correct))
+    if len(a) != len(b):
+        raise ValueError(f"a paired test needs both methods' answers on the same images; got {len(a)} and {len(b)}")
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return McNemar(only_a, only_b, _two_sided(min(only_a, only_b), only_a + only_b))
+
+
+def check_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder for results, made if it is missing; called before the work.
+
+    Raises:
+        ValueError: if it is a file, or cannot be made or written to.
     """
     path = Path(folder)
     try:
@@ -183,23 +253,20 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-def prediction_columns(names: Sequence[str]) -> list[str]:
-    """The columns of `predictions.csv` for rows of these names."""
-    return ["path", "target", *(f"{name}: {kind}" for name in names for kind in ("class", "probability", "correct"))]
-
-
 @contextlib.contextmanager
 def predictions_file(folder: Path, names: Sequence[str]) -> Iterator[Any]:
-    """A CSV writer for the predictions of rows of these names, one line an image, as they come.
+    """A CSV writer for the predictions of the rows with these names, one line an image.
 
-    What is not complete has another name, `predictions.csv.partial`, and stays there when the work is interrupted. An
-    earlier evaluation's files are kept till the end; then its table goes first: none stands beside other predictions.
+    Until it is complete, the file is called `predictions.csv.partial`; it stays when the work is interrupted. The files
+    of an earlier evaluation are kept until the end. Then its tables go first, so that none stands beside predictions of
+    another evaluation.
     """
     path = folder / PREDICTIONS_FILE
     partial = folder / (PREDICTIONS_FILE + PARTIAL)
+    columns = [f"{name}: {kind}" for name in names for kind in ("class", "probability", "correct")]
     with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(prediction_columns(names))
+        writer.writerow(["path", "target", *columns])
         yield writer
     for name in _TABLES:
         (folder / name).unlink(missing_ok=True)
@@ -216,5 +283,16 @@ def _interval(right: Tensor) -> tuple[float, float]:
 
 
 def _cell(text: str) -> str:
-    """A text that ends no cell and no line of a table."""
+    """A text that ends neither its cell nor its line of the table."""
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def _two_sided(fewer: int, n: int) -> float:
+    """P(X ≤ fewer or X ≥ n - fewer) for X ~ Binomial(n, ½)."""
+    if 2 * fewer == n:
+        return 1.0
+    if n < 1000:
+        return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
+    constant = math.lgamma(n + 1) - n * math.log(2)  # in logarithms: for many images the exact integers are too long
+    terms = (math.exp(constant - math.lgamma(k + 1) - math.lgamma(n - k + 1)) for k in range(fewer + 1))
+    return min(1.0, 2 * math.fsum(terms))

@@ -11,7 +11,7 @@ import matplotlib
 import pytest
 from PIL import Image
 
-from srnn_zoo.evaluation.learning_curves import Curve, plot_curves, read_curve
+from srnn_zoo.evaluation.plot import Curve, plot_curves, read_curve
 
 HEADER = "epoch,lr,train_loss,val_loss,val_top1,val_top5,seconds"
 

@@ -229,7 +229,7 @@ def test_every_point_of_a_curve_has_its_name_and_no_names_overlap(
     optimistic = [dataclasses.replace(point, optimistic=True) for point in CURVE]
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         plot_pareto([*optimistic, *OTHERS], tmp_path / "plot.svg")
-    assert "thresholds chosen on the same pictures" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
+    assert "thresholds chosen on the same images" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
 
 
 def test_a_curve_of_one_point_or_none_is_drawn_and_no_points_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srnn_zoo.evaluation.statistics import mcnemar, wilson
+from srnn_zoo.evaluation.table import mcnemar, wilson
 
 
 def pairs(only_a: int, only_b: int, both: int = 0, neither: int = 0) -> tuple[list[bool], list[bool]]:
