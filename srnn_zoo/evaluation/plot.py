@@ -17,21 +17,18 @@ from torch import Tensor
 from srnn_zoo._errors import missing_extra
 from srnn_zoo.inference.curve import Point
 from srnn_zoo.inference.predict import Answer, Prediction
-from srnn_zoo.training.run_folder import COLUMNS
+from srnn_zoo.training.run_folder import COLOURS, COLUMNS, INK, PALE, QUIET, draw_curves, style_axes
 
 __all__ = ["Curve", "check_plot_file", "plot_curves", "plot_pareto", "plot_predictions", "read_curve"]
 
-_INK, _QUIET, _ACCENT, _PALE = "#1f2430", "#8a8f99", "#2a6fb0", "#b9c3d0"
-_TITLE: dict[str, Any] = {"color": _INK, "fontsize": 12, "fontweight": "bold", "parse_math": False}
+_ACCENT = COLOURS[0]
+_TITLE: dict[str, Any] = {"color": INK, "fontsize": 12, "fontweight": "bold", "parse_math": False}
 _MAX_BARS = 8  # more classes would overlap
 _MARKERS: dict[str, dict[str, Any]] = {
     "level": {"marker": "o", "s": 34, "color": _ACCENT, "zorder": 4},
-    "single scale": {"marker": "s", "s": 62, "facecolor": "white", "edgecolor": _INK, "linewidth": 1.2, "zorder": 3},
-    "ensemble": {"marker": "^", "s": 70, "facecolor": "white", "edgecolor": _QUIET, "linewidth": 1.2, "zorder": 3},
+    "single scale": {"marker": "s", "s": 62, "facecolor": "white", "edgecolor": INK, "linewidth": 1.2, "zorder": 3},
+    "ensemble": {"marker": "^", "s": 70, "facecolor": "white", "edgecolor": QUIET, "linewidth": 1.2, "zorder": 3},
 }
-_COLOURS = (_ACCENT, "#d9772b", "#3a9467", "#b8405e", "#7a5ea8", "#8c6d3f")  # of the first six curves
-_STYLES = ("-", "--", ":", "-.")  # of the first six curves, the second six, …
-_DASHES = ((0, (6, 3)), (0, (2, 2)), (0, (6, 2, 2, 2)))  # of horizontal lines
 
 
 def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[str]) -> None:
@@ -83,7 +80,8 @@ def plot_pareto(points: Sequence[Point], file: str | os.PathLike[str], title: st
     if not points:
         raise ValueError("no points to draw")
     figure = _figure(file, 7.6, 5.0)
-    axis = _axis(figure, "mean cost of an image in GMACs", "top-1 accuracy in %")
+    axis = figure.add_subplot()
+    style_axes(axis, "mean cost of an image in GMACs", "top-1 accuracy in %")
     axis.set_title(title, loc="left", **_TITLE)
     curve = [point for point in points if point.kind == "curve"]
     axis.plot([p.gmacs for p in curve], [p.accuracy for p in curve], color=_ACCENT, linewidth=2, solid_capstyle="round")
@@ -170,26 +168,12 @@ def plot_curves(
     """
     if not curves:
         raise ValueError("no curves to draw")
-    lines = lines or {}
-    for name, error in lines.items():
+    for name, error in (lines or {}).items():
         if not 0 <= error <= 100:
             raise ValueError(f"line {name!r} must be an error in per cent, 0 to 100; got {error}")
     figure = _figure(file, 7.2, 4.4)
-    from matplotlib import cycler
-    from matplotlib.ticker import MaxNLocator
-
-    axis = _axis(figure, "epoch", "top-1 validation error (%)")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_prop_cycle(cycler(linestyle=_STYLES) * cycler(color=_COLOURS))
-    for curve in curves:
-        points = 4 if len(curve.epochs) <= 20 else 0  # one epoch alone would be invisible without
-        axis.plot(curve.epochs, curve.errors, linewidth=1.8, marker="o", markersize=points)
-    for error, dash in zip(lines.values(), itertools.cycle(_DASHES), strict=False):
-        axis.axhline(error, color=_QUIET, linewidth=1.4, linestyle=dash)
-    names = [curve.name for curve in curves] + [f"{name} ({error:.2f})" for name, error in lines.items()]
-    legend = axis.legend(axis.lines, ["-"] * len(names), frameon=False, labelcolor=_INK)
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set(text=name, parse_math=False)  # a name may begin with _, or hold a $
+    named = [(curve.name, curve.epochs, curve.errors) for curve in curves]
+    draw_curves(figure.add_subplot(), "top-1 validation error (%)", named, lines)
     _save(figure, file)
 
 
@@ -225,18 +209,6 @@ def _figure(file: str | os.PathLike[str], width: float, height: float) -> Any:
     return FigureCanvasAgg(Figure(figsize=(width, height), layout="constrained", facecolor="white")).figure
 
 
-def _axis(figure: Any, xlabel: str, ylabel: str) -> Any:
-    axis = figure.add_subplot()
-    axis.set_xlabel(xlabel, color=_INK)
-    axis.set_ylabel(ylabel, color=_INK)
-    axis.tick_params(colors=_QUIET, labelcolor=_INK, length=0)
-    axis.grid(color="#e6e8ec", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color(_PALE)
-    return axis
-
-
 def _save(figure: Any, file: str | os.PathLike[str], dpi: int = 120) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a name in a script that the font lacks
@@ -251,7 +223,7 @@ def _unread(prediction: Prediction) -> Sequence[Tensor]:
 def _draw_level(axis: Any, level: Tensor, largest: Sequence[int], read: bool) -> None:
     """A level in a frame of the largest one's size, so that sizes compare at a glance."""
     height, width = level.shape[-2:]
-    alpha, colour, note = (1.0, _INK, "") if read else (0.2, _QUIET, ", not read")
+    alpha, colour, note = (1.0, INK, "") if read else (0.2, QUIET, ", not read")
     axis.imshow(level.permute(1, 2, 0).expand(-1, -1, 3).numpy(), extent=(0, width, 0, height), alpha=alpha)
     axis.set(xlim=(0, largest[1]), ylim=(0, 1.07 * largest[0]), aspect="equal", anchor="SW")
     axis.text(0, height + 0.01 * largest[0], f"{height} × {width}{note}", color=colour, fontsize=10, va="bottom")
@@ -261,10 +233,10 @@ def _draw_bars(axis: Any, answer: Answer, leader: str) -> None:
     top = answer.top[:_MAX_BARS]
     for position, (name, probability) in zip(range(len(top), 0, -1), top, strict=True):
         value = 100 * probability
-        axis.barh(position, value, height=0.36, color=_ACCENT if name == leader else _PALE)
+        axis.barh(position, value, height=0.36, color=_ACCENT if name == leader else PALE)
         label = _short(name.split(",")[0], 30)
-        axis.text(0, position + 0.28, label, color=_INK, fontsize=8, va="bottom", parse_math=False)
-        axis.text(value + 1.5, position, f"{value:.1f} %", color=_QUIET, fontsize=8, va="center")
+        axis.text(0, position + 0.28, label, color=INK, fontsize=8, va="bottom", parse_math=False)
+        axis.text(value + 1.5, position, f"{value:.1f} %", color=QUIET, fontsize=8, va="center")
     axis.set(xlim=(0, 115), ylim=(0.5, len(top) + 0.95))
 
 
@@ -293,7 +265,7 @@ def _draw_labels(axis: Any, curve: Sequence[Point], marks: Sequence[Point]) -> N
     for mark in marks:
         first = next((p for p in groups if math.dist(pixels(p), pixels(mark)) < 6 * unit), mark)
         groups.setdefault(first, []).append(mark)
-    labels = [("\n".join(p.name.replace(" x ", " × ") for p in group), first, _INK) for first, group in groups.items()]
+    labels = [("\n".join(p.name.replace(" x ", " × ") for p in group), first, INK) for first, group in groups.items()]
     if curve:
         note = ",\nthresholds chosen on the same images" if curve[0].optimistic else ""
         labels.append((f"early exit, {curve[0].name}{note}", curve[len(curve) // 2], _ACCENT))
@@ -306,7 +278,7 @@ def _draw_labels(axis: Any, curve: Sequence[Point], marks: Sequence[Point]) -> N
         box = min(_spots(x, y, width, height, unit), key=badness)
         taken.append(box)
         far = max(box.x0 - x, x - box.x1, box.y0 - y, y - box.y1) > 12 * unit
-        line = {"arrowstyle": "-", "color": _PALE, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 5} if far else None
+        line = {"arrowstyle": "-", "color": PALE, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 5} if far else None
         offset = ((box.x0 - x) / unit, (box.y0 - y) / unit)
         style["multialignment"] = "right" if box.x1 < x else "left"
         place = (point.gmacs, point.accuracy)

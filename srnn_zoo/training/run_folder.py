@@ -19,12 +19,26 @@ from .recipe import Recipe
 if TYPE_CHECKING:
     from srnn_zoo.models.srnn import SRNN
 
-__all__ = ["COLUMNS", "FitResult", "Progress", "RunFolder", "check_same_run", "describe_run", "draw_curves", "merit"]
+__all__ = [
+    "COLOURS",
+    "COLUMNS",
+    "INK",
+    "PALE",
+    "QUIET",
+    "FitResult",
+    "Progress",
+    "RunFolder",
+    "check_same_run",
+    "describe_run",
+    "draw_curves",
+    "merit",
+    "style_axes",
+]
 
 COLUMNS = ("epoch", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "seconds")
 
-_INK, _QUIET = "#1f2430", "#8a8f99"
-_COLOURS = ("#2a6fb0", "#d9772b", "#3a9467", "#b8405e", "#7a5ea8", "#8c6d3f")
+INK, QUIET, PALE = "#1f2430", "#8a8f99", "#b9c3d0"
+COLOURS = ("#2a6fb0", "#d9772b", "#3a9467", "#b8405e", "#7a5ea8", "#8c6d3f")
 _STYLES = ("-", "--", ":", "-.")  # the second for the second six curves, and so on
 _DASHES = ((0, (6, 3)), (0, (2, 2)), (0, (6, 2, 2, 2)))  # of horizontal lines
 
@@ -107,24 +121,30 @@ def draw_curves(
 
     names: list[str] = []
     drawn: list[Any] = []
-    looks = itertools.cycle(itertools.product(_STYLES, _COLOURS))
+    looks = itertools.cycle(itertools.product(_STYLES, COLOURS))
     for (name, epochs, values), (style, colour) in zip(curves, looks, strict=False):
         marker = 4 if len(epochs) <= 20 else 0  # one point alone would be nothing without
         drawn += axes.plot(epochs, values, style, color=colour, linewidth=1.8, marker="o", markersize=marker)
         names.append(name)
     for (name, value), dash in zip((lines or {}).items(), itertools.cycle(_DASHES), strict=False):
-        drawn.append(axes.axhline(value, color=_QUIET, linewidth=1.4, linestyle=dash))
+        drawn.append(axes.axhline(value, color=QUIET, linewidth=1.4, linestyle=dash))
         names.append(f"{name} ({value:.2f})")
-    axes.set_xlabel("epoch", color=_INK)
-    axes.set_ylabel(ylabel, color=_INK)
+    style_axes(axes, "epoch", ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(colors=_INK, length=0)
-    axes.grid(axis="y", color=_QUIET, alpha=0.25, linewidth=0.8)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_QUIET)
-    legend = axes.legend(drawn, ["-"] * len(drawn), frameon=False, labelcolor=_INK)
+    legend = axes.legend(drawn, ["-"] * len(drawn), frameon=False, labelcolor=INK)
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set(text=name, parse_math=False)  # a name may begin with _, or hold a $
+
+
+def style_axes(axes: Any, xlabel: str, ylabel: str) -> None:
+    """Give matplotlib's axes the look of all plots: their labels, a pale grid, and no frame at the top and right."""
+    axes.set_xlabel(xlabel, color=INK)
+    axes.set_ylabel(ylabel, color=INK)
+    axes.tick_params(colors=QUIET, labelcolor=INK, length=0)
+    axes.grid(color="#e6e8ec", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(PALE)
 
 
 @dataclass
