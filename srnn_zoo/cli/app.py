@@ -32,9 +32,9 @@ def main() -> None:
 
 def _version(show: bool) -> None:
     if show:
-        from srnn_zoo._version import __version__
+        from srnn_zoo.weights.saved import package_version
 
-        typer.echo(f"srnn-zoo {__version__}")
+        typer.echo(f"srnn-zoo {package_version()}")
         raise typer.Exit
 
 

@@ -1,20 +1,64 @@
-"""The model card of a saved SRNN: what it is, how well it does, and three lines that use it."""
+"""What is said of a model's weights, checked and in JSON's types; and the model card that is made from it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from huggingface_hub import ModelCard
+__all__ = ["check_label_names", "check_metadata", "is_generated", "model_card", "plain"]
 
-    from srnn_zoo.models.srnn import SRNN
-
-__all__ = ["is_generated", "model_card"]
-
-# a card with this line is written anew with every save; without it, it is left alone
+# a card with this line is written anew with every save; a card without it is left alone
 MARK = "<!-- Written by srnn-zoo with every save. Delete this line to keep a text of your own. -->"
+
+
+def check_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata in JSON's types, without what is None; a ValueError if it has another form than `SRNN.metadata`."""
+    checked = {key: plain(value, key) for key, value in metadata.items() if value is not None}
+    metrics = checked.get("metrics", {})
+    tables = metrics.values() if isinstance(metrics, dict) else [metrics]
+    if not all(
+        isinstance(table, dict) and all(isinstance(figure, int | float) for figure in table.values())
+        for table in tables
+    ):
+        raise ValueError(f'metrics are numbers by data set, {{"imagenet-1k": {{"top1": 71.5}}}}; got {metrics!r}')
+    for key in ("base_model", "license"):
+        if not isinstance(checked.get(key, ""), str):
+            raise ValueError(f"{key} must be a text; got {checked[key]!r}")
+    dataset = checked.get("dataset", [])
+    if not isinstance(dataset, str | list) or not all(isinstance(name, str) for name in dataset):
+        raise ValueError(f"dataset must be a name, or a list of names; got {dataset!r}")
+    return checked
+
+
+def check_label_names(names: Iterable[str], num_classes: int) -> list[str]:
+    """The names of the classes as a list; a ValueError if they are not as many different texts as classes."""
+    listed = [] if isinstance(names, str | Mapping) else [plain(name, "label_names") for name in names]
+    if not listed or not all(isinstance(name, str) for name in listed):
+        raise ValueError(f"label_names must be a list of texts, one a class, in their order; got {names!r}")
+    if len(listed) != num_classes or len(set(listed)) != len(listed):
+        raise ValueError(
+            f"label_names must name each of the {num_classes} classes, all different; got {len(listed)} names, "
+            f"{len(set(listed))} of them different"
+        )
+    return listed
+
+
+def plain(value: Any, name: str) -> Any:
+    """A value in JSON's types; a ValueError gives the name of what JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, f"{name}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{name}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if getattr(value, "ndim", None) == 0:  # a scalar of numpy's or torch's
+        value = value.tolist()
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ValueError(f"{name} cannot be saved as JSON: {value!r} of type {type(value).__name__}")
 
 
 def is_generated(path: Path) -> bool:
@@ -22,93 +66,80 @@ def is_generated(path: Path) -> bool:
     return not path.is_file() or MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
-def model_card(model: SRNN, metadata: Mapping[str, Any], name: str) -> ModelCard:
-    """The card of a model.
+def model_card(config: Mapping[str, Any], name: str, num_parameters: int) -> str:
+    """The card, with metadata for the Hub.
 
     Args:
-        model: that is saved.
-        metadata: what is known of its weights (`SRNN.metadata`).
+        config: the model's `config.json`.
         name: its Hub id, `"owner/name"`, or the name of its folder.
+        num_parameters: how many parameters the model has.
     """
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import EvalResult, ModelCardData
 
-    data = ModelCardData(
-        license=_license(model, metadata),
-        library_name="srnn-zoo",
-        tags=["image-classification", "timm", "srnn", "scale-recurrent"],
-        pipeline_tag="image-classification",
-        base_model=_base_model(metadata),
-        datasets=_names(metadata.get("dataset")),
-        model_name=name.rpartition("/")[2],
-        eval_results=_eval_results(metadata),
-    )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{MARK}\n\n{_body(model, metadata, name)}")
-
-
-def _license(model: SRNN, metadata: Mapping[str, Any]) -> str | None:
-    of_base_model = model.pretrained_cfg.get("license") if metadata.get("base_model") else None
-    return metadata.get("license") or of_base_model
-
-
-def _base_model(metadata: Mapping[str, Any]) -> str | None:
-    """As a Hub id: timm's weights are there under timm's names."""
-    base = metadata.get("base_model")
-    return f"timm/{base}" if base and "/" not in base else base
-
-
-def _names(value: Any) -> list[str] | None:
-    if not value:
-        return None
-    return [value] if isinstance(value, str) else [str(name) for name in value]
-
-
-def _eval_results(metadata: Mapping[str, Any]) -> Any:
-    from huggingface_hub import EvalResult
-
+    metadata = config["srnn"]["metadata"]
+    base, datasets = metadata.get("base_model"), metadata.get("dataset") or []
+    datasets = [datasets] if isinstance(datasets, str) else datasets
+    metrics = [
+        (dataset, metric, value)
+        for dataset, figures in metadata.get("metrics", {}).items()
+        for metric, value in figures.items()
+    ]
     results = [
         EvalResult(
             task_type="image-classification",
             dataset_type=dataset,
             dataset_name=dataset,
-            metric_type="accuracy" if name == "top1" else name,
-            metric_name=name,
+            metric_type="accuracy" if metric == "top1" else metric,
+            metric_name=metric,
             metric_value=value,
         )
-        for dataset, figures in metadata.get("metrics", {}).items()
-        for name, value in figures.items()
+        for dataset, metric, value in metrics
     ]
-    return results or None
+    short_name = name.rpartition("/")[2]
+    data = ModelCardData(
+        license=metadata.get("license") or config["pretrained_cfg"].get("license"),
+        library_name="srnn-zoo",
+        tags=["image-classification", "timm", "srnn", "scale-recurrent"],
+        pipeline_tag="image-classification",
+        base_model=f"timm/{base}" if base and "/" not in base else base,  # timm's weights have its names on the Hub
+        datasets=datasets or None,
+        model_name=short_name,
+        eval_results=results or None,
+    )
+    is_hub_id = "/" in name
+    place = name if is_hub_id else f"path/to/{name}".replace('"', r"\"")
+    text = _TEXT.format(
+        mark=MARK,
+        name=short_name,
+        backbone=config["architecture"].removeprefix("srnn_"),
+        facts="\n".join(_facts(config, metadata, datasets, num_parameters)),
+        metrics="".join(f"{line}\n" for line in _table(metrics)),
+        place=place,
+        address=f"{'hf-hub' if is_hub_id else 'local-dir'}:{place}",
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{text}"
 
 
-def _body(model: SRNN, metadata: Mapping[str, Any], name: str) -> str:
-    backbone = model.pretrained_cfg["architecture"].removeprefix("srnn_")
-    parts = [
-        f"# {name.rpartition('/')[2]}\n",
-        f"A scale-recurrent network (SRNN; D.-Q. Zhang, 2018) over timm's `{backbone}`, for [srnn-zoo]: one CNN reads "
-        "every level of an image pyramid, and a small recurrent cell carries what it saw from the coarse levels to the "
-        "fine ones. Inference can stop at any level.\n",
-        _facts(model, metadata),
-        _metrics_table(metadata),
-        _usage(name),
-        _CITATION,
-    ]
-    return "\n".join(part for part in parts if part)
-
-
-def _facts(model: SRNN, metadata: Mapping[str, Any]) -> str:
-    levels = ", ".join(f"{height} x {width}" for height, width in model.level_sizes())
-    count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+def _facts(config: Mapping[str, Any], metadata: Mapping[str, Any], datasets: list[str], parameters: int) -> list[str]:
+    args, recipe = config["model_args"], metadata.get("recipe", "")
+    sizes = ", ".join(f"{height} x {width}" for height, width in config["srnn"]["level_sizes"])
+    is_zero_shot = config["srnn"]["zero_shot"]
     facts = {
-        "Variant": f"`{model.variant}`, activation {model.cell.activation}",
-        "Levels": f"{levels} ({model.interpolation})",
-        "Classes": model.num_classes,
-        "Parameters": f"{count:.1f} M",
-        "State": "zero-shot: the paper's initialisation, never trained as an SRNN" if model.zero_shot else "",
+        "Variant": f"`{args['variant']}`, activation {args['activation']}",
+        "Levels": f"{sizes} ({args['interpolation']})",
+        "Classes": config["num_classes"],
+        "Parameters": f"{parameters / 1e6:.1f} M",
+        "State": "zero-shot: the paper's initialisation, never trained as an SRNN" if is_zero_shot else "",
         "Base model": f"`{metadata['base_model']}`" if metadata.get("base_model") else "",
-        "Data": ", ".join(_names(metadata.get("dataset")) or ()),
-        "Recipe": _recipe(metadata.get("recipe")),
+        "Data": ", ".join(datasets),
+        "Recipe": ", ".join(f"{key} {value}" for key, value in recipe.items()) if isinstance(recipe, dict) else recipe,
     }
-    return "\n".join(f"- **{name}:** {_one_line(value)}" for name, value in facts.items() if value) + "\n"
+    return [f"- **{name}:** {_one_line(value)}" for name, value in facts.items() if value]
+
+
+def _table(metrics: list[tuple[str, str, float]]) -> list[str]:
+    rows = [f"| {_one_line(dataset)} | {_one_line(metric)} | {value:g} |" for dataset, metric, value in metrics]
+    return ["", "| data | metric | value |", "| --- | --- | --- |", *rows] if rows else []
 
 
 def _one_line(value: Any) -> str:
@@ -116,26 +147,17 @@ def _one_line(value: Any) -> str:
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
-def _recipe(recipe: Any) -> str:
-    if isinstance(recipe, Mapping):
-        return ", ".join(f"{key} {value}" for key, value in recipe.items())
-    return str(recipe or "")
+_TEXT = """{mark}
 
+# {name}
 
-def _metrics_table(metadata: Mapping[str, Any]) -> str:
-    rows = [
-        f"| {_one_line(dataset)} | {_one_line(name)} | {value:g} |"
-        for dataset, figures in metadata.get("metrics", {}).items()
-        for name, value in figures.items()
-    ]
-    return "\n".join(["| data | metric | value |", "| --- | --- | --- |", *rows]) + "\n" if rows else ""
+A scale-recurrent network (SRNN; D.-Q. Zhang, 2018) over timm's `{backbone}`, for [srnn-zoo]: one CNN reads every \
+level of an image pyramid, and a small recurrent cell carries what it saw from the coarse levels to the fine ones. \
+Inference can stop at any level.
 
-
-def _usage(name: str) -> str:
-    is_hub_id = "/" in name
-    place = name if is_hub_id else f"path/to/{name}".replace('"', r"\"")
-    address = f"hf-hub:{place}" if is_hub_id else f"local-dir:{place}"
-    return f"""## Use
+{facts}
+{metrics}
+## Use
 
 ```python
 import srnn_zoo  # pip install srnn-zoo
@@ -146,10 +168,8 @@ logits = model([level[None] for level in levels])
 ```
 
 After `import srnn_zoo`, `timm.create_model("{address}", pretrained=True)` makes the same model.
-"""
 
-
-_CITATION = """## Cite
+## Cite
 
 D.-Q. Zhang, *Image Recognition Using Scale Recurrent Neural Networks*, 2018.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,6 @@ from timm.models._hub import load_model_config_from_path
 from torch import Tensor
 
 from srnn_zoo._errors import WeightsUnavailableError
-from srnn_zoo._version import __version__
 
 from .download import download_files, split_hub_id
 from .files import DIGEST_KEY, read_weights
@@ -27,6 +27,7 @@ __all__ = [
     "WEIGHTS_FILES",
     "SavedModel",
     "open_saved",
+    "package_version",
     "read_config",
 ]
 
@@ -45,10 +46,10 @@ class SavedModel(NamedTuple):
     Attributes:
         source: the folder, file or Hub id it came from.
         state: its state dict.
-        config: its `pretrained_cfg`; empty where there is a weights file alone.
-        architecture: its name for timm, such as `srnn_resnet18`; empty where there is a weights file alone.
-        model_args: what makes the model again.
-        about: what is under `srnn` in its config: `metadata`, `zero_shot`, ….
+        config: its `pretrained_cfg`; empty for a weights file alone.
+        architecture: its name for timm, such as `srnn_resnet18`; empty for a weights file alone.
+        model_args: the arguments of the factory that make the model again.
+        about: what is under `srnn` in its config: `metadata`, `zero_shot`, `cell` (its class, `"module.Class"`), ….
     """
 
     source: str
@@ -59,18 +60,26 @@ class SavedModel(NamedTuple):
     about: dict[str, Any] = {}  # noqa: RUF012 (never changed)
 
 
+def package_version() -> str:
+    """The version of srnn-zoo that is installed; this floor cannot import it from the package."""
+    try:
+        return version("srnn-zoo")
+    except PackageNotFoundError:  # torch.hub runs a checkout
+        return "(a checkout that is not installed)"
+
+
 def open_saved(source: StrPath, *, sha256: str = "", **download: Any) -> SavedModel:
     """Read a saved model: a folder, a weights file, or `"owner/name[@revision]"` on the Hub.
 
     Args:
-        source: where it is; timm's `local-dir:` and `hf-hub:` may be before it.
-        sha256: of the weights file, where it is known.
+        source: where it is; timm's `local-dir:` or `hf-hub:` may stand before it.
+        sha256: of the weights file, if it is known.
         **download: for `download_files`: `cache_dir`, `token`, `local_files_only`, `force_download`.
 
     Raises:
         FileNotFoundError: if there is no such folder, or it lacks `config.json` or weights.
-        ValueError: if its config is damaged, of a newer srnn-zoo or of no SRNN, or for what can be none of these.
-        WeightsUnavailableError: if weights cannot be had or read, or are not those of `sha256`.
+        ValueError: if its config is damaged, of a newer srnn-zoo or of no SRNN, or if `source` can be none of these.
+        WeightsUnavailableError: if weights are not available, cannot be read, or are not those of `sha256`.
     """
     source = re.sub("^(local-dir|hf-hub):", "", os.fspath(source))
     path = Path(source)
@@ -87,8 +96,9 @@ def open_saved(source: StrPath, *, sha256: str = "", **download: Any) -> SavedMo
     about = dict(raw.get("srnn", {}))
     if not is_folder:
         config |= {"file": None, "source": "hf-hub", "hf_hub_id": source}
-    old_names = len(config.get("label_names") or ()) != config.get("num_classes") and config.pop("label_names", None)
-    if old_names:  # transformers leaves all this there when it changes the classifier
+    names = config.get("label_names")
+    if names and len(names) != config.get("num_classes"):  # transformers keeps all this with another classifier
+        del config["label_names"]
         base = about.get("metadata", {}).get("base_model")
         about["metadata"] = {"base_model": base} if base else {}
     return SavedModel(source, state, config, architecture, model_args, about)
@@ -99,7 +109,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is no config of timm's or ours, or of a newer srnn-zoo.
+        ValueError: if it is no config of timm's or ours, or is of a newer srnn-zoo.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -113,14 +123,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     for key, kind in _TYPES.items():
         if key in config and not isinstance(config[key], kind):
             raise ValueError(f"{path} is damaged: {key} is {config[key]!r}")
-    version = config.get("srnn", {}).get("format_version", FORMAT_VERSION)
-    if not isinstance(version, int):
-        raise ValueError(f"{path} is damaged: format_version is {version!r}")
-    if version > FORMAT_VERSION:
+    format_version = config.get("srnn", {}).get("format_version", FORMAT_VERSION)
+    if not isinstance(format_version, int):
+        raise ValueError(f"{path} is damaged: format_version is {format_version!r}")
+    if format_version > FORMAT_VERSION:
         wrote = config["srnn"].get("srnn_zoo_version", "a newer version")
         raise ValueError(
-            f"{path} has format {version}, written by srnn-zoo {wrote}; this is {__version__}, which reads format "
-            f"{FORMAT_VERSION}: pip install -U srnn-zoo"
+            f"{path} has format {format_version}, written by srnn-zoo {wrote}; this is {package_version()}, which "
+            f"reads format {FORMAT_VERSION}: pip install -U srnn-zoo"
         )
     unknown = config.get("pretrained_cfg", {}).keys() - vars(PretrainedCfg()).keys()
     if unknown:
@@ -135,7 +145,7 @@ _TYPES = {"srnn": dict, "model_args": dict, "pretrained_cfg": dict, "num_classes
 
 
 def _check_architecture(architecture: str, source: str) -> None:
-    """Refuse what is no SRNN, or one of an architecture that timm does not know here."""
+    """Refuse a model that is no SRNN, and an architecture that this timm does not know."""
     if not architecture.startswith("srnn_"):
         raise ValueError(
             f"{source} holds timm's {architecture}, no SRNN: srnn_zoo.create_model('srnn_{architecture}', "
@@ -148,7 +158,7 @@ def _check_architecture(architecture: str, source: str) -> None:
 
 
 def _read_weights_of(folder: Path, config: dict[str, Any], sha256: str) -> dict[str, Tensor]:
-    """The weights that belong to a config: those in their place, or those of a save that was killed on the way there.
+    """The weights that belong to a config: those in their place, or those that a killed save left unfinished.
 
     A save puts config.json in its place before the weights. Both name the checksum of the weights.
     """
@@ -165,7 +175,7 @@ def _read_weights_of(folder: Path, config: dict[str, Any], sha256: str) -> dict[
 
 
 def _download(source: str, **options: Any) -> Path:
-    """The folder in the Hugging Face cache of a model on the Hub, fetched where it is not there yet."""
+    """The folder of a model of the Hub in the Hugging Face cache, fetched if it is not there yet."""
     if "://" in source:
         raise ValueError(f"give a Hub id (owner/name or owner/name@revision), not an address; got {source!r}")
     repo = source.partition("@")[0]
