@@ -15,27 +15,16 @@ from torch import Tensor
 
 from srnn_zoo._errors import WeightsUnavailableError
 
-__all__ = [
-    "digest",
-    "file_sha256",
-    "read_weights",
-    "why_unreadable",
-    "write_weights",
-]
+__all__ = ["digest", "file_sha256", "read_weights", "why_unreadable", "write_weights"]
 
 DIGEST_KEY = "sha256"  # in the header of a safetensors file: of names, types, shapes and values
 
 
 def write_weights(state: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) -> str:
-    """Write a state dict as safetensors with a checksum in the header; the same weights give the same bytes.
-
-    Args:
-        state: the weights.
-        path: where to.
-        header: more entries for the header.
+    """Write a state dict as safetensors, with its `digest` in the header; the same weights give the same bytes.
 
     Returns:
-        the checksum, of names, types, shapes and values.
+        the digest.
 
     Raises:
         OSError: if the file cannot be written.
@@ -54,18 +43,18 @@ def write_weights(state: Mapping[str, Tensor], path: Path, header: Mapping[str, 
 
 
 def read_weights(path: str | os.PathLike[str], sha256: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state dict in a checkpoint, on the CPU, and the entries of its header, of which a pickle has none.
+    """The state dict in a checkpoint, on the CPU, and the entries of its header; a pickle has none.
 
-    Reads safetensors, and pickles that load with `weights_only=True`. Of a training checkpoint, the averaged (EMA)
-    weights are taken where there are some, as timm does.
+    Reads safetensors, and pickles that load with `weights_only=True`. From a training checkpoint it takes the averaged
+    (EMA) weights if there are any, as timm does.
 
     Args:
         path: the file.
-        sha256: of the whole file, where it is known.
+        sha256: of the whole file, if it is known.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        WeightsUnavailableError: if it is damaged, is other than `sha256` says, or would run code.
+        WeightsUnavailableError: if it is damaged, has another `sha256`, or would run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,7 +62,10 @@ def read_weights(path: str | os.PathLike[str], sha256: str = "") -> tuple[dict[s
     if sha256 and (found := file_sha256(path)) != sha256:
         raise WeightsUnavailableError(f"{path} is damaged (SHA-256 {found}, expected {sha256})")
     try:
-        state, header = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
+        if path.suffix == ".safetensors":
+            state, header = _read_safetensors(path)
+        else:
+            state, header = load_state_dict(str(path), device="cpu", weights_only=True), {}
     except Exception as error:  # each file format has errors of its own
         reason = why_unreadable(error)
         raise WeightsUnavailableError(f"cannot read the weights in {path}: {reason}") from error
@@ -117,10 +109,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with safe_open(path, framework="pt") as file:  # header and weights of the same file, whatever is put in its place
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
         return clean_state_dict(state), file.metadata() or {}
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    return load_state_dict(str(path), device="cpu", weights_only=True)
 
 
 def _sort_header(path: Path) -> None:
