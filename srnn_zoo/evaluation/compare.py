@@ -24,7 +24,7 @@ from srnn_zoo.datasets.readers import (
 from srnn_zoo.inference.predict import Skipped
 from srnn_zoo.models.srnn import SRNN
 
-from .methods import LOGIT_ENSEMBLE, PROBABILITY_ENSEMBLE, BatchAnswers, Method, Pass, base_methods, passes, srnn_method
+from .methods import LOGIT_ENSEMBLE, PROBABILITY_ENSEMBLE, Method, Pass, ScoredBatch, base_methods, passes, srnn_method
 from .table import McNemar, Row, Table, check_folder, mcnemar, predictions_file, wilson
 
 __all__ = ["LOGIT_ENSEMBLE", "PROBABILITY_ENSEMBLE", "McNemar", "Row", "Table", "evaluate", "mcnemar", "wilson"]
@@ -139,7 +139,7 @@ class _Contest:
             raise ValueError(f"none of {len(skipped)} pictures can be read{first}")
         return skipped
 
-    def _answer(self, batch: _Batch) -> list[BatchAnswers]:
+    def _answer(self, batch: _Batch) -> list[ScoredBatch]:
         for source in self.sources:
             source.read(batch.views[source.view])
         return [
@@ -149,7 +149,7 @@ class _Contest:
             for method, indices in zip(self.methods, self.indices, strict=True)
         ]
 
-    def _lines(self, batch: _Batch, answers: list[BatchAnswers]) -> Iterable[list[Any]]:
+    def _lines(self, batch: _Batch, answers: list[ScoredBatch]) -> Iterable[list[Any]]:
         columns = [
             ([labels[k] for k in answer.classes.tolist()], answer.probabilities.tolist(), answer.correct.int().tolist())
             for labels, answer in zip(self.labels, answers, strict=True)

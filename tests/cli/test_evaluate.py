@@ -15,7 +15,7 @@ from PIL import Image
 
 import srnn_zoo
 from srnn_zoo.evaluation import compare as evaluation
-from tests.evaluation.test_learning_curves import HEADER, line, write
+from tests.evaluation.test_plot import HEADER, line, write
 
 from .test_predict import COMMAND, Said, refused, run
 

@@ -1,4 +1,4 @@
-"""Drawings of predictions: written in many formats, whatever the labels, the file names and the number of levels."""
+"""Plots: written in many formats, with every name as it is; and the logs that learning curves are read from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import itertools
 import os
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pytest
@@ -17,13 +19,15 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from srnn_zoo.evaluation.plot import check_plot_file, plot_pareto, plot_predictions
+from srnn_zoo.evaluation.plot import Curve, check_plot_file, plot_curves, plot_pareto, plot_predictions, read_curve
 from srnn_zoo.inference.curve import Point
 from srnn_zoo.inference.predict import Answer, Prediction
 
 LABELS = ("espresso", "cup", "coffee mug")
 SIZES = (32, 64, 96)
-LEADER = "#2a6fb0"
+BLUE, ORANGE, GREEN, GREY = "#2a6fb0", "#d9772b", "#3a9467", "#8a8f99"
+HOSTILE = ["$x$ and $y$", "50 $", r"$\frac{$", r"a_b^c_{d}\n", r"\$\%\& <b>", "{}"]
+HOSTILE += ["_hidden", "日本 ☕ 🐈", "two\nlines", ""]
 
 
 def prediction(
@@ -48,23 +52,26 @@ def drawn_size(predictions: list[Prediction], folder: Path) -> tuple[int, int]:
         return image.size
 
 
-def drawn_texts(predictions: list[Prediction], folder: Path) -> list[str]:
-    """All texts of the drawing, as they are."""
+def drawn(plot: Callable[..., None], what: Any, folder: Path, **options: Any) -> tuple[list[str], str]:
+    """All texts of a drawing as they are, and its SVG."""
     with matplotlib.rc_context({"svg.fonttype": "none"}):
-        plot_predictions(predictions, folder / "plot.svg")
+        plot(what, folder / "plot.svg", **options)
     svg = (folder / "plot.svg").read_text(encoding="utf-8")
-    return [html.unescape(text) for text in re.findall(r"<text [^>]*>([^<]*)</text>", svg)]
+    return [html.unescape(text) for text in re.findall(r"<text [^>]*>([^<]*)</text>", svg)], svg
 
 
-def test_the_drawing_grows_with_levels_and_pictures(tmp_path: Path) -> None:
+# --- predictions ------------------------------------------------------------------------------------------------------
+
+
+def test_the_drawing_grows_with_levels_and_images(tmp_path: Path) -> None:
     sizes = {n: drawn_size([prediction(levels=n)], tmp_path) for n in (1, 2, 3)}
     for n, (width, height) in sizes.items():
         assert (width, height) == pytest.approx((n * sizes[1][0], sizes[1][1]), abs=2)
         assert 300 < height < 1000
         assert 300 < width < 500 * n
-    width, height = drawn_size([prediction()] * 3, tmp_path)
-    assert (width, height) == pytest.approx((sizes[2][0], 3 * sizes[2][1]), abs=4)
-    assert drawn_size([prediction(levels=1), prediction(levels=3)], tmp_path)[0] == sizes[3][0]
+    three_rows = drawn_size([prediction(levels=1), prediction(levels=2), prediction(levels=1)], tmp_path)
+    assert three_rows == pytest.approx((sizes[2][0], 3 * sizes[2][1]), abs=4)
+    assert drawn_size([prediction(levels=1, channels=1)], tmp_path) == sizes[1]  # grey levels
 
 
 @pytest.mark.parametrize(
@@ -72,57 +79,50 @@ def test_the_drawing_grows_with_levels_and_pictures(tmp_path: Path) -> None:
     [("png", b"\x89PNG"), ("PNG", b"\x89PNG"), ("jpg", b"\xff\xd8"), ("pdf", b"%PDF"), ("svg", b"<?xml")],
 )
 def test_the_suffix_chooses_the_format(suffix: str, start: bytes, tmp_path: Path) -> None:
-    plot_predictions([prediction()], str(tmp_path / f"plot.{suffix}"))
+    plot_predictions([prediction(levels=1)], str(tmp_path / f"plot.{suffix}"))
     assert (tmp_path / f"plot.{suffix}").read_bytes().startswith(start)
 
 
 def test_each_level_shows_its_size_and_its_classes_and_the_leader_in_colour(tmp_path: Path) -> None:
-    texts = drawn_texts([prediction(path="folder/my cup.png")], tmp_path)
-    assert texts.count("my cup.png") == 1
-    for size in ("32 × 32", "64 × 64"):
-        assert texts.count(size) == 1
+    texts, svg = drawn(plot_predictions, [prediction(path="folder/my cup.png")], tmp_path)
+    assert texts.count("my cup.png") == texts.count("32 × 32") == texts.count("64 × 64") == 1
     for text in (*LABELS, "50.0 %", "25.0 %", "12.5 %"):
         assert texts.count(text) == 2
-    assert (tmp_path / "plot.svg").read_text(encoding="utf-8").count(f"fill: {LEADER}") == 2
+    assert svg.count(f"fill: {BLUE}") == 2
 
 
 def test_a_variant_that_answers_once_shows_its_largest_level(tmp_path: Path) -> None:
-    texts = drawn_texts([prediction(levels=3, answers=1)], tmp_path)
+    texts, _ = drawn(plot_predictions, [prediction(levels=3, answers=1)], tmp_path)
     assert [text for text in texts if "×" in text] == ["96 × 96"]
 
 
-def test_grey_levels_are_drawn(tmp_path: Path) -> None:
-    assert drawn_size([prediction(channels=1)], tmp_path) == drawn_size([prediction()], tmp_path)
-
-
-HOSTILE = [
-    "$x$ and $y$",
-    "50 $",
-    r"$\frac{$",
-    r"a_b^c_{d}\n",
-    r"\$\%\& <b>",
-    "{}",
-    "日本 ☕ 🐈",
-    "two\nlines",
-    "",
-]
+def test_a_level_that_was_not_read_is_shown_as_such(tmp_path: Path) -> None:
+    whole = prediction(levels=3)
+    early = whole._replace(answers=whole.answers[:1], exit=0, gmacs=0.1)
+    texts, _ = drawn(plot_predictions, [early, whole._replace(exit=2, gmacs=1.0)], tmp_path)
+    sizes = ["32 × 32", "64 × 64, not read", "96 × 96, not read", "32 × 32", "64 × 64", "96 × 96"]
+    assert [text for text in texts if "×" in text] == sizes
+    assert texts.count("espresso") == 1 + 3
+    assert drawn_size([early], tmp_path) == drawn_size([whole], tmp_path)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_labels_and_file_names_are_drawn_as_they_are(text: str, tmp_path: Path) -> None:
+def test_labels_names_of_files_and_curves_are_drawn_as_they_are(text: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        drawn_size([prediction(labels=(text, "cup"), path=f"{text}.png")], tmp_path)
-        texts = drawn_texts([prediction(labels=(text, "cup"), path=f"{text}.png")], tmp_path)
-    if text and "\n" not in text:
-        assert texts.count(text) == 2
-        assert texts.count(f"{text}.png") == 1
+        hostile = [prediction(levels=1, labels=(text, "cup"), path=f"{text}.png")]
+        drawn_size(hostile, tmp_path)
+        labels, _ = drawn(plot_predictions, hostile, tmp_path)
+        curves, _ = drawn(plot_curves, [Curve(text, (0,), (50,))], tmp_path, lines={f"{text}line": 20.0})
+    if "\n" not in text:
+        assert f"{text}line (20.00)" in curves
+        assert not text or labels.count(text) == curves.count(text) == labels.count(f"{text}.png") == 1
 
 
 def test_long_labels_and_file_names_are_cut_and_leave_the_drawing_its_size(tmp_path: Path) -> None:
     long = prediction(labels=("espresso" * 100, "cup, or a mug"), path=f"{'photo' * 50}.png")
     assert drawn_size([long], tmp_path) == drawn_size([prediction()], tmp_path)
-    texts = drawn_texts([long], tmp_path)
+    texts, _ = drawn(plot_predictions, [long], tmp_path)
     assert all(len(text) < 60 for text in texts)
     assert any(re.fullmatch("(photo){5,}.*…", text) for text in texts)
     assert ("espresso" * 100)[:29] + "…" in texts
@@ -131,20 +131,17 @@ def test_long_labels_and_file_names_are_cut_and_leave_the_drawing_its_size(tmp_p
 
 def test_of_many_classes_the_first_eight_are_drawn(tmp_path: Path) -> None:
     labels = tuple(f"class {number}" for number in range(1000))
-    texts = drawn_texts([prediction(labels=labels, levels=1)], tmp_path)
+    texts, _ = drawn(plot_predictions, [prediction(labels=labels, levels=1)], tmp_path)
     assert [text for text in texts if text.startswith("class")] == [f"class {number}" for number in range(8)]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are text there")
 def test_a_file_name_that_is_no_text_is_drawn(tmp_path: Path) -> None:
-    texts = drawn_texts([prediction(path=os.fsdecode(b"caf\xe9.png"))], tmp_path)
+    texts, _ = drawn(plot_predictions, [prediction(path=os.fsdecode(b"caf\xe9.png"))], tmp_path)
     assert texts.count("caf\N{REPLACEMENT CHARACTER}.png") == 1
 
 
-def test_without_predictions_there_is_nothing_to_draw(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no predictions"):
-        plot_predictions([], tmp_path / "plot.png")
-    assert not (tmp_path / "plot.png").exists()
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -162,6 +159,8 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(file: str, rea
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ValueError, match=reason):
         check_plot_file(tmp_path / file)
+    with pytest.raises(ValueError, match=reason):
+        plot_curves([Curve("a", (0,), (50,))], tmp_path / file)
 
 
 def test_a_folder_without_write_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,21 +178,28 @@ def test_a_good_file_is_not_touched_by_the_check(tmp_path: Path, monkeypatch: py
     assert not list(tmp_path.iterdir())
 
 
-def test_a_level_that_was_not_read_is_shown_as_such(tmp_path: Path) -> None:
-    whole = prediction(levels=3)
-    early = whole._replace(answers=whole.answers[:1], exit=0, gmacs=0.1)
-    texts = drawn_texts([early, whole._replace(exit=2, gmacs=1.0)], tmp_path)
-    assert [text for text in texts if "×" in text] == [
-        "32 × 32",
-        "64 × 64, not read",
-        "96 × 96, not read",
-        "32 × 32",
-        "64 × 64",
-        "96 × 96",
-    ]
-    assert texts.count("espresso") == 1 + 3
-    assert drawn_size([early], tmp_path) == drawn_size([whole], tmp_path)
+A_CURVE = [Curve("a", (0,), (50,))]
 
+
+@pytest.mark.parametrize(
+    ("plot", "what", "options", "reason"),
+    [
+        (plot_predictions, [], {}, "no predictions to draw"),
+        (plot_pareto, [], {}, "no points to draw"),
+        (plot_curves, [], {}, "no curves to draw"),
+        (plot_curves, A_CURVE, {"lines": {"b": 101.0}}, "line 'b' must be an error in per cent, 0 to 100; got 101"),
+        (plot_curves, A_CURVE, {"lines": {"b": float("nan")}}, "got nan"),
+    ],
+)
+def test_nothing_to_draw_and_lines_outside_are_refused(
+    plot: Callable[..., None], what: Any, options: Any, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        plot(what, tmp_path / "plot.png", **options)
+    assert not (tmp_path / "plot.png").exists()
+
+
+# --- accuracy against cost --------------------------------------------------------------------------------------------
 
 CURVE = [Point("confidence", "curve", 1 + cost, 60 + 8 * cost**0.5, (), (0.5,)) for cost in (0, 0.5, 1, 1.5, 2, 3, 4)]
 OTHERS = [
@@ -218,24 +224,107 @@ def test_every_point_of_a_curve_has_its_name_and_no_names_overlap(
         save(figure, *args, **options)  # pyright: ignore
 
     monkeypatch.setattr(Figure, "savefig", savefig)
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
-        plot_pareto([*CURVE, *OTHERS], tmp_path / "plot.svg", title="50 $ flowers_$x")
-    svg = html.unescape((tmp_path / "plot.svg").read_text(encoding="utf-8"))
+    _, svg = drawn(plot_pareto, [*CURVE, *OTHERS], tmp_path, title="50 $ flowers_$x")
     for name in (*(point.name.replace(" x ", " × ") for point in OTHERS), "early exit, confidence", "50 $ flowers_$x"):
-        assert svg.count(f">{name}<") == 1
+        assert html.unescape(svg).count(f">{name}<") == 1
     assert len(boxes) == 5  # points that lie on each other share one
     for a, b in itertools.combinations(boxes, 2):
         assert Bbox.intersection(a, b) is None
-    optimistic = [dataclasses.replace(point, optimistic=True) for point in CURVE]
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
-        plot_pareto([*optimistic, *OTHERS], tmp_path / "plot.svg")
-    assert "thresholds chosen on the same images" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
+    _, svg = drawn(plot_pareto, [*(dataclasses.replace(point, optimistic=True) for point in CURVE), *OTHERS], tmp_path)
+    assert "thresholds chosen on the same images" in svg
 
 
-def test_a_curve_of_one_point_or_none_is_drawn_and_no_points_are_refused(tmp_path: Path) -> None:
-    plot_pareto(CURVE[:1], tmp_path / "plot.png")
-    plot_pareto(OTHERS, tmp_path / "plot.pdf")
+@pytest.mark.parametrize("points", [CURVE[:1], OTHERS])
+def test_a_curve_of_one_point_or_none_is_drawn(points: list[Point], tmp_path: Path) -> None:
+    plot_pareto(points, tmp_path / "plot.pdf")
     assert (tmp_path / "plot.pdf").read_bytes().startswith(b"%PDF")
-    with pytest.raises(ValueError, match="no points"):
-        plot_pareto([], tmp_path / "nothing.png")
-    assert not (tmp_path / "nothing.png").exists()
+
+
+# --- learning curves --------------------------------------------------------------------------------------------------
+
+HEADER = "epoch,lr,train_loss,val_loss,val_top1,val_top5,seconds"
+
+
+def line(epoch: object, top1: object) -> str:
+    return f"{epoch},0.001,2.5,2.25,{top1},90.5,12.25"
+
+
+def write(folder: Path, *lines: str, end: str = "\n") -> Path:
+    """A training run with this log."""
+    folder.mkdir(exist_ok=True)
+    (folder / "log.csv").write_text("\n".join(lines) + end, encoding="utf-8")
+    return folder
+
+
+def test_a_log_is_read_as_errors_by_epoch(tmp_path: Path) -> None:
+    run = write(tmp_path / "half_gru", HEADER, line(0, 60), line(1, "71.25"), line(3, "1e2"))
+    assert read_curve(run) == Curve("half_gru", (0, 1, 3), (40.0, 28.75, 0.0))
+    assert read_curve(str(run), "half-GRU SRNN").name == "half-GRU SRNN"
+    write(run, "note," + HEADER, "a," + line(1, 50))  # a column more
+    assert read_curve(run).errors == (50.0,)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([], r"lacks the columns epoch, .*seconds; a log has epoch,lr"),
+        ([HEADER], "has no epoch yet"),
+        ([HEADER.replace("val_top1,", "")], "lacks the columns val_top1; a log has"),
+        ([line(0, 60)], "lacks the columns epoch"),
+        ([HEADER, line(0, 60), "1,0.001,2"], "line 3: 3 values for 7 columns; was the file cut short"),
+        ([HEADER, line(0, 60) + ",9"], "line 2: 8 values for 7 columns"),
+        ([HEADER, line(0, 60), "", line(1, 60)], "line 3: 0 values for 7 columns"),
+        ([HEADER, line(0.5, 60)], "line 2: an epoch is a whole number; got '0.5'"),
+        ([HEADER, line(1, 60), line(1, 61)], "line 3: epochs must rise; epoch 1 comes after 1"),
+        ([HEADER, line(0, "")], "line 2: val_top1 must be an accuracy in per cent, 0 to 100; got ''"),
+        ([HEADER, line(0, "nan")], "got 'nan'"),
+        ([HEADER, line(0, 100.5)], "got '100.5'"),
+        ([HEADER, line(0, "inf")], "got 'inf'"),
+        ([HEADER, '"' + line(0, 60)], "is damaged: unexpected end of data"),
+    ],
+)
+def test_logs_that_are_none_are_refused_with_the_line(lines: list[str], reason: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=reason):
+        read_curve(write(tmp_path / "run", *lines, end=""))
+
+
+def test_missing_and_unreadable_logs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere'; give the folder of a training run"):
+        read_curve(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"is no training run: it has no log\.csv"):
+        read_curve(tmp_path)
+    (tmp_path / "log.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"log\.csv is damaged: 'utf-8'"):
+        read_curve(tmp_path)
+
+
+def test_every_curve_and_line_is_drawn_and_named(tmp_path: Path) -> None:
+    long = "half-GRU SRNN, from U = I/4, norm per level"
+    curves = [Curve("vanilla SRNN", (0, 1, 2), (30, 28, 27)), Curve(long, (0, 1), (29.5, 26))]
+    texts, svg = drawn(plot_curves, curves, tmp_path, lines={"logit ensemble": 28.26})
+    for text in ("vanilla SRNN", long, "logit ensemble (28.26)", "epoch", "top-1 validation error (%)"):
+        assert texts.count(text) == 1
+    assert [f"stroke: {colour}" in svg for colour in (BLUE, ORANGE, GREY, GREEN)] == [True, True, True, False]
+
+
+def test_points_are_drawn_at_their_errors(tmp_path: Path) -> None:
+    plot_curves([Curve("a", (1, 2, 3, 4), (40, 10, 10, 10))], tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as image:
+        width, height = image.size
+        pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8).view(height, width, 3)
+    y, x = (pixels == torch.tensor([0x2A, 0x6F, 0xB0])).all(dim=2).nonzero(as_tuple=True)
+    assert y[x < width * 0.12].min() < height * 0.15  # high error at the start
+    assert y[(width * 0.5 < x) & (x < width * 0.7) & (y > height * 0.5)].min() > height * 0.7
+
+
+def test_few_epochs_are_points_as_well_and_one_is_nothing_else(tmp_path: Path) -> None:
+    for epochs, points in ((1, 1), (20, 20), (21, 0)):
+        _, svg = drawn(plot_curves, [Curve("a", tuple(range(epochs)), (50.0,) * epochs)], tmp_path)
+        markers = re.findall(rf'<use [^>]*style="fill: {BLUE}', svg)
+        assert len(markers) == (points + 1 if points else 0)  # and the one in the legend
+
+
+def test_many_runs_are_told_apart(tmp_path: Path) -> None:
+    _, svg = drawn(plot_curves, [Curve(f"run {n}", (0, 1), (50 - n, 40 - n)) for n in range(13)], tmp_path)
+    styles = re.findall(r'style="(fill: none[^"]*stroke-width: 1\.8[^"]*)"', svg)
+    assert len(set(styles)) == 13
