@@ -1,4 +1,4 @@
-"""What the benchmarks share: where the photographs are, and how a table of figures is written down."""
+"""What the benchmarks share: where the images are, and how a table of figures is written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def imagenet_sample() -> Path:
 
 
 def grocery() -> Path:
-    """The folder `grocery` (`{train,val,test}/<class>/*.jpg`) there."""
+    """The folder `grocery` (`{train,val,test}/<class>/*.jpg`) in the same place."""
     return _data("grocery")
 
 
@@ -43,10 +43,10 @@ def _data(name: str) -> Path:
 
 
 def report(rows: Sequence[Row], path: Path) -> None:
-    """Write rows that share their columns to a CSV file; print them as a Markdown table, and what they were made with.
+    """Write rows with the same columns to a CSV file, and print them as a Markdown table with versions and processor.
 
     Args:
-        rows: one or more; numbers already rounded to what shall be read.
+        rows: one or more; numbers are already rounded.
         path: the CSV file.
     """
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""The rows of the comparison on Grocery: the paper's methods, honest baselines, and ideas of how to do better."""
+"""The rows of the comparison on Grocery: the paper's methods, honest baselines, and ideas to improve on them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["FUSIONS", "IDEAS", "Trial"]
 
 @dataclass(frozen=True)
 class Trial:
-    """A row: a variant, and in what it differs from the others.
+    """A row: a variant, and how it differs from the others.
 
     Attributes:
         variant: of the model.
-        parts: sizes of the levels as parts of the largest; empty for those of the command line.
+        parts: sizes of the levels as parts of the largest; empty for the sizes of the command line.
         settings: of the recipe.
         options: of the model.
     """
@@ -32,10 +32,10 @@ class Trial:
 
 @register_cell("half_gru_gate_bias")
 class HalfGRUGateBias(HalfGRU):
-    """Half-GRU with what the paper leaves out, a bias of the gate: `z_s = σ(W_z C(x_s) + U_z h_{s-1} + b)`, b = 2.
+    """Half-GRU with a bias of the gate, which the paper leaves out: `z_s = σ(W_z C(x_s) + U_z h_{s-1} + b)`, b = 2.
 
-    Every gate starts at 0.88 instead of 1/2, so that less of the state is carried past U: with two levels
-    `h_2 = 0.88 C(x_2) + (0.10 + 0.78 U) C(x_1)`. From U = I both levels count alike, as without a bias.
+    Every gate starts at 0.88 instead of 1/2, so that less of the state bypasses U. With two levels
+    `h_2 = 0.88 C(x_2) + (0.10 + 0.78 U) C(x_1)`: from U = I both levels count alike, as without a bias.
     """
 
     def __init__(self, dim: int, **options: Any) -> None:
@@ -54,7 +54,7 @@ _THREE = (0.5, 0.75, 1.0)
 #: Every way to fuse the levels, as the paper starts it.
 FUSIONS = {name: Trial(name) for name in ("mean_logit", "concat", "vanilla", "half_gru", "gru", "lstm", "mgu")}
 
-#: What the paper leaves open.
+#: Ideas beyond the paper.
 IDEAS = {
     "half_gru, cell lr x 10": Trial("half_gru", settings={"lr_cell": 1.0}),
     "half_gru, cell lr / 10": Trial("half_gru", settings={"lr_cell": 0.01}),

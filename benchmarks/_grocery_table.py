@@ -10,7 +10,7 @@ import torch
 from _common import Row
 from torch import Tensor
 
-from srnn_zoo.evaluation.compare import mcnemar, wilson
+from srnn_zoo.evaluation import mcnemar, wilson
 
 __all__ = ["compare", "summarise"]
 
@@ -18,7 +18,7 @@ Right = Mapping[str, Sequence[Tensor]]
 
 
 def summarise(right: Right, losses: Mapping[str, Sequence[float]]) -> list[Row]:
-    """For every method its top-1 accuracy: mean and standard deviation over the seeds, and a 95 % interval (Wilson).
+    """The top-1 accuracy of every method: mean and standard deviation over the seeds, and a 95 % interval (Wilson).
 
     Args:
         right: for every method and seed whether the answer is right, bool `(N,)`.
@@ -33,8 +33,8 @@ def summarise(right: Right, losses: Mapping[str, Sequence[float]]) -> list[Row]:
 def compare(right: Right, methods: Sequence[str]) -> list[Row]:
     """How much better these methods are than every other.
 
-    The interval is of the mean over seeds of the difference on one image, over images (normal approximation); the
-    p-values are McNemar's, seed by seed.
+    The difference on each image is averaged over the seeds; the interval is over the images (normal approximation).
+    The p-values are McNemar's, seed by seed.
     """
     return [_difference(a, b, right[a], right[b]) for a in methods if a in right for b in right if b != a]
 

@@ -1,11 +1,11 @@
 """Early exit on the Grocery Store data set: accuracy, cost and time against the full pyramid and single-scale networks.
 
-The backbone keeps its ImageNet weights; its features are extracted once (and kept in --cache), and a classifier for
-each level is fitted to those of the training split (`srnn_zoo.training.features`) with a loss at every level. A
+The backbone keeps its ImageNet weights. Its features are extracted once (and kept in --cache); a classifier for each
+level is fitted to the features of the training split (`srnn_zoo.training.features`) with a loss at every level. A
 single-scale network is the same backbone with one classifier, fitted to the features of one size in the same way.
 Thresholds are found on the validation split, for budgets in parts of the full pyramid's cost; everything else is
-measured on the test split. Times are of the real thing: batches of levels through `model(levels)` and through
-`srnn_zoo.Anytime`, in turns, the order swapped every batch; loading and resizing are not part of them.
+measured on the test split. Times are those of whole models: batches of levels go through `model(levels)` and through
+`srnn_zoo.Anytime`, in turns, with the order swapped every batch. Loading and resizing do not count.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def main() -> None:
         "--budgets", type=float, nargs="+", default=[0.4, 0.45, 0.5, 0.6], help="parts of the full cost"
     )
     parser.add_argument("--timed", default="112+224+336", help="levels that are timed (default: %(default)s)")
-    parser.add_argument("--timed-budget", type=float, default=0.5, help="for which they are (default: %(default)s)")
+    parser.add_argument("--timed-budget", type=float, default=0.5, help="that is timed (default: %(default)s)")
     parser.add_argument("--recurrence", type=float, default=0.5, help="u in U = u I (default: %(default)s)")
     parser.add_argument("--distillation", type=float, default=0.5, help="of the loss (default: %(default)s)")
-    parser.add_argument("--rule", default="margin", help="for which thresholds are found (default: %(default)s)")
+    parser.add_argument("--rule", default="margin", help="exit rule whose thresholds are found (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=100, help="of every probe (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="probes of each kind (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="of the timed batches (default: %(default)s)")
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def srnn_rows(args: argparse.Namespace, levels: str, runs: Sequence[SRNNRun], singles: Sequence[Point]) -> list[Row]:
-    """Everybody stops at a level, and early exit for every budget that pays for the first level."""
+    """One row for each level at which all images stop, and one for each budget that pays for the first level."""
     full = Point("full", "level", runs[0].full.gmacs, statistics.fmean(run.full.accuracy for run in runs))
     rows: list[Row] = []
     for level in range(len(runs[0].levels)):
@@ -127,7 +127,7 @@ class SRNNRun:
         return srnn_zoo.calibrate(self.model, self.held_out, budget_gmacs=budget, rule=self.rule, spend=True)
 
     def at_budget(self, part: float) -> Point:
-        """What it does on the test split."""
+        """Accuracy and cost on the test split for a part of the full cost."""
         rule: Any = self.exit_at(part).exit
         [outcome] = measure(self.test, rule, [rule.thresholds])
         return Point(rule.name, "curve", outcome.gmacs, outcome.accuracy, outcome.stop_shares, outcome.thresholds)
@@ -156,7 +156,7 @@ def create(args: argparse.Namespace, sizes: Sequence[int], **options: Any) -> sr
 
 
 def load_features(args: argparse.Namespace, split: str) -> Features:
-    """C(x_s) at every size for a split; extracted once."""
+    """C(x_s) at every size for a split, extracted once."""
     sizes = sorted({*args.singles, *(size for levels in args.levels for size in sizes_of(levels))})
     args.cache.mkdir(parents=True, exist_ok=True)
     file = args.cache / f"{args.model}-{'-'.join(map(str, sizes))}-{split}.safetensors"
@@ -167,12 +167,12 @@ def load_features(args: argparse.Namespace, split: str) -> Features:
 
 
 def features_of(features: Features, sizes: Sequence[int]) -> Features:
-    """Those of some sizes."""
+    """The features of some sizes only."""
     return features.select([[height for height, _ in features.sizes].index(size) for size in sizes])
 
 
 def single_scale(args: argparse.Namespace, data: dict[str, Features], size: int) -> Point:
-    """The mean of so many single-scale networks on the test split."""
+    """The mean of --seeds single-scale networks on the test split."""
     accuracies: list[float] = []
     test = features_of(data["test"], [size])
     for seed in range(args.seeds):
@@ -193,7 +193,7 @@ def row(
     full: Point | None,
     singles: Sequence[Point],
 ) -> Row:
-    """A row of the table: the mean over the seeds, and how it compares."""
+    """A row of the table: the mean over the seeds, and its comparison with the full pyramid and single scales."""
     accuracy = statistics.fmean(point.accuracy for point in points)
     gmacs = statistics.fmean(point.gmacs for point in points)
     as_good = [single.gmacs for single in singles if single.accuracy >= accuracy]
@@ -211,7 +211,7 @@ def row(
 
 
 def time_in_turns(args: argparse.Namespace, run: SRNNRun) -> Row:
-    """The full pyramid against early exit on the test split, batch by batch: what is saved of the time and the cost."""
+    """The full pyramid against early exit on the test split, batch by batch: the time and cost that are saved."""
     fast = run.exit_at(args.timed_budget)
     model = run.model
 

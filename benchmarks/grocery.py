@@ -1,13 +1,12 @@
 """Fully fine-tuned scale recurrence against honest baselines on the Grocery Store data set, official split.
 
-Every row of the table is trained with the same recipe, seeds and pictures: single-scale networks of each size, the mean
+Every row of the table is trained with the same recipe, seeds and images: single-scale networks of each size, the mean
 of the levels' logits, concatenation, and the recurrent variants. The untrained ensembles average the answers of the
-single-scale network of the largest size. `--rows` chooses others, among them ideas of how to make scale recurrence
-better (`--list` shows all), `--probe` keeps the backbone frozen instead.
+single-scale network of the largest size. `--rows` chooses others, among them ideas to improve scale recurrence
+(`--list` shows all); `--probe` keeps the backbone frozen instead.
 
-A run that is finished is kept in --runs; one that was interrupted goes on where it was, with the same command. What is
-printed and written to results/ is measured on the validation split; with --test, once everything is chosen, on the test
-split.
+Finished runs are kept in --runs; the same command resumes interrupted ones. The printed figures, and those in results/,
+are of the validation split; with --test, once everything is chosen, of the test split.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/grocery"), help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads of torch in each (default: torch's own)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read pictures in each")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images in each")
     parser.add_argument("--test", action="store_true", help="measure on the test split, not on the validation split")
     parser.add_argument("--compare", nargs="*", default=["half_gru"], help="rows to compare with all others")
     parser.add_argument("--csv", type=Path, help="file to write (default: results/grocery_TRAINING_SPLIT.csv)")
@@ -77,7 +76,7 @@ def single(size: int) -> str:
 
 
 def in_parallel(jobs: int, calls: Sequence[partial[None]], what: str) -> None:
-    """Make every call; after one that fails no other is begun."""
+    """Make every call; after a failure no other is started."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         futures = [pool.submit(call) for call in calls]
@@ -99,7 +98,7 @@ def kind(args: argparse.Namespace) -> str:
 
 
 def train(args: argparse.Namespace, name: str, trial: Trial, seed: int) -> None:
-    """Train a model of a row, or go on with it."""
+    """Train a model of a row, or resume its training."""
     set_threads(args)
     folder = folder_of(args, name, seed)
     if (folder / "finished").is_file():
@@ -135,27 +134,27 @@ def create(args: argparse.Namespace, name: str, trial: Trial, num_classes: int) 
 
 
 def sizes_of(args: argparse.Namespace, name: str, trial: Trial) -> list[int]:
-    """Of the levels of a row."""
+    """The sizes of the levels of a row."""
     if name in map(single, args.sizes):
         return [size for size in args.sizes if name == single(size)]
     return [round(part * args.sizes[-1]) for part in trial.parts] or args.sizes
 
 
 def recipe_of(args: argparse.Namespace, trial: Trial, seed: int) -> Recipe:
-    """How a row is trained: U starts at the identity, as in the paper, where the row does not say otherwise."""
+    """How a row is trained: U starts at the identity, as in the paper, unless the row says another start."""
     start = recipe("probe" if args.probe else "finetune", **{"seed": seed, "recurrence": 1.0, **trial.settings})
     return start.with_settings(args.set)
 
 
 def set_threads(args: argparse.Namespace) -> None:
-    """In the process that works."""
+    """Set torch's threads, in the process that works."""
     if args.threads:
         torch.set_num_threads(args.threads)
 
 
 @torch.inference_mode()
 def answer(args: argparse.Namespace, name: str, seed: int, split: str) -> None:
-    """The logits of a trained model on a split; of the single-scale network of the largest size, at every size too."""
+    """Write the logits of a trained model on a split; the single-scale network of the largest size reads every size."""
     set_threads(args)
     folder = folder_of(args, name, seed)
     file = folder / f"{split}.safetensors"
@@ -178,16 +177,16 @@ def answer(args: argparse.Namespace, name: str, seed: int, split: str) -> None:
 
 
 def feature_batches(args: argparse.Namespace, model: srnn_zoo.SRNN, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """C(x_s) of all levels, `(L, B, D)`, and the classes; those of a frozen backbone are computed once."""
+    """C(x_s) of all levels, `(L, B, D)`, and the classes; features of a frozen backbone are computed once."""
     sizes = "+".join(str(height) for height, _ in model.level_sizes())
     file = args.runs / f"frozen-{args.model}-{sizes}-{split}.safetensors"
     if args.probe and file.is_file():
         features = Features.load(file)
     else:
-        pictures: Any = open_split(grocery() / split, classes=model.pretrained_cfg["label_names"])
-        pictures.transform = image_transform(model)
+        images: Any = open_split(grocery() / split, classes=model.pretrained_cfg["label_names"])
+        images.transform = image_transform(model)
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        features = extract_features(model, DataLoader(pictures, 32, num_workers=args.workers), progress=False)
+        features = extract_features(model, DataLoader(images, 32, num_workers=args.workers), progress=False)
         if args.probe:
             features.save(file)
     device = next(model.parameters()).device
@@ -195,7 +194,7 @@ def feature_batches(args: argparse.Namespace, model: srnn_zoo.SRNN, split: str) 
 
 
 def at_every_size(args: argparse.Namespace, model: srnn_zoo.SRNN) -> srnn_zoo.SRNN:
-    """A trained single-scale network, to read every size of the pyramid."""
+    """A trained single-scale network that reads every size of the pyramid."""
     trial = Trial("mean_logit")
     reader = create(args, "", trial, model.num_classes)
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("cell.")}
@@ -205,7 +204,7 @@ def at_every_size(args: argparse.Namespace, model: srnn_zoo.SRNN) -> srnn_zoo.SR
 
 
 def ensembles(args: argparse.Namespace, logits: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the single-scale networks say together: that of the largest size at all sizes, and each at its own."""
+    """Ensembles of the single-scale networks: the one of the largest size at all sizes, and each one at its own."""
     singles = [logits[name] for name in map(single, args.sizes) if name in logits]
     found: dict[str, Tensor] = {}
     at_all = logits.get(single(args.sizes[-1]))
@@ -218,7 +217,7 @@ def ensembles(args: argparse.Namespace, logits: dict[str, Tensor]) -> dict[str, 
 
 
 def table(args: argparse.Namespace, rows: dict[str, Trial], split: str) -> None:
-    """What came of it, written down and printed."""
+    """Write and print the table."""
     right, losses = outcomes(args, rows, split)
     backbone = srnn_zoo.create_model(args.model)
     measured: list[Row] = []
@@ -238,14 +237,14 @@ def table(args: argparse.Namespace, rows: dict[str, Trial], split: str) -> None:
 
 
 def about(args: argparse.Namespace, split: str, levels: Sequence[int]) -> Row:
-    """The columns that say of what a row of a table is."""
+    """The first columns of a row: its levels, training and split."""
     return {"levels": "+".join(map(str, levels)), "training": kind(args), "split": split}
 
 
 def outcomes(
     args: argparse.Namespace, rows: dict[str, Trial], split: str
 ) -> tuple[dict[str, list[Tensor]], dict[str, list[float]]]:
-    """Of every method and seed whether each answer is right, and the cross-entropy."""
+    """For every method and seed: whether each answer is right, and the cross-entropy."""
     right: dict[str, list[Tensor]] = {}
     losses: dict[str, list[float]] = {}
     for seed in args.seeds:
@@ -259,7 +258,7 @@ def outcomes(
 
 
 def fit_seconds(args: argparse.Namespace, name: str) -> str:
-    """What the fastest seed of a probe took: one that found the features of an earlier run, where there is any."""
+    """Seconds of the fastest seed of a probe: one that found the features of an earlier run, if any did."""
     logs = [(folder_of(args, name, seed) / "log.csv").read_text(encoding="utf-8") for seed in args.seeds]
     return f"{min(float(row['seconds']) for log in logs for row in csv.DictReader(log.splitlines())):.1f}"
 

@@ -1,9 +1,9 @@
 """What cell and classifier add to the time of the backbone: an SRNN against its backbone alone on the same levels.
 
 Both are timed in every round, one after the other, and the order is swapped every round. The figure is the median over
-the rounds of the ratio of the two times, which other work on the machine disturbs least; one thread, because with more
-the slowest of them decides, and that is the one that other work disturbs. Cell and classifier are timed by themselves
-as well, between the two.
+the rounds of the ratio of the two times, which other work on the machine disturbs least. The default is one thread: of
+several, the slowest decides, and other work disturbs that one. Cell and classifier are also timed by themselves,
+between the two.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:
-    """The order statistics between which the true median lies in 95 of 100 samples, whatever the distribution."""
+    """A distribution-free 95 % interval of the median, from the order statistics."""
     ordered, n = sorted(values), len(values)
     below = max(0, math.floor(n / 2 - 0.98 * math.sqrt(n)))
     return ordered[below], ordered[n - 1 - below]

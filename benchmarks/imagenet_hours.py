@@ -1,10 +1,10 @@
 """How long training on ImageNet takes: what an update of a scale-recurrent network costs, in updates of its base CNN.
 
 Both are trained in turns by the paper's recipe on random images in memory: the base CNN on the smallest level, as
-timm's own benchmark does, and the SRNN on the largest, from which it builds the others. Hours follow from the images a
-second of the SRNN on this device, or, with --base-rate, from those of the base CNN on another device, divided by the
-ratio measured here. They are of the device's work alone: reading must keep up, for which a core's rate is measured on
-the photographs of imagenet-sample, and several devices are taken to share the work evenly.
+timm's own benchmark does, and the SRNN on the largest, from which it builds the others. The hours follow from the
+images a second of the SRNN on this device, or, with --base-rate, from those of the base CNN on another device, divided
+by the ratio measured here. They count the device's work alone. Reading must keep up: one core's rate is measured on
+imagenet-sample. Several devices are assumed to share the work evenly.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="updates of each (default: %(default)s)")
     parser.add_argument("--precision", choices=["no", "bf16", "fp16"], default="no", help="(default: %(default)s)")
     parser.add_argument("--base-rate", type=float, help="images a second of the base CNN on another device")
-    parser.add_argument("--base-device", default="", help="that device, for the table")
+    parser.add_argument("--base-device", default="", help="the name of that device, for the table")
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 8], help="(default: 1 8)")
     parser.add_argument("--csv", type=Path, default=RESULTS / "imagenet_hours.csv", help="file to write")
     args = parser.parse_args()
@@ -126,7 +126,7 @@ def update(args: argparse.Namespace, net: Any, size: int, device: str) -> Callab
 
 
 def reading_rate(args: argparse.Namespace) -> float:
-    """Photographs that one core reads and augments in a second, up to the largest level."""
+    """Images that one core reads and augments in a second, up to the largest level."""
     model = srnn_zoo.create_model(f"srnn_{args.model}", img_size=args.sizes[-1])
     transform = image_transform(model, train=True, **recipe("paper").augmentation())
     files = find_images([imagenet_sample()])

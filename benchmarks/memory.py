@@ -1,8 +1,8 @@
-"""Memory of photographs of 4000 x 3000: levels in sequence against all at once, by number of photographs and height.
+"""Memory for images of 4000 x 3000: levels in sequence against all at once, by number of images and height.
 
-Every figure is MiB that a process of its own grew by at its peak, above the loaded model and the photographs, in
-inference. It is taken twice: with glibc's ordinary settings, which keep some of what is freed, and with
-`MALLOC_MMAP_THRESHOLD_=65536`, which gives it back at once and so shows what is in use. Needs Linux.
+Every figure is the growth of a process of its own at its peak, in MiB, above the loaded model and the images, in
+inference. It is measured twice: with glibc's ordinary settings, which keep some freed memory, and with
+`MALLOC_MMAP_THRESHOLD_=65536`, which returns it at once and so shows the memory in use. Needs Linux.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="srnn_resnet18", help="name of a model (default: %(default)s)")
     parser.add_argument("--base-size", type=int, default=224, help="the first level (default: %(default)s)")
-    parser.add_argument("--in-sequence", type=int, nargs="+", default=[1, 2, 4, 8], help="photographs (1 2 4 8)")
-    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2, 4], help="photographs (default: 1 2 4)")
+    parser.add_argument("--in-sequence", type=int, nargs="+", default=[1, 2, 4, 8], help="images (default: 1 2 4 8)")
+    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2, 4], help="images (default: 1 2 4)")
     parser.add_argument("--csv", type=Path, default=RESULTS / "memory.csv", help="file to write")
     args = parser.parse_args()
     if sys.platform != "linux":
@@ -50,7 +50,7 @@ def main() -> None:
             {
                 "model": args.model,
                 "levels": "in sequence" if in_sequence else "at once",
-                "photographs": count,
+                "images": count,
                 "height": height,
                 "largest_level": f"{largest} x {largest}",
                 "largest_level_mib": f"{3 * 4 * largest**2 / 2**20:.1f}",
@@ -71,17 +71,17 @@ def in_its_own_process(environment: dict[str, str], *case: Any) -> float:
 
 
 def peak_growth(name: str, base_size: int, count: int, height: int, in_sequence: bool) -> float:
-    """MiB that this process grows by at its peak when the model reads so many photographs."""
+    """The growth of this process at its peak, in MiB, when the model reads this many images."""
     torch.set_num_threads(1)
     model = srnn_zoo.create_model(name).eval()
     variable = srnn_zoo.ScalePyramid.variable(base_size, max_height=height, levels_in_sequence=in_sequence)
     transform: Any = srnn_zoo.create_transform(model, sizes=variable)
-    photographs = [Image.effect_noise(SIZE, 60).convert("RGB") for _ in range(count)]
+    images = [Image.effect_noise(SIZE, 60).convert("RGB") for _ in range(count)]
     with torch.inference_mode():
-        model(srnn_zoo.Pyramid.pack([transform(photographs[0].resize((base_size, base_size)))]))  # loads what is lazy
+        model(srnn_zoo.Pyramid.pack([transform(images[0].resize((base_size, base_size)))]))  # loads everything lazy
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = status("VmRSS")
-        model(srnn_zoo.Pyramid.pack([transform(photograph) for photograph in photographs]))
+        model(srnn_zoo.Pyramid.pack([transform(image) for image in images]))
     return status("VmHWM") - before
 
 

@@ -1,9 +1,8 @@
 """Batches of mixed heights: images a second of a packed batch against the same images one by one.
 
-Sizes are drawn as photographs' are, from 60 to 4000 pixels, evenly on a logarithmic scale, and the heights follow from
-them. Both ways are timed in every round, one after the other, and the order is swapped every round; the figure is the
-median over the rounds of the ratio of the two times, which other work on the machine disturbs least. Training is
-forward and backward.
+Sizes are drawn evenly on a logarithmic scale, from 60 to 4000 pixels, and the heights follow from them. Both ways are
+timed in every round, one after the other, and the order is swapped every round. The figure is the median over the
+rounds of the ratio of the two times, which other work on the machine disturbs least. Training is forward and backward.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def main() -> None:
 
 
 def draw_images(base_size: int, max_height: int, count: int, device: str) -> list[list[Tensor]]:
-    """For every image random levels `(3, S, S)`, as many as its size gives."""
+    """Random levels `(3, S, S)` of every image, as many as its size allows."""
     generator = random.Random(0)
     transform = srnn_zoo.ScalePyramid.variable(base_size, max_height=max_height, small="upsample")
     sides = [round(SIDES[0] * (SIDES[1] / SIDES[0]) ** generator.random()) for _ in range(count)]
@@ -78,7 +77,7 @@ def draw_images(base_size: int, max_height: int, count: int, device: str) -> lis
 def paired_times(
     model: srnn_zoo.SRNN, images: list[list[Tensor]], rounds: int, training: bool
 ) -> tuple[list[float], list[float]]:
-    """Seconds of every round, one by one and packed (with the packing itself), after a round to warm up."""
+    """Seconds of every round, one by one and packed (packing included), after a round to warm up."""
     targets = torch.zeros(len(images), dtype=torch.long, device=images[0][0].device)
 
     def answer(levels: srnn_zoo.Pyramid | srnn_zoo.PackedPyramid | list[Tensor]) -> None:

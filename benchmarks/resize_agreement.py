@@ -1,4 +1,4 @@
-"""How far the ways to make a level differ, on photographs, in grey levels of 255.
+"""How far the ways to make a level differ, on real images, in grey levels of 255.
 
 Pillow images are the reference for uint8 and float tensors; a model's transform, which resizes with Pillow, is the
 reference for the levels that a model builds from one normalised tensor on its own device.
@@ -24,9 +24,9 @@ from srnn_zoo.datasets.images import find_images, open_image
 from srnn_zoo.transforms.pyramid import Interpolation
 
 SIZES = (224, 448)
-MODEL = "srnn_tf_efficientnet_lite0"  # whose crop, mean and std the transform takes; its weights are not used
+MODEL = "srnn_tf_efficientnet_lite0"  # gives the transform its crop, mean and std; its weights are not used
 INTERPOLATIONS: tuple[Interpolation, ...] = ("bicubic", "bilinear")
-ARITHMETIC = 1e-3  # grey levels; what float32 alone makes of equal values
+ARITHMETIC = 1e-3  # grey levels; equal values differ by less in float32
 
 
 class Comparison(NamedTuple):
@@ -42,7 +42,7 @@ Pair = tuple[Comparison, Tensor, Tensor]  # what, the compared level and the ref
 
 
 class Difference:
-    """Absolute differences, gathered picture after picture: largest, mean, and how many are above 0 and above 1."""
+    """Absolute differences, gathered image by image: largest, mean, and how many are above 0 and above 1."""
 
     def __init__(self) -> None:
         self.largest = self.total = 0.0
@@ -67,14 +67,14 @@ class Difference:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=50, help="photographs to resize (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=50, help="images to resize (default: %(default)s)")
     parser.add_argument("--csv", type=Path, default=RESULTS / "resize_agreement.csv", help="file to write")
     args = parser.parse_args()
 
-    paths = find_images([imagenet_sample()])[: args.pictures]
+    paths = find_images([imagenet_sample()])[: args.images]
     differences: defaultdict[Comparison, Difference] = defaultdict(Difference)
     models = {name: srnn_zoo.create_model(MODEL, interpolation=name) for name in INTERPOLATIONS}
-    for path in tqdm(paths, unit="picture", disable=None):
+    for path in tqdm(paths, unit="image", disable=None):
         image = open_image(path).image
         for name in INTERPOLATIONS:
             pairs = (*transform_pairs(image, name), *on_device_pairs(image, name, models[name]))

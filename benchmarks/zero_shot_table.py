@@ -1,7 +1,7 @@
-"""Top-1 on photographs of ImageNet classes before any training: single levels, ensembles and every zero-shot cell.
+"""Top-1 on images of ImageNet classes before any training: single levels, ensembles and every zero-shot cell.
 
 The backbone reads every level once; each method then runs its own model's cell and classifier on those features. On a
-few pictures, the whole model is run from the levels, and must give the same logits.
+few images the whole model runs from the levels, and must give the same logits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import srnn_zoo
 from srnn_zoo.datasets.images import open_image
 
 MODELS = ("srnn_tf_efficientnet_lite0", "srnn_tf_efficientnet_lite1", "srnn_tf_efficientnet_lite2")
-CHECKED_PICTURES = 8
+CHECKED_IMAGES = 8
 
 
 class Method(NamedTuple):
@@ -58,7 +58,7 @@ METHODS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=MODELS, help="names of models (default: Lite0, 1 and 2)")
-    parser.add_argument("--batch-size", type=int, default=8, help="pictures read at a time (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, help="images read at a time (default: %(default)s)")
     parser.add_argument("--csv", type=Path, default=RESULTS / "zero_shot_imagenet_sample.csv", help="file to write")
     args = parser.parse_args()
 
@@ -73,17 +73,17 @@ def table(name: str, batch_size: int) -> list[Row]:
         for variant in dict.fromkeys(method.variant for method in METHODS)
     }
     model = models["mean_logit"]
-    loader = DataLoader(pictures(model), batch_size)
+    loader = DataLoader(images(model), batch_size)
     features, targets = read_features(model, loader)
     logits = {m.name: classify(models[m.variant], features[m.levels]) for m in METHODS}
     difference = check_whole_models(models, loader, logits)
-    print(f"{name}: largest logit difference to whole models on {CHECKED_PICTURES} pictures: {difference:.1e}")
+    print(f"{name}: largest logit difference to whole models on {CHECKED_IMAGES} images: {difference:.1e}")
     sizes = [height for height, _ in model.level_sizes()]
     return [{"model": name, **table_row(method, sizes[method.levels], logits, targets)} for method in METHODS]
 
 
-def pictures(model: srnn_zoo.SRNN) -> ImageFolder:
-    """The photographs as levels, with ImageNet's class indices."""
+def images(model: srnn_zoo.SRNN) -> ImageFolder:
+    """The sample's images as levels, with ImageNet's class indices."""
     index_of = {name: index for index, name in enumerate(ImageNetInfo().label_names())}
     folder = ImageFolder(
         str(imagenet_sample()),
@@ -95,7 +95,7 @@ def pictures(model: srnn_zoo.SRNN) -> ImageFolder:
 
 
 def read_features(model: srnn_zoo.SRNN, loader: DataLoader) -> tuple[list[Tensor], Tensor]:
-    """C(x_s) of all pictures, `(N, D)` for every level, and their classes `(N,)`."""
+    """C(x_s) of all images, `(N, D)` for every level, and their classes `(N,)`."""
     features: list[list[Tensor]] = [[] for _ in model.scales]
     targets: list[Tensor] = []
     for levels, target in tqdm(loader, unit="batch", disable=None):
@@ -111,17 +111,17 @@ def classify(model: srnn_zoo.SRNN, features: list[Tensor]) -> Tensor:
 
 
 def check_whole_models(models: dict[str, srnn_zoo.SRNN], loader: DataLoader, logits: dict[str, Tensor]) -> float:
-    """The largest difference between `model(levels)` and the logits from stored features, on the first pictures.
+    """The largest difference between `model(levels)` and the logits from stored features, on the first images.
 
     Raises:
         AssertionError: if they differ by more than arithmetic does.
     """
-    items = [loader.dataset[index][0] for index in range(CHECKED_PICTURES)]
+    items = [loader.dataset[index][0] for index in range(CHECKED_IMAGES)]
     levels = [torch.stack(level) for level in zip(*items, strict=True)]
     difference = 0.0
     for method in METHODS:
         whole = models[method.variant](levels[method.levels])
-        stored = logits[method.name][:CHECKED_PICTURES]
+        stored = logits[method.name][:CHECKED_IMAGES]
         torch.testing.assert_close(stored, whole, rtol=1e-4, atol=1e-4)
         difference = max(difference, (stored - whole).abs().max().item())
     return difference
@@ -134,7 +134,7 @@ def table_row(method: Method, sizes: list[int], logits: dict[str, Tensor], targe
         "method": method.name,
         "levels": "+".join(str(size) for size in sizes),
         "correct": correct,
-        "pictures": len(targets),
+        "images": len(targets),
         "top1_percent": f"{100 * correct / len(targets):.1f}",
         "agrees_with_mean_logit": int((own.argmax(dim=1) == ensemble.argmax(dim=1)).sum()),
         "max_abs_logit_diff_to_mean_logit": f"{(own - ensemble).abs().max():.1e}" if method.is_mean_logit else "",
