@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,8 +18,9 @@ from srnn_zoo.inference.predict import class_names
 
 from .hub_server import HubServer
 
-# CNNs, signed CNNs, ViTs; head_hidden_size and num_features differ in the MobileNet
-BACKBONES = ["resnet18", "mobilenetv3_small_050", "test_efficientnet", "test_convnext", "test_vit", "test_nfnet"]
+# CNNs, signed CNNs, ViTs; head_hidden_size and num_features differ in MambaOut and the MobileNet
+BACKBONES = ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_nfnet", "test_mambaout"]
+LARGER = ["resnet18", "mobilenetv3_small_050"]
 NAMES = ["setosa", "versicolor", "virginica"]
 
 
@@ -34,8 +35,18 @@ def trained(name: str, **options: Any) -> SRNN:
     return model.eval()
 
 
-def in_timm(model: Any) -> SRNN:
-    return model.eval()
+def pairs() -> list[Any]:
+    """Every variant with every backbone; in the quick tests, each of both once."""
+    return [
+        pytest.param(variant, backbone, marks=() if backbone in quick else pytest.mark.slow)
+        for variant in list_cells()
+        for quick in [BACKBONES if variant == "half_gru" else BACKBONES[:1]]
+        for backbone in BACKBONES + LARGER
+    ]
+
+
+def in_timm(saved: Path) -> SRNN:
+    return cast(SRNN, timm.create_model(f"local-dir:{saved}", pretrained=True)).eval()
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -47,51 +58,46 @@ def config(model: SRNN, folder: Path) -> Any:
     return json.loads((folder / "config.json").read_text())
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("variant", list_cells())
+@pytest.mark.parametrize(("variant", "backbone"), pairs())
 def test_every_variant_comes_back_every_way(
     variant: str, backbone: str, tmp_path: Path, cache: Path, hub: HubServer
 ) -> None:
     options: dict[str, Any] = {"variant": variant, "scales": (0.25, 0.5, 1.0), "num_classes": 3, "in_chans": 1}
-    model = trained(f"srnn_{backbone}", interpolation="bilinear", img_size=128, **options)
+    model = trained(f"srnn_{backbone}", interpolation="bilinear", img_size=128, **options)  # the smallest level is 32
     saved = tmp_path / "saved"
     model.save_pretrained(saved, label_names=NAMES, recipe={"epochs": 3}, metrics={"iris": {"top1": 97.0}})
     hub.add_repo("ada/net", files(saved))
     images = torch.randn(2, 1, 128, 128)
+    facts = {"recipe": {"epochs": 3}, "metrics": {"iris": {"top1": 97.0}}}
+    ways: list[Any] = [
+        SRNN.from_pretrained(saved),
+        SRNN.from_pretrained("ada/net", cache_dir=cache),
+        in_timm(saved),
+        timm.create_model("hf-hub:ada/net", pretrained=True, cache_dir=cache),
+        create_model("hf-hub:ada/net", pretrained=True, cache_dir=cache),
+        create_model(f"srnn_{backbone}", weights=saved),
+    ]
     with torch.inference_mode():
         logits = model(images)
-        for index, loaded in enumerate(
-            [
-                SRNN.from_pretrained(saved).eval(),
-                SRNN.from_pretrained("ada/net", cache_dir=cache).eval(),
-                in_timm(timm.create_model(f"local-dir:{saved}", pretrained=True)),
-                in_timm(timm.create_model("hf-hub:ada/net", pretrained=True, cache_dir=cache)),
-                create_model("hf-hub:ada/net", pretrained=True, cache_dir=cache).eval(),
-                create_model(f"srnn_{backbone}", weights=saved).eval(),
-            ]
-        ):
-            assert torch.equal(loaded(images), logits)
-            for attribute in ("variant", "scales", "interpolation", "num_classes", "in_chans", "img_size", "metadata"):
-                expected = getattr(model, attribute) or {"recipe": {"epochs": 3}, "metrics": {"iris": {"top1": 97.0}}}
-                assert getattr(loaded, attribute) == expected
+        for index, loaded in enumerate(ways):
+            assert torch.equal(loaded.eval()(images), logits)
+            for attribute in ("variant", "scales", "interpolation", "num_classes", "in_chans", "img_size"):
+                assert getattr(loaded, attribute) == getattr(model, attribute)
+            assert loaded.metadata == facts
             assert loaded.cell.activation == model.cell.activation
             assert class_names(loaded) == NAMES
-            again = config(loaded, tmp_path / str(index))
-            assert again == json.loads((saved / "config.json").read_text())
+            assert config(loaded, tmp_path / str(index)) == json.loads((saved / "config.json").read_text())
     assert hub.count("GET", "model.safetensors") == 1
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", [*BACKBONES, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGER)])
 def test_what_was_changed_after_making_comes_back(backbone: str, tmp_path: Path) -> None:
     model = trained(f"srnn_{backbone}", num_classes=7)
     images = torch.randn(1, 3, 96, 96)
     for classes in (7, 4, 0):
         model.reset_classifier(classes)
         model.save_pretrained(tmp_path / str(classes))
-        for loaded in (
-            SRNN.from_pretrained(tmp_path / str(classes)).eval(),
-            in_timm(timm.create_model(f"local-dir:{tmp_path / str(classes)}", pretrained=True)),
-        ):
+        for loaded in (SRNN.from_pretrained(tmp_path / str(classes)).eval(), in_timm(tmp_path / str(classes))):
             assert loaded.num_classes == classes
             assert torch.equal(loaded(images), model(images))
 
@@ -104,11 +110,7 @@ def test_a_factory_called_directly_keeps_its_arguments(tmp_path: Path) -> None:
     loaded = SRNN.from_pretrained(tmp_path).eval()
     images = torch.randn(1, 3, 96, 96)
     assert torch.equal(loaded(images), model(images))
-    changed = {
-        "global_pool": "avg",
-        "in_chans": 3,
-        "img_size": [96, 96],
-    }  # as timm writes it
+    changed = {"global_pool": "avg", "in_chans": 3, "img_size": [96, 96]}  # as timm writes it
     args = {key: value for key, value in model._model_args.items() if key != "num_classes"}
     assert loaded._model_args == {**args, "scales": loaded.scales, **changed}
 
@@ -195,8 +197,13 @@ def test_the_precision_comes_back(dtype: torch.dtype, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     images = torch.randn(2, 3, 96, 96).to(dtype)
     with torch.inference_mode():
-        for loaded in (SRNN.from_pretrained(tmp_path), timm.create_model(f"local-dir:{tmp_path}", pretrained=True)):
-            assert torch.equal(in_timm(loaded)(images), model(images))
+        for loaded in (SRNN.from_pretrained(tmp_path).eval(), in_timm(tmp_path)):
+            assert torch.equal(loaded(images), model(images))
+
+
+def test_the_config_names_the_cell_by_its_module(tmp_path: Path) -> None:
+    written = config(create_model("srnn_test_resnet", variant="gru", num_classes=3), tmp_path)
+    assert written["srnn"]["cell"] == "srnn_zoo.models.cells.GRU"
 
 
 def test_the_same_model_is_saved_as_the_same_bytes(tmp_path: Path) -> None:
@@ -213,7 +220,7 @@ def test_scalars_of_numpy_and_torch_are_numbers_in_json(tmp_path: Path) -> None:
         tmp_path,
         label_names=np.array(NAMES),
         dataset=np.str_("iris"),
-        metrics={"iris": {"top1": np.mean([90.0, 91.0]), "top5": np.float32(100)}},
+        metrics={"iris": {"top1": np.mean([90.0, 91.0]), "top5": np.float32(100)}},  # pyright: ignore
         recipe={"lr": torch.tensor(0.5), "path": tmp_path, "sizes": (1, 2)},
     )
     loaded = SRNN.from_pretrained(tmp_path)
