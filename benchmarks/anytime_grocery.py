@@ -24,7 +24,7 @@ from _common import RESULTS, Row, grocery, report
 from tqdm import tqdm
 
 import srnn_zoo
-from srnn_zoo.datasets.folder import ModelFolder
+from srnn_zoo.datasets.loader import ImageLoader
 from srnn_zoo.evaluation.plot import plot_pareto
 from srnn_zoo.inference.answers import CollectedAnswers
 from srnn_zoo.inference.curve import Point, pareto, write_pareto
@@ -254,7 +254,7 @@ def time_in_turns(args: argparse.Namespace, run: SRNNRun) -> Row:
 
 def folder(args: argparse.Namespace, model: srnn_zoo.SRNN, split: str) -> Any:
     """Batches of a split."""
-    return ModelFolder(grocery() / split, model).loader(batch_size=args.batch_size, workers=1)
+    return ImageLoader(grocery() / split, model, batch_size=args.batch_size, workers=1)
 
 
 if __name__ == "__main__":

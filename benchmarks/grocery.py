@@ -32,8 +32,7 @@ from tqdm import tqdm
 
 import srnn_zoo
 from srnn_zoo.models.cost import level_gmacs
-from srnn_zoo.training import Recipe, fit, open_data, recipe
-from srnn_zoo.training.data import image_transform, open_split
+from srnn_zoo.training import Recipe, fit, image_transform, open_data, open_split, recipe
 from srnn_zoo.training.features import Features, extract_features
 
 

@@ -27,9 +27,9 @@ from tqdm import trange
 import srnn_zoo
 from srnn_zoo.datasets.images import find_images, open_image
 from srnn_zoo.training import recipe
-from srnn_zoo.training.data import image_transform
 from srnn_zoo.training.losses import TrainingForward
 from srnn_zoo.training.optimizer import create_optimizer
+from srnn_zoo.transforms.presets import image_transform
 
 IMAGES = 1_281_167  # of ImageNet-1k's training split
 VAL_IMAGES = 50_000

@@ -16,15 +16,20 @@ from .app import app, fail
 from .options import SizesOption, VariantOption, load, parse_sizes
 
 if TYPE_CHECKING:
-    from srnn_zoo.datasets.folder import FolderLoader
+    from srnn_zoo.datasets.images import Skipped
+    from srnn_zoo.datasets.loader import ImageLoader
     from srnn_zoo.inference.answers import CollectedAnswers
     from srnn_zoo.inference.curve import Point
-    from srnn_zoo.inference.predict import Skipped
     from srnn_zoo.models.srnn import SRNN
 
 DataArgument = Annotated[
-    Path, typer.Argument(help="Folder of pictures, one folder a class: DATA/CLASS/picture.jpg.", show_default=False)
+    str,
+    typer.Argument(
+        help="Folder of class folders, .tar of one, or one of timm's data sets (hfds/food101).", show_default=False
+    ),
 ]
+SplitOption = Annotated[str | None, typer.Option(help="Subfolder of DATA, or timm's split, such as test.")]
+DataDirOption = Annotated[Path | None, typer.Option(help="Where the files of timm's data sets are.")]
 SavedModelOption = Annotated[
     str, typer.Option("--model", "-m", help="Folder of a saved model, Hub id, or name.", show_default=False)
 ]
@@ -40,6 +45,8 @@ WORKERS = min(4, os.cpu_count() or 1)
 def calibrate(
     data: DataArgument,
     model: SavedModelOption,
+    split: SplitOption = None,
+    data_dir: DataDirOption = None,
     budget: Annotated[float | None, typer.Option(help="GMACs a picture may cost on average.")] = None,
     target_accuracy: Annotated[float | None, typer.Option(help="Top-1 accuracy to reach, in per cent.")] = None,
     rule: RuleOption = None,
@@ -68,7 +75,8 @@ def calibrate(
     if spend and budget is None:
         fail("--spend is about a budget: give --budget")
     folder = _output_folder(model, output, changes=sizes is not None or variant is not None)
-    network, loader = _model_and_pictures(data, model, variant, sizes, device, batch_size, workers)
+    network = _model(model, variant, sizes, device)
+    loader = _images(data, network, split, data_dir, parse_sizes(sizes), batch_size, workers)
     answers = _answers(network, loader)
     with _one_line_each():
         find_thresholds(
@@ -82,16 +90,21 @@ def calibrate(
     network.save_pretrained(folder)
     typer.echo(_calibration_as_text(network, answers))
     typer.echo(f"saved to {folder}", err=True)
-    _report(loader.skipped, len(loader.folder))
+    _report(loader.skipped, loader.seen)
 
 
 @app.command()
 def pareto(
     data: DataArgument,
     model: SavedModelOption,
+    split: SplitOption = None,
+    data_dir: DataDirOption = None,
     calibration_data: Annotated[
-        Path | None,
-        typer.Option(help="Held-out pictures that choose the thresholds. [default: what the model was calibrated on]"),
+        str | None,
+        typer.Option(help="Held-out images that choose the thresholds. [default: what the model was calibrated on]"),
+    ] = None,
+    calibration_split: Annotated[
+        str | None, typer.Option(help="Subfolder of the calibration data, or timm's split.", show_default=False)
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write all points to this CSV file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the curve to this file (.png, .pdf, …).")] = None,
@@ -112,12 +125,14 @@ def pareto(
     from srnn_zoo.inference.curve import write_pareto
 
     _check_files(output, plot)
-    network, loader = _model_and_pictures(data, model, variant, sizes, device, batch_size, workers)
+    network = _model(model, variant, sizes, device)
+    loader = _images(data, network, split, data_dir, parse_sizes(sizes), batch_size, workers)
     loaders = [loader]
     with _one_line_each():
         source: Any = None
         if calibration_data is not None:
-            loaders.insert(0, _pictures(calibration_data, network, parse_sizes(sizes), batch_size, workers))
+            options = (calibration_split, data_dir, parse_sizes(sizes), batch_size, workers)
+            loaders.insert(0, _images(calibration_data, network, *options))
             source = _answers(network, loaders[0])
         elif "exit" in network.metadata:
             check_calibrated(network, network.level_sizes())
@@ -139,7 +154,7 @@ def pareto(
 
         plot_pareto(points, plot)
         typer.echo(f"drawn to {plot}", err=True)
-    _report([item for each in loaders for item in each.skipped], sum(len(each.folder) for each in loaders))
+    _report([item for each in loaders for item in each.skipped], sum(each.seen for each in loaders))
 
 
 def _output_folder(model: str, output: Path | None, changes: bool) -> Path:
@@ -156,33 +171,32 @@ def _output_folder(model: str, output: Path | None, changes: bool) -> Path:
     return output or place
 
 
-def _model_and_pictures(
-    data: Path,
-    model: str,
-    variant: str | None,
-    sizes: str | None,
-    device: str | None,
-    batch_size: int,
-    workers: int,
-) -> tuple[SRNN, FolderLoader]:
-    level_sizes = parse_sizes(sizes)
-    if not data.is_dir():
-        fail(f"{data}: no such folder")
-    network = load(model, variant, level_sizes, device)
+def _model(name: str, variant: str | None, sizes: str | None, device: str | None) -> SRNN:
+    network = load(name, variant, parse_sizes(sizes), device)
     if len(network.scales) == 1:
         fail("a model of one level cannot stop early; give --sizes of two or more, such as 112,224")
-    return network, _pictures(data, network, level_sizes, batch_size, workers)
+    return network
 
 
-def _pictures(data: Path, network: SRNN, sizes: list[int] | None, batch_size: int, workers: int) -> FolderLoader:
-    from srnn_zoo.datasets.folder import ModelFolder
+def _images(
+    data: str,
+    network: SRNN,
+    split: str | None,
+    data_dir: Path | None,
+    sizes: list[int] | None,
+    batch_size: int,
+    workers: int,
+) -> ImageLoader:
+    from srnn_zoo.datasets.loader import ImageLoader
 
     with _one_line_each():
-        return ModelFolder(data, network, sizes=sizes).loader(batch_size, workers)
+        return ImageLoader(
+            data, network, split=split, data_dir=data_dir, sizes=sizes, batch_size=batch_size, workers=workers
+        )
 
 
-def _answers(network: SRNN, loader: FolderLoader) -> CollectedAnswers:
-    """What the model says of all pictures that can be read, with a progress bar."""
+def _answers(network: SRNN, loader: ImageLoader) -> CollectedAnswers:
+    """What the model says of all images that can be read, with a progress bar."""
     import torch
 
     from srnn_zoo.inference.answers import collect
@@ -191,7 +205,7 @@ def _answers(network: SRNN, loader: FolderLoader) -> CollectedAnswers:
         with _one_line_each():
             return collect(network, loader, progress=sys.stderr.isatty())
     except SystemExit:
-        if len(loader.skipped) == len(loader.folder):
+        if 0 < loader.seen == len(loader.skipped):
             typer.echo(f"  {loader.skipped[0].reason}", err=True)
         raise
     except (MemoryError, torch.OutOfMemoryError):
@@ -205,7 +219,7 @@ def _one_line_each() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         try:
             yield
-        except ValueError as error:
+        except (ValueError, TypeError, ImportError, FileNotFoundError) as error:
             fail(str(error))
     for warning in caught:
         if issubclass(warning.category, UserWarning):

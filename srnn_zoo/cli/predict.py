@@ -15,8 +15,9 @@ from .app import app, fail
 from .options import DEFAULT_MODEL, ModelOption, SizesOption, VariantOption, load, parse_sizes
 
 if TYPE_CHECKING:
+    from srnn_zoo.datasets.images import Skipped
     from srnn_zoo.inference.exits import ExitRule
-    from srnn_zoo.inference.predict import Answer, Prediction, Skipped
+    from srnn_zoo.inference.predict import Answer, Prediction
     from srnn_zoo.models.srnn import SRNN
 
 MAX_PLOTTED = 12
@@ -57,8 +58,7 @@ def predict(
     """
     from tqdm import tqdm
 
-    from srnn_zoo.datasets.images import ImageError, find_images
-    from srnn_zoo.inference.predict import Skipped
+    from srnn_zoo.datasets.images import ImageError, Skipped, find_images
     from srnn_zoo.inference.predict import predict as predict_pictures
 
     if not all(images):
@@ -89,8 +89,8 @@ def predict(
             continue
         with tqdm.external_write_mode():
             typer.echo(json.dumps(_as_dict(result)) if as_json else _as_text(result))
-        if result.exit is not None:
-            stopped.append(Stopped(result.exit, result.gmacs or 0.0))
+        if result.stopped_at is not None:
+            stopped.append(Stopped(result.stopped_at, result.gmacs or 0.0))
         if plot is not None:
             kept.append(result)
     if plot is not None and kept:
@@ -115,7 +115,7 @@ def _as_dict(prediction: Prediction) -> dict[str, Any]:
             for answer in prediction.answers
         ],
         "notes": list(prediction.notes),
-        **({} if prediction.exit is None else {"exit": prediction.exit, "gmacs": prediction.gmacs}),
+        **({} if prediction.stopped_at is None else {"stopped_at": prediction.stopped_at, "gmacs": prediction.gmacs}),
     }
 
 
@@ -128,8 +128,8 @@ def _as_text(prediction: Prediction, width: int = 34) -> str:
 
     notes = f"  ({'; '.join(prediction.notes)})" if prediction.notes else ""
     titles = [f"{a.size[0]} x {a.size[1]}" for a in prediction.answers]
-    if prediction.exit is not None:
-        unread = prediction.levels[prediction.exit + 1 :]
+    if prediction.stopped_at is not None:
+        unread = prediction.levels[prediction.stopped_at + 1 :]
         titles += [f"{level.shape[-2]} x {level.shape[-1]}  not read" for level in unread]
     lines = ["  ".join(f"{title:<{width - 2}}" for title in titles)]
     for rank in range(len(prediction.answers[0].top)):

@@ -1,4 +1,4 @@
-"""Pictures: one file to one RGB image, whatever is in it, or one sentence that says why not."""
+"""Image files: each becomes one upright RGB image, or one sentence that says why not."""
 
 from __future__ import annotations
 
@@ -9,64 +9,71 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["ImageError", "Picture", "find_images", "open_image"]
+__all__ = ["ImageError", "OpenedImage", "Skipped", "find_images", "open_image", "open_or_skip"]
 
 MIN_SIDE = 8  # pixels; below, there is nothing to recognise
 MAX_ASPECT = 50  # long side over short side; above, the crop is a speck and the resize is huge
 
 # documents, films and data whose suffixes Pillow knows, but that it cannot show
-_NOT_PICTURES = frozenset({"BUFR", "GRIB", "HDF5", "MPEG", "PALM", "PDF"})
-_filters_lock = threading.Lock()  # the warning filters belong to the process, and pictures are read in threads
+_NOT_IMAGES = frozenset({"BUFR", "GRIB", "HDF5", "MPEG", "PALM", "PDF"})
+_filters_lock = threading.Lock()  # the warning filters belong to the process, and images are read in threads
 
 
 class ImageError(ValueError):
-    """A file that is not a usable picture. The message is one sentence that starts with the path."""
+    """A file that is not a usable image. The message is one sentence that starts with the path."""
 
 
-class Picture(NamedTuple):
+class OpenedImage(NamedTuple):
     """An RGB image, upright, and what had to be done to make it one."""
 
     image: Image.Image
     notes: tuple[str, ...]
 
 
-def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """The files named, and every picture below the folders named, sorted within each folder.
+class Skipped(NamedTuple):
+    """An image that could not be read; the reason is one sentence that starts with its path."""
 
-    In a folder a picture is what has a picture's suffix; hidden files and folders are passed over. A file that is named
-    is not looked at: `open_image` says what is wrong with it.
+    path: str
+    reason: str
+
+
+def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The files named, and every image below the folders named, sorted within each folder.
+
+    In a folder, an image is a file with the suffix of one; hidden files and folders are left out. A file that is named
+    is not checked: `open_image` says what is wrong with it.
 
     Raises:
-        ImageError: for a folder without pictures.
+        ImageError: for a folder without images.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         if not os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir raises where it may not look
             found.append(path)
             continue
-        inside = sorted(p for p in path.rglob("*") if _looks_like_a_picture(p, path))
+        inside = sorted(p for p in path.rglob("*") if _looks_like_an_image(p, path))
         if not inside:
-            raise ImageError(f"{path}: no pictures in this folder")
+            raise ImageError(f"{path}: no images in this folder")
         found.extend(inside)
     return found
 
 
-def open_image(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> Picture:
-    """Read a picture as an upright RGB image.
+def open_image(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> OpenedImage:
+    """Read an image file as an upright RGB image.
 
     Args:
         path: the file, or one that is open.
         name: what errors call it; by default its path.
 
-    Orientation follows EXIF. Greyscale, palette, CMYK, 16-bit and floating-point pictures are converted, transparent
-    ones shown on white, and of an animation the first frame is taken; the notes say so.
+    Orientation follows EXIF. Greyscale, palette, CMYK, 16-bit and floating-point images are converted, transparent
+    ones are shown on white, and of an animation the first frame is read; the notes say so.
 
     Raises:
-        ImageError: if the file is missing, not a picture, truncated, damaged, absurdly large, thinner than 8 pixels or
+        ImageError: if the file is missing, not an image, truncated, damaged, absurdly large, thinner than 8 pixels or
             more than 50 times as long as wide, or has values that are not finite.
     """
     is_open = not isinstance(path, str | os.PathLike)
@@ -85,32 +92,40 @@ def open_image(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> Pictu
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
-        raise ImageError(f"{name}: a folder, not a picture") from None
+        raise ImageError(f"{name}: a folder, not an image") from None
     except PermissionError:
         raise ImageError(f"{name}: no permission to read it") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: refused as a decompression bomb ({error})") from None
     except UnidentifiedImageError:
         empty = not is_open and Path(path).stat().st_size == 0
-        raise ImageError(f"{name}: {'an empty file' if empty else 'not a picture that Pillow can read'}") from None
+        raise ImageError(f"{name}: {'an empty file' if empty else 'not an image that Pillow can read'}") from None
     except Exception as error:  # Pillow's decoders raise nearly every kind of error for damaged files
         if isinstance(error, OSError) and error.strerror:  # the file system's, not a decoder's
             raise ImageError(f"{name}: {error.strerror}") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{name}: truncated or damaged ({reason})") from None
-    return Picture(image, (*notes, *more))
+    return OpenedImage(image, (*notes, *more))
 
 
-def _looks_like_a_picture(path: Path, folder: Path) -> bool:
+def open_or_skip(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> OpenedImage | Skipped:
+    """`open_image`, but what it cannot read is returned as `Skipped` with the reason; arguments as there."""
+    try:
+        return open_image(path, name)
+    except ImageError as error:
+        return Skipped(name or str(path), str(error))
+
+
+def _looks_like_an_image(path: Path, folder: Path) -> bool:
     kind = Image.registered_extensions().get(path.suffix.lower())
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     is_file = os.path.isfile(path)  # noqa: PTH113 -- Path.is_file raises where it may not look
-    return kind is not None and kind not in _NOT_PICTURES and not hidden and is_file
+    return kind is not None and kind not in _NOT_IMAGES and not hidden and is_file
 
 
 @contextlib.contextmanager
 def _no_bomb_warning() -> Iterator[None]:
-    """Pillow warns at half of what it refuses; what it does not refuse is read without a word."""
+    """Pillow warns at half the size that it refuses; an image that it does not refuse is read without a warning."""
     with _filters_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
@@ -126,7 +141,7 @@ def _load(file: Image.Image) -> None:
 def _check_shape(name: str, width: int, height: int) -> None:
     short, long = sorted((width, height))
     if short < MIN_SIDE:
-        raise ImageError(f"{name}: {width} x {height} pixels; a picture needs at least {MIN_SIDE} on each side")
+        raise ImageError(f"{name}: {width} x {height} pixels; an image needs at least {MIN_SIDE} on each side")
     if long > MAX_ASPECT * short:
         raise ImageError(f"{name}: {width} x {height} pixels; one side is over {MAX_ASPECT} times the other")
 
@@ -160,18 +175,12 @@ _KINDS |= dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), "16-bit greyscale")
 
 def _to_8_bits(name: str, image: Image.Image) -> Image.Image:
     """A 16-bit, integer or float greyscale image as 8 bits: its type's range, or its own where that has none."""
-    low, high = (float(v) for v in _extrema(image))
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ImageError(f"{name}: has values that are not finite")
-    top = 1.0 if image.mode == "F" else 65535.0
-    bottom = min(low, 0.0)
-    top = max(high, top)
-    scale = 255.0 / (top - bottom)
-    return image.convert("F").point(lambda value: value * scale + (0.0 - bottom) * scale).convert("L")
-
-
-def _extrema(image: Image.Image) -> Any:
     import numpy as np
 
     values = np.asarray(image)
-    return values.min(), values.max()
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ImageError(f"{name}: has values that are not finite")
+    bottom, top = min(low, 0.0), max(high, 1.0 if image.mode == "F" else 65535.0)
+    scale = 255.0 / (top - bottom)
+    return image.convert("F").point(lambda value: value * scale + (0.0 - bottom) * scale).convert("L")

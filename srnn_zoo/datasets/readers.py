@@ -1,36 +1,36 @@
-"""Pictures with their classes: a folder of class folders, a tar, or a data set that timm knows by name."""
+"""The one reader of labelled images: a folder of class folders, a tar, a named data set, or one that is open."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import operator
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from srnn_zoo._errors import unknown_name
 
-from .folder import class_indices, pictures_by_class
-from .images import ImageError, open_image
-from .shards import ShardPicture, index_shards, shard_files
-
-if TYPE_CHECKING:
-    from srnn_zoo.models.srnn import SRNN
+from .classes import class_indices
+from .images import ImageError, Skipped, find_images, open_or_skip
+from .shards import index_shards, shard_files
 
 __all__ = [
     "Labelled",
-    "LabelledDataset",
     "LabelledFiles",
+    "LabelledImages",
     "LabelledShards",
     "LabelledStream",
-    "is_timm_name",
-    "label_names",
+    "class_folders",
+    "is_named",
     "open_labelled",
+    "reader_kind",
+    "register_reader",
     "target_indices",
 ]
 
@@ -39,38 +39,35 @@ StrPath: TypeAlias = str | os.PathLike[str]
 _SPLITS = ("train", "val", "validation", "test")
 _PACKAGES = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets"}  # what timm reads names with
 _PACKAGES |= {"wds": "webdataset", "torch": "torchvision"}
-_NAMES = ", ".join(f"{prefix}/…" for prefix in _PACKAGES)
 
 
 class Labelled(NamedTuple):
-    """One picture of a data set.
+    """One image of a data set.
 
     Attributes:
         name: its path, or what the data set calls it.
-        image: the picture, or why it cannot be read.
+        image: the image, or why it cannot be read.
         target: index of its class in the data set's own order.
     """
 
     name: str
-    image: Image.Image | ImageError
+    image: Image.Image | Skipped
     target: int
 
 
-class LabelledDataset(Dataset[Labelled]):
-    """Pictures that can be read in any order: those of an open data set of timm's or torchvision's.
+class LabelledImages(Dataset[Labelled]):
+    """Images that can be read in any order.
 
     Args:
-        dataset: gives pictures and the indices of their classes.
+        dataset: an open data set of timm's or torchvision's, or any sequence of `(image, class index)`; an image is a
+            PIL image, a path or an open file.
         source: what the data set is called.
         classes: names of the classes in the order of the targets; None where the data set has numbers alone.
         fixed_order: whether that order belongs to the data set, rather than following from the folders that are there.
     """
 
     def __init__(self, dataset: Any, source: str, classes: Sequence[str] | None, *, fixed_order: bool = False) -> None:
-        self.dataset = dataset
-        self.source = source
-        self.classes = classes
-        self.fixed_order = fixed_order
+        self.dataset, self.source, self.classes, self.fixed_order = dataset, source, classes, fixed_order
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -79,95 +76,115 @@ class LabelledDataset(Dataset[Labelled]):
         name = f"{self.source}[{index}]"
         reader = getattr(self.dataset, "reader", None)
         if reader is None:
-            return _in_memory(name, *self.dataset[index][:2])
-        file, target, *_ = reader[index]  # timm's data set puts the next picture in the place of a broken one
+            return _labelled(name, *self.dataset[index][:2])
+        file, target, *_ = reader[index]  # timm's data set itself puts the next image in the place of a broken one
         with file:
-            return _from_file(reader.filename(index) or name, target, file)
+            return _labelled(reader.filename(index) or name, file, target)
 
 
-class LabelledFiles(LabelledDataset):
-    """Picture files with the indices of their classes."""
-
-    def __getitem__(self, index: int) -> Labelled:
-        return _from_file(*self.dataset[index])
-
-
-class LabelledShards(LabelledDataset):
-    """Pictures in WebDataset's shards, which may be read in any order (`ShardPicture`)."""
+class LabelledFiles(LabelledImages):
+    """Images in files of their own; `dataset` has their paths with the indices of their classes."""
 
     def __getitem__(self, index: int) -> Labelled:
-        picture: ShardPicture = self.dataset[index]
-        return _from_file(picture.name, picture.target, picture.open())
+        path, target = self.dataset[index]
+        return _labelled(os.fspath(path), path, target)
+
+
+class LabelledShards(LabelledImages):
+    """Images in WebDataset's shards; `dataset` has them as `ShardImage`."""
+
+    def __getitem__(self, index: int) -> Labelled:
+        image = self.dataset[index]
+        return _labelled(image.name, image.open(), image.target)
 
 
 class LabelledStream(IterableDataset[Labelled]):
-    """Pictures that come one after the other; arguments as for `LabelledDataset`."""
+    """Images that come one after the other; arguments as for `LabelledImages`."""
 
     fixed_order = True
 
     def __init__(self, dataset: Iterable[tuple[Any, Any]], source: str, classes: Sequence[str] | None) -> None:
-        self.dataset = dataset
-        self.source = source
-        self.classes = classes
+        self.dataset, self.source, self.classes = dataset, source, classes
 
     def __iter__(self) -> Iterator[Labelled]:
-        for index, (image, target) in enumerate(self.dataset):
-            yield _in_memory(f"{self.source}[{index}]", image, target)
+        return (_labelled(f"{self.source}[{index}]", *item[:2]) for index, item in enumerate(self.dataset))
+
+
+Reader: TypeAlias = Callable[[str, str | None, str | None], LabelledImages | LabelledStream]
+_READERS: dict[str, Reader] = {}
+
+
+def register_reader(*kinds: str) -> Callable[[Reader], Reader]:
+    """Register a function that opens a kind of data set; the later of two for the same kind holds.
+
+    Args:
+        kinds: what it opens: names with a prefix (`"csv/"`), files with a suffix (`".zip"`), or folders (`"/"`).
+
+    Examples:
+        >>> @register_reader("csv/")  # opens "csv/flowers", with split and data_dir as the user gave them, or None
+        ... def read_csv(name: str, split: str | None, data_dir: str | None) -> LabelledImages:
+        ...     files = [("flowers/1.jpg", 0), ("flowers/2.jpg", 1)]
+        ...     return LabelledFiles(files, name, classes=["rose", "tulip"])
+    """
+
+    def register(reader: Reader) -> Reader:
+        _READERS.update(dict.fromkeys(kinds, reader))
+        return reader
+
+    return register
+
+
+def reader_kind(data: StrPath) -> str | None:
+    """Of the kinds that are registered the one that opens this, or None: `"/"`, `".tar"`, `"hfds/"`, …."""
+    path = Path(data)
+    prefix, slash, _ = os.fspath(data).partition("/")
+    name = prefix.lower() + slash if prefix and slash else ""
+    kind = "/" if path.is_dir() else path.suffix if path.is_file() else name
+    return kind if kind in _READERS else None
+
+
+def is_named(data: StrPath) -> bool:
+    """Whether this is the name of a data set, such as `"hfds/food101"`, rather than a file or folder."""
+    kind = reader_kind(data) or "/"
+    return kind != "/" and kind.endswith("/")
 
 
 def open_labelled(
     data: StrPath | Dataset[Any], *, split: str | None = None, data_dir: StrPath | None = None
-) -> LabelledDataset | LabelledStream:
-    """The pictures of a data set with their classes; they are read later, one by one.
+) -> LabelledImages | LabelledStream:
+    """The images of a data set with their classes; they are read later, one by one.
 
     Args:
-        data: a folder whose subfolders are classes, holding pictures at any depth (torchvision's `ImageFolder`); a
-            `.tar` of one; a name for `timm.data.create_dataset`, such as `"hfds/food101"`; or a data set of timm's or
-            torchvision's, made without a transform.
+        data: a folder whose subfolders are classes, holding images at any depth (torchvision's `ImageFolder`); a
+            `.tar` of one; a name for `timm.data.create_dataset`, such as `"hfds/food101"`; what else a registered
+            reader opens; or a data set of timm's or torchvision's, made without a transform.
         split: a subfolder of the folder, or a split of timm's data set (there by default `"validation"`).
         data_dir: timm's `root` of a named data set.
 
     Raises:
-        ValueError: for a folder without class folders, or without pictures, and a split it lacks, with the closest.
+        ValueError: for a folder without class folders, or without images, and a split it lacks, with the closest.
         FileNotFoundError: if there is neither such a folder nor such a name.
         ImportError: for a data set whose package is not installed.
     """
     if not isinstance(data, str | os.PathLike):
         if split is not None or data_dir is not None:
             raise ValueError("a split or data_dir goes with a name or folder; this data set is open already")
-        return _of_dataset(data, type(data).__name__)
-    name = os.fspath(data)
-    if is_timm_name(name):
-        return _open_named(name, split, data_dir)
-    if data_dir is not None:
-        raise ValueError(f"data_dir goes with timm's names ({_NAMES}); {name!r} is none")
-    if Path(name).is_file() and Path(name).suffix == ".tar":
-        if split is not None:
-            raise ValueError(f"{name} is one split already; got split {split!r}")
-        return _of_dataset(_create(name, "", root=name), Path(name).name)
-    if not Path(name).is_dir():
+        return _open_dataset(data, type(data).__name__)
+    name, kind = os.fspath(data), reader_kind(data)
+    names = ", ".join(f"{prefix}…" for prefix in _READERS if prefix != "/" and prefix.endswith("/"))
+    if data_dir is not None and not is_named(data):
+        raise ValueError(f"data_dir goes with the name of a data set ({names}); {name!r} is none")
+    if kind is None:
         raise FileNotFoundError(
-            f"no folder {name!r}; give a folder of class folders, a .tar of one, or a name of timm's ({_NAMES})"
+            f"no folder {name!r}; give a folder of class folders, a .tar of one, or the name of a data set ({names})"
         )
-    return _of_folder(Path(name), split)
+    return _READERS[kind](name, split, None if data_dir is None else os.fspath(data_dir))
 
 
-def is_timm_name(source: StrPath) -> bool:
-    """Whether this names a data set of timm's, such as `"hfds/food101"`, rather than a file or folder."""
-    prefix, slash, _ = os.fspath(source).partition("/")
-    return bool(slash) and prefix.lower() in _PACKAGES and not Path(source).exists()
-
-
-def label_names(model: SRNN) -> list[str]:
-    """What a folder of each of a model's classes is called (`class_indices`), in their order."""
-    names = {index: name for name, index in reversed(class_indices(model).items())}  # the first of several
-    return [names.get(index, f"class {index}") for index in range(model.num_classes)]
-
-
-def target_indices(model: SRNN, data: LabelledDataset | LabelledStream) -> list[int]:
+def target_indices(model: Any, data: LabelledImages | LabelledStream) -> list[int]:
     """For every class of a data set its index among a model's outputs, by the model's own names of its classes.
 
-    Only where one of the two has no names, and the order of the data set's classes is its own, is the index the same.
+    The index is the same only where one of the two has no names, and the order of the classes is the data set's own.
 
     Raises:
         ValueError: for a class the model does not know, with its closest names, and a model without names.
@@ -192,78 +209,54 @@ def target_indices(model: SRNN, data: LabelledDataset | LabelledStream) -> list[
     raise ValueError(f"{data.source}: {unknown_name('class', unknown[0], known)}{rest}")
 
 
-def _from_file(path: str, target: Any, file: Any = None) -> Labelled:
-    try:
-        return Labelled(path, open_image(file or path, path).image, _index(path, target))
-    except ImageError as error:
-        return Labelled(path, error, _index(path, target))
+def class_folders(root: Path) -> list[Path]:
+    """The folders of the classes, sorted by name, without hidden ones; ValueError where there are none."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        raise ValueError(f"{root}: no class folders; expected {root / 'CLASS' / 'image.jpg'}")
+    return folders
 
 
-def _in_memory(name: str, image: Any, target: Any) -> Labelled:
-    if not isinstance(image, Image.Image):
-        raise TypeError(f"{name} is a {type(image).__name__}, not a picture: make the data set without a transform")
-    return Labelled(name, image, _index(name, target))
-
-
-def _index(name: str, target: Any) -> int:
-    try:
-        return operator.index(target)
-    except TypeError:
-        raise TypeError(f"{name}: the target must be the index of one class; got {target!r}") from None
-
-
-def _of_folder(folder: Path, split: str | None) -> LabelledDataset:
+@register_reader("/")
+def _open_folder(name: str, split: str | None, data_dir: str | None) -> LabelledFiles:
+    """The images `root/CLASS/**/*`; classes without images are left out."""
+    folder = Path(name)
     source = folder.resolve().name
     if split is not None:
         splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
         if split not in splits:
             raise ValueError(f"{folder}: {unknown_name('split', split, splits)}")
         folder, source = folder / split, f"{source}/{split}"
-    found = pictures_by_class(folder)
-    classes = [name for name, _ in found]
-    files = [(str(path), target) for target, (_, paths) in enumerate(found) for path in paths]
-    return LabelledFiles(files, source, classes)
+    folders = class_folders(folder)
+    found: dict[str, list[Path]] = {}
+    for class_folder in folders:
+        with contextlib.suppress(ImageError):  # no image in it
+            found[class_folder.name] = find_images([class_folder])
+    if not found:
+        raise ValueError(f"{folder}: no images in its {len(folders)} class folders")
+    files = [(str(path), target) for target, paths in enumerate(found.values()) for path in paths]
+    return LabelledFiles(files, source, list(found))
 
 
-def _of_dataset(dataset: Any, source: str) -> LabelledDataset | LabelledStream:
-    """What an open data set of timm's or torchvision's holds."""
-    if getattr(dataset, "transform", None) is not None:
-        raise ValueError("make the data set without a transform: the models' own is used")
-    reader = getattr(dataset, "reader", None)
-    classes = _classes_of_reader(reader) if reader is not None else _classes_of_torchvision(dataset)
-    if reader is not None and (files := shard_files(reader)):
-        label = reader.split_info.alt_label
-        return LabelledShards(index_shards(files, label), source, classes, fixed_order=True)
-    if isinstance(dataset, IterableDataset):
-        return LabelledStream(dataset, source, classes)
-    if reader is None and hasattr(dataset, "samples"):
-        return LabelledFiles(dataset.samples, source, classes)
-    return LabelledDataset(dataset, source, classes, fixed_order=not hasattr(reader, "samples"))
+@register_reader(".tar")
+def _open_tar(name: str, split: str | None, data_dir: str | None) -> LabelledImages | LabelledStream:
+    if split is not None:
+        raise ValueError(f"{name} is one split already; got split {split!r}")
+    return _open_dataset(_create_dataset(name, "", root=name), Path(name).name)
 
 
-def _classes_of_reader(reader: Any) -> list[str] | None:
-    indices = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None) or {}
-    names = sorted(indices, key=indices.__getitem__)
-    return [str(name) for name in names] if names and [indices[n] for n in names] == list(range(len(names))) else None
-
-
-def _classes_of_torchvision(dataset: Any) -> list[str] | None:
-    names = getattr(dataset, "wnids", None) or getattr(dataset, "classes", None)  # ImageNet's classes have several
-    return [str(name) for name in names] if names else None
-
-
-def _open_named(name: str, split: str | None, data_dir: StrPath | None) -> LabelledDataset | LabelledStream:
+@register_reader(*(f"{prefix}/" for prefix in _PACKAGES))
+def _open_named(name: str, split: str | None, data_dir: str | None) -> LabelledImages | LabelledStream:
     prefix = name.lower().partition("/")[0]
     package = _PACKAGES[prefix]
     if importlib.util.find_spec(package) is None:
         raise ImportError(f"{name} needs {package}: pip install {package.replace('_', '-')}")
     if prefix in ("torch", "wds") and data_dir is None:
         raise ValueError(f"{name} needs a data_dir, the folder that its files are in")
-    root = None if data_dir is None else os.fspath(data_dir)
-    return _of_dataset(_create(name, name, root=root, split=split or "validation"), name)
+    return _open_dataset(_create_dataset(name, name, root=data_dir, split=split or "validation"), name)
 
 
-def _create(what: str, name: str, **options: Any) -> Any:
+def _create_dataset(what: str, name: str, **options: Any) -> Any:
     """timm's data set; `what` is how the user called it."""
     from timm.data import create_dataset
 
@@ -272,3 +265,38 @@ def _create(what: str, name: str, **options: Any) -> Any:
     except (AssertionError, RuntimeError, OSError, ValueError, TypeError, tarfile.TarError) as error:
         reason = " ".join(str(error).split())  # each reader has errors of its own
         raise ValueError(f"timm cannot open {what!r}: {reason}") from error
+
+
+def _open_dataset(dataset: Any, source: str) -> LabelledImages | LabelledStream:
+    """What an open data set of timm's or torchvision's holds."""
+    if getattr(dataset, "transform", None) is not None:
+        raise ValueError("make the data set without a transform: the models' own is used")
+    reader = getattr(dataset, "reader", None)
+    if reader is None:
+        names = getattr(dataset, "wnids", None) or getattr(dataset, "classes", None)  # ImageNet's classes have several
+    else:
+        indices = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None) or {}
+        names = sorted(indices, key=indices.__getitem__)
+        names = names if [indices[name] for name in names] == list(range(len(names))) else None
+    classes = [str(name) for name in names] if names else None
+    if files := shard_files(reader):
+        return LabelledShards(index_shards(files, reader.split_info.alt_label), source, classes, fixed_order=True)
+    if isinstance(dataset, IterableDataset):
+        return LabelledStream(dataset, source, classes)
+    if reader is None and hasattr(dataset, "samples"):
+        return LabelledFiles(dataset.samples, source, classes)
+    return LabelledImages(dataset, source, classes, fixed_order=not hasattr(reader, "samples"))
+
+
+def _labelled(name: str, image: Any, target: Any) -> Labelled:
+    """A PIL image, a path or an open file, with its class."""
+    try:
+        index = operator.index(target)
+    except TypeError:
+        raise TypeError(f"{name}: the target must be the index of one class; got {target!r}") from None
+    if isinstance(image, Image.Image):
+        return Labelled(name, image, index)
+    if not isinstance(image, str | os.PathLike) and not hasattr(image, "read"):
+        raise TypeError(f"{name} is a {type(image).__name__}, not an image: make the data set without a transform")
+    opened = open_or_skip(image, name)
+    return Labelled(name, opened if isinstance(opened, Skipped) else opened.image, index)

@@ -1,29 +1,22 @@
-"""WebDataset shards with random access: where each picture lies in its tar file, and which class it has."""
+"""WebDataset shards with random access: where each image lies in its tar file, and which class it has."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["ShardPicture", "index_shards", "shard_files"]
+__all__ = ["ShardImage", "index_shards", "shard_files"]
 
-_PICTURES = ("jpg", "png", "webp", "jpeg")  # timm's, and the other name of the first
+_KINDS = ("jpg", "png", "webp", "jpeg")  # those that timm reads, and the other name of the first
 
 
-class ShardPicture(NamedTuple):
-    """A picture in a shard.
-
-    Attributes:
-        name: of the shard and of the picture in it.
-        shard: the tar file.
-        offset: where the picture begins in it, bytes.
-        size: of the picture, bytes.
-        target: index of its class.
-    """
+class ShardImage(NamedTuple):
+    """An image in a shard: its name there, the tar file, where its bytes begin and how many, and its class."""
 
     name: str
     shard: str
@@ -32,64 +25,59 @@ class ShardPicture(NamedTuple):
     target: int
 
     def open(self) -> io.BytesIO:
-        """The picture's file, in memory."""
+        """The image file, in memory."""
         with Path(self.shard).open("rb") as file:
             file.seek(self.offset)
             return io.BytesIO(file.read(self.size))
 
 
-def shard_files(reader: Any) -> list[Path] | None:
-    """The shards of timm's reader of WebDataset, or None where it is another, or they are not all files here."""
-    info = getattr(reader, "split_info", None)
-    names: Sequence[str] = getattr(info, "filenames", ())
-    files = [Path(reader.root, name) for name in names] if names else []
-    return files if files and all(file.is_file() for file in files) else None
+def shard_files(reader: Any) -> list[Path]:
+    """The shards of timm's reader of WebDataset; none for another reader, or where they are not all files here."""
+    names: Sequence[str] = getattr(getattr(reader, "split_info", None), "filenames", ())
+    files = [Path(reader.root, name) for name in names]
+    return files if all(file.is_file() for file in files) else []
 
 
-def index_shards(files: Sequence[Path], label: str = "") -> list[ShardPicture]:
-    """Every picture of some shards, in their order.
+def index_shards(files: Sequence[Path], label: str = "") -> list[ShardImage]:
+    """Every image of some shards, in their order.
 
     Args:
         files: tar files in WebDataset's layout: files whose names agree up to the first dot are one sample.
-        label: the entry of `KEY.json` that is the class, negative for pictures to leave out; by default `KEY.cls`.
+        label: the entry of `KEY.json` that is the class, negative for images to leave out; by default `KEY.cls`.
 
     Raises:
-        ValueError: for a file that is no tar file, and a sample without a picture or class.
+        ValueError: for a file that is no tar file, and a sample without an image or class.
     """
-    found: list[ShardPicture] = []
+    found: list[ShardImage] = []
     for file in files:
         try:
             with tarfile.open(file) as archive:
                 for key, members in _samples(archive):
-                    picture = next((members[kind] for kind in _PICTURES if kind in members), None)
-                    if picture is None:
-                        raise ValueError(f"{file}: {key} has no picture ({', '.join(_PICTURES)})")
+                    image = next((members[kind] for kind in _KINDS if kind in members), None)
+                    if image is None:
+                        raise ValueError(f"{file}: {key} has no image ({', '.join(_KINDS)})")
                     target = _target(archive, members, label)
                     if target is None:
                         raise ValueError(f"{file}: {key} has no class ({f'{label} in its .json' if label else '.cls'})")
                     if target >= 0:
-                        name = f"{file.name}/{picture.name}"
-                        found.append(ShardPicture(name, str(file), picture.offset_data, picture.size, target))
+                        name = f"{file.name}/{image.name}"
+                        found.append(ShardImage(name, str(file), image.offset_data, image.size, target))
         except tarfile.TarError as error:
             raise ValueError(f"{file} is no tar file, or a damaged one: {error}") from error
     return found
 
 
 def _samples(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Neighbouring files of one key, by what their names end with."""
-    key, members = "", {}
-    for member in archive:
-        if not member.isfile():
-            continue
-        folder, _, name = member.name.rpartition("/")
-        stem, _, kind = name.partition(".")
-        if (own := f"{folder}/{stem}".lstrip("./")) != key and members:
-            yield key, members
-            members = {}
-        key = own
-        members[kind.lower()] = member
-    if members:
-        yield key, members
+    """Neighbouring files that share a key, by what follows the first dot of their names."""
+    files = [(*_key_and_kind(member.name), member) for member in archive if member.isfile()]
+    for key, members in itertools.groupby(files, key=lambda file: file[0]):
+        yield key, {kind: member for _, kind, member in members}
+
+
+def _key_and_kind(path: str) -> tuple[str, str]:
+    folder, _, name = path.rpartition("/")
+    stem, _, kind = name.partition(".")
+    return f"{folder}/{stem}".lstrip("./"), kind.lower()
 
 
 def _target(archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo], label: str) -> int | None:

@@ -1,27 +1,20 @@
-"""Evaluation: the paper's Table 1 (section 4.1) for any models on any labelled pictures, every level read once."""
+"""Evaluation: the paper's Table 1 (section 4.1) for any models on any labelled images, every level read once."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from srnn_zoo._errors import unknown_name
-from srnn_zoo.datasets.images import ImageError
-from srnn_zoo.datasets.readers import (
-    Labelled,
-    LabelledDataset,
-    LabelledStream,
-    label_names,
-    open_labelled,
-    target_indices,
-)
-from srnn_zoo.inference.predict import Skipped
+from srnn_zoo.datasets.classes import label_names
+from srnn_zoo.datasets.images import Skipped
+from srnn_zoo.datasets.loader import Batch, load_batches
+from srnn_zoo.datasets.readers import LabelledImages, LabelledStream, open_labelled, target_indices
 from srnn_zoo.models.srnn import SRNN
 
 from .methods import LOGIT_ENSEMBLE, PROBABILITY_ENSEMBLE, Method, Pass, ScoredBatch, base_methods, passes, srnn_method
@@ -57,13 +50,13 @@ def evaluate(
         reference: name of the row that the others are tested against; by default the better ensemble, the logits' if
             both are as good, or with one level the single scale.
         batch_size: images at a time.
-        workers: processes that read pictures; by default none on a CPU, where they would disturb the measured speed.
+        workers: processes that read images; by default none on a CPU, where they would disturb the measured speed.
         output: a folder for `table.csv`, `table.md` and `predictions.csv`.
         progress: whether to show a progress bar on a terminal.
 
     Raises:
         ValueError: for no model, models in training mode, without classifier or of one name, an unknown reference, a
-            class that a model does not know, no picture that can be read; and as `open_labelled`.
+            class that a model does not know, no image that can be read; and as `open_labelled`.
 
     Examples:
         >>> zero_shot = [create_model("srnn_resnet18", pretrained=True, variant=v).eval() for v in ("vanilla", "gru")]
@@ -85,48 +78,38 @@ def evaluate(
         raise ValueError(f"two rows would be called {repeated[0]!r}: give the model another name")
     if reference is not None and reference not in names:
         raise ValueError(unknown_name("row", reference, names))
-    pictures = open_labelled(data, split=split, data_dir=data_dir)
-    contest = _Contest(methods, list(dict.fromkeys(source.values())), pictures)
-    loader = _loader(pictures, transforms, batch_size, _workers(workers, base, pictures))
+    images = open_labelled(data, split=split, data_dir=data_dir)
+    contest = _Contest(methods, list(dict.fromkeys(source.values())), images)
+    loader = load_batches(images, transforms, batch_size, _workers(workers, base))
     folder = None if output is None else check_folder(output)
     with contextlib.nullcontext() if folder is None else predictions_file(folder, names) as writer:
         skipped = contest.run(loader, writer, progress)
     rows = tuple(method.row() for method in methods)
     reference = reference or _best_reference(rows[: len(rows) - len(named)])
-    caption = _caption(rows, pictures.source, base, named, reference, batch_size)
+    caption = _caption(rows, images.source, base, named, reference, batch_size)
     table = Table(rows, reference, caption, tuple(skipped))
     if folder is not None:
         table.save(folder)
     return table
 
 
-class _Batch(NamedTuple):
-    """Pictures of a batch: their names, targets, and levels in every preprocessing; and what could not be read."""
-
-    names: list[str]
-    targets: list[int]
-    views: list[list[Tensor]]
-    skipped: list[Skipped]
-
-
 class _Contest:
     """All methods on one data set."""
 
-    def __init__(self, methods: list[Method], sources: list[Pass], pictures: LabelledDataset | LabelledStream) -> None:
+    def __init__(self, methods: list[Method], sources: list[Pass], images: LabelledImages | LabelledStream) -> None:
         self.methods = methods
         self.sources = sources
-        self.indices = [target_indices(method.model, pictures) for method in methods]
+        self.total = len(images) if isinstance(images, LabelledImages) else None
+        self.indices = [target_indices(method.model, images) for method in methods]
         self.labels = [label_names(method.model) for method in methods]
 
     @torch.inference_mode()
-    def run(self, loader: Iterable[_Batch], writer: Any, progress: bool) -> list[Skipped]:
+    def run(self, loader: DataLoader[Any], writer: Any, progress: bool) -> list[Skipped]:
         """Answer on every batch; returns what could not be read."""
         from tqdm import tqdm
 
         skipped: list[Skipped] = []
-        pictures = getattr(loader, "dataset", None)
-        total = len(pictures) if isinstance(pictures, _Views) else None
-        with tqdm(total=total, unit="image", leave=False, disable=None if progress else True) as bar:
+        with tqdm(total=self.total, unit="image", leave=False, disable=None if progress else True) as bar:
             for batch in loader:
                 skipped += batch.skipped
                 if batch.names:
@@ -136,20 +119,16 @@ class _Contest:
                 bar.update(len(batch.names) + len(batch.skipped))
         if not self.methods[0].correct:
             first = f"; the first: {skipped[0].reason}" if skipped else ""
-            raise ValueError(f"none of {len(skipped)} pictures can be read{first}")
+            raise ValueError(f"none of {len(skipped)} images can be read{first}")
         return skipped
 
-    def _answer(self, batch: _Batch) -> list[ScoredBatch]:
+    def _answer(self, batch: Batch) -> list[ScoredBatch]:
         for source in self.sources:
-            source.read(batch.views[source.view])
-        return [
-            method.answer(
-                torch.tensor([_index(indices, *item) for item in zip(batch.names, batch.targets, strict=True)])
-            )
-            for method, indices in zip(self.methods, self.indices, strict=True)
-        ]
+            source.read(batch.levels[source.view])
+        targets = map(batch.targets_of, self.indices)
+        return [method.answer(own) for method, own in zip(self.methods, targets, strict=True)]
 
-    def _lines(self, batch: _Batch, answers: list[ScoredBatch]) -> Iterable[list[Any]]:
+    def _lines(self, batch: Batch, answers: list[ScoredBatch]) -> Iterable[list[Any]]:
         columns = [
             ([labels[k] for k in answer.classes.tolist()], answer.probabilities.tolist(), answer.correct.int().tolist())
             for labels, answer in zip(self.labels, answers, strict=True)
@@ -159,63 +138,10 @@ class _Contest:
             yield [name, self.labels[0][self.indices[0][target]], *cells]
 
 
-def _index(indices: list[int], name: str, target: int) -> int:
-    if not 0 <= target < len(indices):
-        raise ValueError(f"{name} has target {target}; the model has classes 0 to {len(indices) - 1}")
-    return indices[target]
-
-
-class _Views(Dataset[Any]):
-    """Pictures as the levels of every preprocessing."""
-
-    def __init__(self, pictures: LabelledDataset, transforms: Sequence[Any]) -> None:
-        self.pictures = pictures
-        self.transforms = transforms
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> Any:
-        return _view(self.pictures[index], self.transforms)
-
-
-class _ViewStream(IterableDataset[Any]):
-    """The same of a stream."""
-
-    def __init__(self, pictures: LabelledStream, transforms: Sequence[Any]) -> None:
-        self.pictures = pictures
-        self.transforms = transforms
-
-    def __iter__(self) -> Iterator[Any]:
-        return (_view(picture, self.transforms) for picture in self.pictures)
-
-
-def _view(picture: Labelled, transforms: Sequence[Any]) -> Any:
-    if isinstance(picture.image, ImageError):
-        return Skipped(picture.name, str(picture.image))
-    return picture.name, picture.target, [transform(picture.image) for transform in transforms]
-
-
-def _collate(items: list[Any]) -> _Batch:
-    skipped = [item for item in items if isinstance(item, Skipped)]
-    read = [item for item in items if not isinstance(item, Skipped)]
-    names, targets, views = zip(*read, strict=True) if read else ((), (), ())
-    stacked = [[torch.stack(level) for level in zip(*view, strict=True)] for view in zip(*views, strict=True)]
-    return _Batch(list(names), list(targets), stacked, skipped)
-
-
-def _loader(
-    pictures: LabelledDataset | LabelledStream, transforms: Sequence[Any], batch_size: int, workers: int
-) -> DataLoader[Any]:
-    is_stream = isinstance(pictures, LabelledStream)
-    views = _ViewStream(pictures, transforms) if is_stream else _Views(pictures, transforms)
-    return DataLoader(views, batch_size, num_workers=workers, collate_fn=_collate)
-
-
-def _workers(asked: int | None, model: SRNN, pictures: LabelledDataset | LabelledStream) -> int:
-    if asked is None:
-        asked = 0 if next(model.parameters()).device.type == "cpu" else min(8, os.cpu_count() or 1)
-    return min(asked, 1) if isinstance(pictures, LabelledStream) else asked  # several would mix its order
+def _workers(asked: int | None, model: SRNN) -> int:
+    if asked is not None:
+        return asked
+    return 0 if next(model.parameters()).device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
 def _named(models: SRNN | Sequence[SRNN] | Mapping[str, SRNN]) -> dict[str, SRNN]:

@@ -217,7 +217,7 @@ def _save(figure: Any, file: str | os.PathLike[str], dpi: int = 120) -> None:
 
 def _unread(prediction: Prediction) -> Sequence[Tensor]:
     """The levels after the one at which an image stopped."""
-    return () if prediction.exit is None else prediction.levels[prediction.exit + 1 :]
+    return () if prediction.stopped_at is None else prediction.levels[prediction.stopped_at + 1 :]
 
 
 def _draw_level(axis: Any, level: Tensor, largest: Sequence[int], read: bool) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from srnn_zoo._errors import unknown_name
-from srnn_zoo.inference.predict import Skipped
+from srnn_zoo.datasets.images import Skipped
 
 __all__ = [
     "PARTIAL",

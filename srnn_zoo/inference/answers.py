@@ -132,7 +132,7 @@ def check_classes(targets: Tensor, count: int, num_classes: int) -> None:
     if len(outside):
         raise ValueError(
             f"class indices must be 0 to {num_classes - 1}, the model's; got {outside[0].item()}. Indices come from "
-            "the model's label names, never from the folder being read (srnn_zoo.datasets.folder.ModelFolder)"
+            "the model's label names, never from the folder being read (srnn_zoo.datasets.loader.ImageLoader)"
         )
 
 

@@ -1,27 +1,29 @@
-"""Prediction: many pictures through a model, level by level; what cannot be read is reported and passed over."""
+"""Prediction: many images through a model, level by level; what cannot be read is reported and left out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 
-from srnn_zoo.datasets.images import ImageError, open_image
+from srnn_zoo.datasets.classes import class_names
+from srnn_zoo.datasets.images import Skipped, open_or_skip
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.transforms.presets import create_transform
 
 from .early_exit import Anytime
 from .exits import Decision, ExitRule, ScoreRule
 
-__all__ = ["Answer", "Prediction", "Skipped", "class_names", "predict"]
+__all__ = ["Answer", "Prediction", "predict"]
 
 
 class Answer(NamedTuple):
-    """What the model says after one level.
+    """What the model says of an image after one level.
 
     Attributes:
         size: `(H, W)` of the level in pixels.
@@ -33,30 +35,23 @@ class Answer(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The answers on one picture.
+    """The answers on one image.
 
     Attributes:
         path: the file.
-        answers: what the model says after every level it read, smallest first.
+        answers: what the model says after every level that it read, smallest first.
         notes: what had to be done to read the file.
-        levels: the levels of the picture, uint8 `(C, H_s, W_s)`, those that were not read included.
-        exit: where an exit rule was given, the level at which the picture stopped, 0 for the smallest.
-        gmacs: what the backbone cost it then, in billions of multiply-accumulates.
+        levels: the levels of the image, uint8 `(C, H_s, W_s)`, including those that were not read.
+        stopped_at: with an exit rule, the level at which the image stopped, 0 for the smallest.
+        gmacs: with an exit rule, what the backbone then cost, in billions of multiply-accumulates.
     """
 
     path: str
     answers: tuple[Answer, ...]
     notes: tuple[str, ...]
     levels: tuple[torch.Tensor, ...]
-    exit: int | None = None
+    stopped_at: int | None = None
     gmacs: float | None = None
-
-
-class Skipped(NamedTuple):
-    """A picture that could not be read; the reason is one sentence that starts with its path."""
-
-    path: str
-    reason: str
 
 
 def predict(
@@ -68,18 +63,21 @@ def predict(
     batch_size: int = 8,
     exit: ExitRule | None = None,
 ) -> Iterator[Prediction | Skipped]:
-    """Classify picture files, in order, on the model's device.
+    """Classify image files, in order, on the model's device.
+
+    Threads read the next batch while the network works on this one. Memory holds the levels of these two batches, and
+    of at most eight images the whole file at a time.
 
     Args:
         model: in eval mode.
-        paths: picture files (`srnn_zoo.datasets.images.find_images` lists those of a folder).
+        paths: image files (`srnn_zoo.datasets.images.find_images` lists those of a folder); taken one batch ahead.
         sizes: sizes of the levels, smallest first, instead of the model's own.
         topk: how many classes to name; no more than there are.
-        batch_size: pictures read and classified at a time.
-        exit: when a picture stops (`srnn_zoo.inference.exits`); the levels after that are not read. By default all are.
+        batch_size: images read and classified at a time.
+        exit: when an image stops (`srnn_zoo.inference.exits`); the levels after that are not read. By default all are.
 
     Yields:
-        a `Prediction`, or `Skipped` for a picture that cannot be read.
+        a `Prediction`, or `Skipped` for an image that cannot be read.
 
     Raises:
         ValueError: if `topk` or `batch_size` is less than 1, for sizes that do not grow, and for those that the model's
@@ -90,102 +88,88 @@ def predict(
         if value < 1:
             raise ValueError(f"{option} must be 1 or more; got {value}")
     *to_levels, normalize = create_transform(model, sizes=sizes).transforms
-    names = class_names(model)
-    device = next(model.parameters()).device
-    remaining = iter(paths)
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        while batch := list(islice(remaining, batch_size)):
-            loaded = list(pool.map(lambda path: _load(path, to_levels), batch))
-            readable = [normalize(item.levels) for item in loaded if isinstance(item, _Loaded)]
-            answers = iter(_answers(model, readable, names, topk, device, exit) if readable else ())
-            for path, item in zip(batch, loaded, strict=True):
-                if isinstance(item, _Loaded):
-                    said, level, gmacs = next(answers)
-                    yield Prediction(os.fspath(path), said, item.notes, item.levels, level, gmacs)
+    names, device = class_names(model), next(model.parameters()).device
+    with closing(_read_ahead((os.fspath(path) for path in paths), to_levels, batch_size)) as batches:
+        for batch in batches:
+            levels = zip(*(item.levels for item in batch if isinstance(item, _Read)), strict=True)
+            on_device = normalize([torch.stack(level).to(device) for level in levels])
+            answers = iter(_answers(model, on_device, names, topk, exit) if on_device else ())
+            for item in batch:
+                if isinstance(item, Skipped):
+                    yield item
                 else:
-                    yield Skipped(os.fspath(path), str(item))
-
-
-def class_names(model: SRNN) -> list[str]:
-    """Names of the classes: from the model's config, ImageNet's where the number of classes says so, else numbers."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    config: dict[str, Any] = model.pretrained_cfg
-    labels = config.get("label_names")
-    if labels and len(labels) == model.num_classes:
-        descriptions = config.get("label_descriptions") or {}
-        return [descriptions.get(label, label) for label in labels]
-    subset = infer_imagenet_subset(model)
-    if subset:
-        return list(ImageNetInfo(subset).label_descriptions())
-    return [f"class {index}" for index in range(model.num_classes)]
-
-
-class _Loaded(NamedTuple):
-    levels: tuple[torch.Tensor, ...]
-    notes: tuple[str, ...]
-
-
-def _load(path: str | os.PathLike[str], to_levels: Sequence[Callable[[Any], Any]]) -> _Loaded | ImageError:
-    try:
-        picture = open_image(path)
-    except ImageError as error:
-        return error
-    levels: Any = picture.image
-    for step in to_levels:
-        levels = step(levels)
-    return _Loaded(tuple(levels), picture.notes)
+                    said, stopped_at, gmacs = next(answers)
+                    yield Prediction(item.path, said, item.notes, item.levels, stopped_at, gmacs)
 
 
 class _Read(NamedTuple):
-    """What is said after a level, and by which pictures of the batch it was read."""
+    path: str
+    notes: tuple[str, ...]
+    levels: tuple[torch.Tensor, ...]
 
-    size: tuple[int, int]
-    logits: torch.Tensor
-    readers: list[int]
+
+def _read_ahead(
+    paths: Iterator[str], to_levels: Sequence[Callable[[Any], Any]], batch_size: int
+) -> Generator[list[_Read | Skipped]]:
+    """Batches in order; threads read the next one while the caller works on this one."""
+
+    def read(path: str) -> _Read | Skipped:
+        opened = open_or_skip(path)
+        if isinstance(opened, Skipped):
+            return opened
+        levels: Any = opened.image
+        for step in to_levels:
+            levels = step(levels)
+        return _Read(path, opened.notes, tuple(levels))
+
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
+        ahead = [pool.submit(read, path) for path in islice(paths, batch_size)]
+        while ahead:
+            batch = [reading.result() for reading in ahead]
+            ahead = [pool.submit(read, path) for path in islice(paths, batch_size)]
+            yield batch
+    finally:  # also where the caller stops early, or the network fails
+        pool.shutdown(cancel_futures=True)
 
 
 @torch.inference_mode()
 def _answers(
-    model: SRNN,
-    pictures: list[list[torch.Tensor]],
-    names: list[str],
-    topk: int,
-    device: torch.device,
-    exit: ExitRule | None,
+    model: SRNN, levels: list[torch.Tensor], names: list[str], topk: int, exit: ExitRule | None
 ) -> list[tuple[tuple[Answer, ...], int | None, float | None]]:
-    """For every picture of a batch its answers level by level, and with an exit rule where it stopped at what cost."""
-    levels = [torch.stack(level).to(device) for level in zip(*pictures, strict=True)]
-    exits: list[Any] = [None] * len(pictures)
-    gmacs: list[Any] = exits
+    """For every image of a batch its answers level by level, and with an exit rule where it stopped at what cost."""
+    count = len(levels[0])
+    stops: list[Any] = [None] * count
+    gmacs: list[Any] = stops
+    seen: list[tuple[tuple[int, int], torch.Tensor]] = []  # sizes of the levels that some image reads, and its logits
     if exit is None:
-        everyone = list(range(len(pictures)))
-        read = [_Read(step.size, step.logits, everyone) for step in model.steps(levels)]
+        seen = [(step.size, step.logits) for step in model.steps(levels)]
     else:
-        read, exits, gmacs = _stop_early(model, levels, exit)
-    answers: list[list[Answer]] = [[] for _ in pictures]
-    for size, logits, readers in read:
+        seen, stops, gmacs = _stop_early(model, levels, exit)
+    answers: list[list[Answer]] = [[] for _ in range(count)]
+    for index, (size, logits) in enumerate(seen):
+        readers = [said for said, stop in zip(answers, stops, strict=True) if stop is None or stop >= index]
         probabilities, classes = logits.float().softmax(dim=1).topk(min(topk, model.num_classes))
-        for reader, p, c in zip(readers, probabilities.tolist(), classes.tolist(), strict=True):
-            answers[reader].append(Answer(size, tuple((names[k], v) for k, v in zip(c, p, strict=True))))
-    return list(zip(map(tuple, answers), exits, gmacs, strict=True))
+        for said, p, c in zip(readers, probabilities.tolist(), classes.tolist(), strict=True):
+            said.append(Answer(size, tuple((names[k], v) for k, v in zip(c, p, strict=True))))
+    return list(zip(map(tuple, answers), stops, gmacs, strict=True))
 
 
-def _stop_early(model: SRNN, levels: list[torch.Tensor], exit: ExitRule) -> tuple[list[_Read], list[int], list[float]]:
-    """What is said after every level that some picture reads; where each stops, and what it cost."""
+def _stop_early(
+    model: SRNN, levels: list[torch.Tensor], exit: ExitRule
+) -> tuple[list[tuple[tuple[int, int], torch.Tensor]], list[int], list[float]]:
+    """For every level that some image reads its size and their logits; where each image stops, and what it cost."""
     if isinstance(exit, ScoreRule):
         exit.check(len(levels))
-    seen: list[torch.Tensor] = []  # at every level but the last, the logits of those that read it, in order
+    decided: list[torch.Tensor] = []  # at every level but the last, the logits of the images that read it, in order
 
     def look(decision: Decision) -> torch.Tensor | bool:
-        seen.append(decision.logits)
+        decided.append(decision.logits)
         return exit(decision)
 
-    logits, exits, gmacs = Anytime(model, look)(levels)
-    stops = exits.tolist()
-    read: list[_Read] = []
-    for index, level in enumerate(levels[: max(stops) + 1]):
-        readers = [row for row, stop in enumerate(stops) if stop >= index]
-        said = seen[index] if index < len(seen) else logits[readers]
-        read.append(_Read((level.shape[-2], level.shape[-1]), said, readers))
-    return read, stops, gmacs.tolist()
+    logits, stops, gmacs = Anytime(model, look)(levels)
+    last = int(stops.max())
+    if last == len(decided):
+        decided.append(logits[stops == last])
+    sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
+    return list(zip(sizes, decided, strict=False)), stops.tolist(), gmacs.tolist()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .data import Photographs, TrainingData, image_transform, open_data, open_split
+from srnn_zoo.datasets.splits import ImageSplit, TrainingData, open_data, open_split
+from srnn_zoo.transforms.presets import image_transform
+
 from .fit import FitResult, fit
 from .losses import AnytimeLoss, EveryExit, random_heights
 from .recipe import PRESETS, Recipe, recipe
@@ -13,8 +15,8 @@ __all__ = [
     "AnytimeLoss",
     "EveryExit",
     "FitResult",
+    "ImageSplit",
     "Interrupted",
-    "Photographs",
     "Recipe",
     "TrainingData",
     "fit",

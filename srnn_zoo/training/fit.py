@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from srnn_zoo._errors import missing_extra
+from srnn_zoo.datasets.splits import ImageSplit, open_split
+from srnn_zoo.transforms.presets import image_transform
 
-from .data import Photographs, image_transform, open_split
 from .probe import Prober
 from .recipe import Recipe
 from .run_folder import FitResult, RunFolder
@@ -126,7 +127,7 @@ def _datasets(model: SRNN, train: Images, val: Images, recipe: Recipe) -> tuple[
 
 def _with_transform(split: Any, transform: Any) -> Any:
     """A copy of a split that has no transform yet, as the caller may train another model on it."""
-    if not isinstance(split, Photographs) or split.transform is not None:
+    if not isinstance(split, ImageSplit) or split.transform is not None:
         return split
     split = copy.copy(split)
     split.transform = transform

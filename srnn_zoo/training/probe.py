@@ -21,9 +21,10 @@ from torch.nn import functional as F
 
 from srnn_zoo._errors import WeightsUnavailableError
 from srnn_zoo.datasets.images import ImageError
+from srnn_zoo.datasets.splits import ImageSplit
+from srnn_zoo.transforms.presets import image_transform
 from srnn_zoo.weights.files import digest
 
-from .data import Photographs, image_transform
 from .features import Features, evaluate_features, extract_features, fit_features
 from .loader import Batch, eval_loader, num_workers, seed_everything
 from .losses import TrainingForward, create_loss
@@ -144,7 +145,7 @@ class Prober:
     def _cache_path(self, split: Any, backbone: str) -> Path | None:
         """Where features are kept that follow from files alone, and None for others'."""
         transform = repr(image_transform(self.model))
-        if self.folder is None or not isinstance(split, Photographs) or repr(split.transform) != transform:
+        if self.folder is None or not isinstance(split, ImageSplit) or repr(split.transform) != transform:
             return None
         if (samples := split.samples) is None:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
     from srnn_zoo.models.srnn import SRNN
 
-__all__ = ["NormalizeLevels", "ScalePyramid", "VariablePyramid", "create_transform", "levels_transform"]
+__all__ = [
+    "NormalizeLevels",
+    "ScalePyramid",
+    "VariablePyramid",
+    "create_transform",
+    "image_transform",
+    "levels_transform",
+]
 
 
 class NormalizeLevels:
@@ -99,6 +107,20 @@ def create_transform(
     config = {**resolve_model_data_config(model), "input_size": (model.in_chans, *model.img_size)}
     augmentation.setdefault("interpolation", model.interpolation)
     return levels_transform(config, sizes or model.level_sizes(), train=train, **augmentation)
+
+
+def image_transform(model: Any, *, train: bool = False, **augmentation: Any) -> Compose:
+    """As `create_transform`, but of the largest level alone, one tensor; the model builds the rest on its device.
+
+    Args:
+        model: the model whose images these are.
+        train: whether to augment.
+        **augmentation: as for `create_transform`.
+    """
+    from torchvision.transforms import Compose
+
+    levels: Any = create_transform(model, train=train, sizes=[model.level_sizes()[-1]], **augmentation)
+    return Compose([levels, itemgetter(0)])
 
 
 def levels_transform(

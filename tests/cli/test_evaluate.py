@@ -59,7 +59,7 @@ def test_evaluate_prints_the_table_writes_it_and_lists_what_it_could_not_read(tm
     assert methods(said) == [*BASE, "vanilla", "half_gru"]
     assert said.err.splitlines() == [
         "skipped 1 of 13 pictures:",
-        f"  {Path('data/test/pear/broken.jpg')}: not a picture that Pillow can read",
+        f"  {Path('data/test/pear/broken.jpg')}: not an image that Pillow can read",
     ]
     assert said.out == (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
     assert "12 images of data/test;" in said.out
@@ -106,7 +106,7 @@ def test_a_name_in_several_variants_is_zero_shot(imagenet_sample: list[Path], tm
         (("data/test", "a", "--base", "srnn_resnet_18"), "unknown model 'srnn_resnet_18'"),
         (("data/test", "a", "--reference", "best"), "unknown row 'best'; choose one of base CNN 32"),
         (("data/test", "a", "--sizes", "64,32"), "--sizes: sizes must grow"),
-        (("data/test", "a", "--data-dir", "x"), "data_dir goes with timm's names"),
+        (("data/test", "a", "--data-dir", "x"), "data_dir goes with the name of a data set"),
         (("data/test", "a", "--output", "a/config.json"), "--output: cannot write results to a/config.json: it is a f"),
         (("data/test", "a", "--batch-size", "0"), "Invalid value for '--batch-size'"),
         (("data/test", "a", "--workers", "-1"), "Invalid value for '--workers'"),

@@ -156,7 +156,7 @@ def test_what_cannot_be_read_is_listed_at_the_end_and_the_exit_code_is_1(broken:
     assert [line for line in said.out.splitlines() if not line.startswith(" ")] == [str(COFFEE), str(CAT)]
     assert said.err.splitlines() == [
         "skipped 2 of 4 pictures:",
-        f"  {broken}: not a picture that Pillow can read",
+        f"  {broken}: not an image that Pillow can read",
         f"  {missing}: no such file",
     ]
     said = run("predict", broken, "--json", *SMALL)
@@ -215,7 +215,7 @@ def test_usage_errors_exit_with_2_and_say_what_was_expected(args: tuple[str, ...
 
 
 def test_an_empty_folder_and_no_picture_at_all_are_usage_errors(tmp_path: Path) -> None:
-    assert f"{tmp_path}: no pictures in this folder" in refused("predict", tmp_path, COFFEE)
+    assert f"{tmp_path}: no images in this folder" in refused("predict", tmp_path, COFFEE)
     assert "Missing argument" in refused("predict")
     assert "No such command" in refused("classify", COFFEE)
 
@@ -365,7 +365,7 @@ def test_as_a_process_odd_paths_come_back_as_valid_json(tmp_path: Path, broken: 
     assert [json.loads(line)["path"] for line in said.out.splitlines()] == names
     assert said.err.splitlines() == [
         f"skipped 1 of {len(names) + 1} pictures:",
-        f"  {broken}: not a picture that Pillow can read",
+        f"  {broken}: not an image that Pillow can read",
     ]
 
 

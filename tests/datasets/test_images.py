@@ -192,13 +192,13 @@ def unknown_dds() -> bytes:
 BAD: dict[str, tuple[bytes, str]] = {
     "half.jpg": (encoded(PHOTO.resize((200, 200)), "JPEG")[:-900], "truncated or damaged (image file is truncated"),
     "half.png": (encoded(PHOTO, "PNG")[:-60], "truncated or damaged ("),
-    "header.jpg": (encoded(PHOTO, "JPEG")[:20], "not a picture that Pillow can read"),
+    "header.jpg": (encoded(PHOTO, "JPEG")[:20], "not an image that Pillow can read"),
     "empty.jpg": (b"", "an empty file"),
-    "text.jpg": (b"this is no picture\n" * 50, "not a picture that Pillow can read"),
+    "text.jpg": (b"this is no picture\n" * 50, "not an image that Pillow can read"),
     "bomb.png": (png_header(60000, 60000), "refused as a decompression bomb (Image size (3600000000 pixels)"),
-    "line.png": (blank(100, 1), "100 x 1 pixels; a picture needs at least 8 on each side"),
-    "column.png": (blank(7, 100), "7 x 100 pixels; a picture needs at least 8 on each side"),
-    "dot.png": (blank(1, 1), "1 x 1 pixels; a picture needs at least 8 on each side"),
+    "line.png": (blank(100, 1), "100 x 1 pixels; an image needs at least 8 on each side"),
+    "column.png": (blank(7, 100), "7 x 100 pixels; an image needs at least 8 on each side"),
+    "dot.png": (blank(1, 1), "1 x 1 pixels; an image needs at least 8 on each side"),
     "ribbon.png": (blank(401, 8), "401 x 8 pixels; one side is over 50 times the other"),
     "nan.tif": (float_tiff(np.nan), "has values that are not finite"),
     "infinite.tif": (float_tiff(-np.inf), "has values that are not finite"),
@@ -225,7 +225,7 @@ def test_what_the_file_system_refuses_is_said_in_one_line(tmp_path: Path) -> Non
     (tmp_path / "file.png").write_bytes(blank(8, 8))
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     assert reason_against(tmp_path / "missing.jpg") == "no such file"
-    assert reason_against(tmp_path) == "a folder, not a picture"
+    assert reason_against(tmp_path) == "a folder, not an image"
     assert reason_against(tmp_path / "file.png" / "inside.png") == "Not a directory"
     assert "symbolic links" in reason_against(tmp_path / "loop.png")
     assert "too long" in reason_against(tmp_path / f"{'long' * 100}.png")
@@ -362,7 +362,7 @@ def test_a_hidden_folder_that_is_named_is_read(tmp_path: Path) -> None:
 
 def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
     for _ in range(2):
-        with pytest.raises(ImageError, match="no pictures in this folder") as caught:
+        with pytest.raises(ImageError, match="no images in this folder") as caught:
             find_images([tmp_path])
         assert str(caught.value).startswith(f"{tmp_path}: ")
         (tmp_path / "notes.txt").write_text("no picture")

@@ -1,10 +1,10 @@
-"""Labelled pictures: folders, tars and data sets of timm's, and whose names decide which class is which."""
+"""Labelled images: folders, tars, data sets of timm's and open ones, and whose names decide which class is which."""
 
 from __future__ import annotations
 
 import struct
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,15 +18,24 @@ from torchvision.datasets import ImageFolder
 
 import srnn_zoo
 from srnn_zoo import SRNN
-from srnn_zoo.datasets.images import ImageError
-from srnn_zoo.datasets.readers import Labelled, LabelledStream, label_names, open_labelled, target_indices
+from srnn_zoo.datasets import readers
+from srnn_zoo.datasets.classes import class_indices, class_names, label_names
+from srnn_zoo.datasets.images import Skipped
+from srnn_zoo.datasets.readers import (
+    Labelled,
+    LabelledFiles,
+    LabelledStream,
+    open_labelled,
+    register_reader,
+    target_indices,
+)
 
 FRUIT = ("apple", "pear", "plum", "quince")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two splits; the second lacks a class, and has a broken picture."""
+    """Two splits; the second lacks two classes, and has a broken image."""
     for split, names in {"train": FRUIT, "val": ("pear", "quince")}.items():
         for number, name in enumerate(names):
             (tmp_path / "fruit" / split / name / "deeper").mkdir(parents=True)
@@ -34,60 +43,109 @@ def folder(tmp_path: Path) -> Path:
                 Image.new("RGB", (20, 30), (60 * number, index, 0)).save(
                     tmp_path / "fruit" / split / name / ("deeper" if index else ".") / f"{index}.png"
                 )
-    (tmp_path / "fruit" / "val" / "pear" / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "fruit" / "val" / "pear" / "broken.jpg").write_bytes(b"no image")
+    (tmp_path / "fruit" / "val" / "pear" / "notes.txt").write_text("no image either")
     return tmp_path / "fruit"
 
 
-@pytest.fixture
-def named() -> SRNN:
+@pytest.fixture(scope="module")
+def make_model() -> Callable[..., SRNN]:
+    """A model with these names of its classes, or with none."""
+
+    def make_model(names: tuple[str, ...] = (), num_classes: int = 4) -> SRNN:
+        model = srnn_zoo.create_model("srnn_test_resnet", num_classes=num_classes, img_size=64).eval()
+        model.pretrained_cfg |= {"label_names": names} if names else {}
+        return model
+
+    return make_model
+
+
+@pytest.fixture(scope="module")
+def named(make_model: Callable[..., SRNN]) -> SRNN:
     """A model of all four classes, not in alphabetical order."""
-    model = srnn_zoo.create_model("srnn_test_resnet", num_classes=4)
-    model.pretrained_cfg["label_names"] = FRUIT[::-1]
-    return model
+    return make_model(FRUIT[::-1])
+
+
+@pytest.fixture(scope="module")
+def imagenet() -> SRNN:
+    return srnn_zoo.create_model("srnn_test_resnet", img_size=64)
 
 
 def read(data: Any, **options: Any) -> list[Labelled]:
-    pictures = open_labelled(data, **options)
-    if isinstance(pictures, LabelledStream):
-        return list(pictures)
-    return [pictures[index] for index in range(len(pictures))]
+    images = open_labelled(data, **options)
+    return list(images) if isinstance(images, LabelledStream) else [images[index] for index in range(len(images))]
 
 
-def check_fruit(pictures: list[Labelled], names: list[str]) -> None:
-    """The readable pictures are of these classes, in order, and the broken one is an error that names it."""
-    good = [picture for picture in pictures if not isinstance(picture.image, ImageError)]
-    assert [next(c for c in FRUIT if f"{c}/" in picture.name) for picture in good] == names
-    (broken,) = (picture for picture in pictures if isinstance(picture.image, ImageError))
-    assert str(broken.image) == f"{broken.name}: not a picture that Pillow can read"
+def check_fruit(images: list[Labelled], names: list[str]) -> None:
+    """The readable images are of these classes, in order, and the broken one is skipped with a reason that names it."""
+    good = [image for image in images if not isinstance(image.image, Skipped)]
+    assert [next(c for c in FRUIT if f"{c}/" in image.name) for image in good] == names
+    (broken,) = (image for image in images if isinstance(image.image, Skipped))
+    assert broken.image == Skipped(broken.name, f"{broken.name}: not an image that Pillow can read")
 
 
-def test_a_folder_gives_its_pictures_by_class_at_any_depth(folder: Path) -> None:
-    pictures = read(folder / "val")
-    assert [Path(picture.name).name for picture in pictures] == ["0.png", "broken.jpg", "1.png", "0.png", "1.png"]
-    assert [picture.target for picture in pictures] == [0, 0, 0, 1, 1]
-    check_fruit(pictures, ["pear", "pear", "quince", "quince"])
-    assert [picture.name for picture in read(folder, split="val")] == [picture.name for picture in pictures]
+def test_class_names_come_from_the_config_then_imagenet_then_numbers(imagenet: SRNN) -> None:
+    model = srnn_zoo.create_model("srnn_test_resnet", num_classes=2, img_size=64)
+    assert class_names(model) == ["class 0", "class 1"]
+    model.pretrained_cfg["label_names"] = ("n01", "n02")
+    assert class_names(model) == ["n01", "n02"]
+    model.pretrained_cfg["label_descriptions"] = {"n02": "oat milk, from oats"}
+    assert class_names(model) == ["n01", "oat milk, from oats"]
+    assert class_indices(model) == {"n01": 0, "n02": 1, "oat milk, from oats": 1}
+    assert label_names(model) == ["n01", "n02"]
+    model.reset_classifier(3)  # the names were of the old classifier
+    assert class_names(model) == ["class 0", "class 1", "class 2"]
+    names = class_names(imagenet)
+    assert len(names) == 1000
+    assert names[281].startswith("tabby")
+    assert names[967] == "espresso"
+
+
+def test_imagenet_models_know_wordnet_ids_and_names(imagenet: SRNN, tmp_path: Path) -> None:
+    indices = class_indices(imagenet)
+    assert indices["n01440764"] == indices["tench, Tinca tinca"] == 0
+    assert len(set(indices.values())) == 1000
+    assert "crane" not in indices  # a bird, and a machine
+    for name in ("n02123045", "n01440764"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (20, 20)).save(tmp_path / name / "1.png")
+    assert target_indices(imagenet, open_labelled(tmp_path)) == [0, 281]  # tench and tabby
+    assert label_names(imagenet)[281] == "n02123045"
+    (tmp_path / "n01440764").rename(tmp_path / "n01440765")
+    with pytest.raises(ValueError, match=r"unknown class 'n01440765'; did you mean .*'n01440764'"):
+        target_indices(imagenet, open_labelled(tmp_path))
+
+
+def test_a_folder_gives_its_images_by_class_at_any_depth(folder: Path) -> None:
+    images = read(folder / "val")
+    assert [Path(image.name).name for image in images] == ["0.png", "broken.jpg", "1.png", "0.png", "1.png"]
+    assert [image.target for image in images] == [0, 0, 0, 1, 1]
+    check_fruit(images, ["pear", "pear", "quince", "quince"])
+    assert [image.name for image in read(folder, split="val")] == [image.name for image in images]
 
 
 def test_classes_are_found_by_the_models_names_not_by_the_folders_order(folder: Path, named: SRNN) -> None:
     assert target_indices(named, open_labelled(folder / "train")) == [3, 2, 1, 0]
     assert target_indices(named, open_labelled(folder / "val")) == [2, 0]
-
-
-def test_an_empty_class_folder_and_hidden_folders_do_not_count(folder: Path, named: SRNN) -> None:
-    (folder / "val" / "unheard of").mkdir()
+    (folder / "val" / "unheard of").mkdir()  # an empty class folder and hidden folders do not count
     (folder / "val" / ".cache").mkdir()
     (folder / "val" / ".cache" / "1.png").write_bytes(b"")
     assert target_indices(named, open_labelled(folder / "val")) == [2, 0]
 
 
-def test_an_unknown_class_is_an_error_with_the_closest_name(folder: Path, named: SRNN) -> None:
+def test_an_unknown_class_is_an_error_with_the_closest_name(
+    folder: Path, named: SRNN, make_model: Callable[..., SRNN]
+) -> None:
     (folder / "val" / "pear").rename(folder / "val" / "pearl")
     with pytest.raises(ValueError, match="val: unknown class 'pearl'; did you mean 'pear'"):
         target_indices(named, open_labelled(folder / "val"))
     (folder / "val" / "quince").rename(folder / "val" / "zebra")
     with pytest.raises(ValueError, match=r"2 of the 2 classes are unknown"):
         target_indices(named, open_labelled(folder / "val"))
+    nameless = make_model()
+    assert label_names(nameless) == ["class 0", "class 1", "class 2", "class 3"]
+    with pytest.raises(ValueError, match=r"does not name its 4 classes.*label_names"):
+        target_indices(nameless, open_labelled(folder / "train"))
 
 
 def test_a_folder_of_splits_asks_for_one(folder: Path, named: SRNN) -> None:
@@ -97,34 +155,18 @@ def test_a_folder_of_splits_asks_for_one(folder: Path, named: SRNN) -> None:
         open_labelled(folder, split="vall")
 
 
-def test_a_model_without_names_reads_no_folder(folder: Path) -> None:
-    nameless = srnn_zoo.create_model("srnn_test_resnet", num_classes=4)
-    assert label_names(nameless) == ["class 0", "class 1", "class 2", "class 3"]
-    with pytest.raises(ValueError, match=r"does not name its 4 classes.*label_names"):
-        target_indices(nameless, open_labelled(folder / "train"))
-
-
-def test_an_imagenet_model_knows_wordnet_ids(tmp_path: Path) -> None:
-    for name in ("n02123045", "n01440764"):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (20, 20)).save(tmp_path / name / "1.png")
-    model = srnn_zoo.create_model("srnn_test_resnet")
-    assert target_indices(model, open_labelled(tmp_path)) == [0, 281]  # tench and tabby
-    assert label_names(model)[281] == "n02123045"
-
-
 @pytest.mark.parametrize(
     ("make", "options", "reason"),
     [
-        ("", {}, "no class folders"),
-        ("cat/", {}, "no pictures in its 1 class folders"),
+        ("", {}, r"no class folders; expected .*CLASS.image\.jpg"),
+        ("cat/", {}, "no images in its 1 class folders"),
         ("1.txt", {}, "no class folders"),
-        ("cat/1.txt", {}, "no pictures in its 1 class folders"),
+        ("cat/1.txt", {}, "no images in its 1 class folders"),
         ("cat/", {"split": "dog"}, "unknown split 'dog'; choose one of cat"),
-        ("cat/", {"data_dir": "x"}, "data_dir goes with timm's names"),
+        ("cat/", {"data_dir": "x"}, r"data_dir goes with the name of a data set \(hfds/…"),
     ],
 )
-def test_folders_without_pictures_are_errors(make: str, options: dict[str, Any], reason: str, tmp_path: Path) -> None:
+def test_folders_without_images_are_errors(make: str, options: dict[str, Any], reason: str, tmp_path: Path) -> None:
     (tmp_path / make).parent.mkdir(exist_ok=True)
     (tmp_path / make).mkdir(exist_ok=True) if make.endswith("/") or not make else (tmp_path / make).touch()
     with pytest.raises(ValueError, match=reason):
@@ -135,6 +177,8 @@ def test_folders_without_pictures_are_errors(make: str, options: dict[str, Any],
     ("name", "options", "error", "reason"),
     [
         ("nowhere", {}, FileNotFoundError, r"no folder 'nowhere'; give a folder .* \(hfds/…"),
+        ("/nowhere", {}, FileNotFoundError, r"no folder '/nowhere'"),
+        (".tar", {}, FileNotFoundError, r"no folder '\.tar'"),
         ("torch/mnist", {}, ValueError, "torch/mnist needs a data_dir"),
         ("torch/minst", {"data_dir": "."}, ValueError, "cannot open 'torch/minst': Unknown torchvision dataset minst"),
         ("torch/mnist", {"data_dir": "nowhere"}, ValueError, "timm cannot open 'torch/mnist': Dataset not found"),
@@ -153,15 +197,32 @@ def test_a_data_set_whose_package_is_missing_says_how_to_get_it(monkeypatch: pyt
         open_labelled("tfds/food101")
 
 
-def test_a_tar_gives_the_same_pictures_and_its_broken_ones_are_not_replaced(folder: Path, named: SRNN) -> None:
+def test_a_registered_reader_opens_names_and_files(folder: Path, named: SRNN, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "_READERS", dict(readers._READERS))
+    asked: list[Any] = []
+
+    @register_reader("csv/", ".csv")
+    def read_csv(name: str, split: str | None, data_dir: str | None) -> LabelledFiles:
+        asked.append((name, split, data_dir))
+        return LabelledFiles([(str(folder / "val" / "pear" / "0.png"), 1)], name, ["quince", "pear"])
+
+    (image,) = read("CSV/fruit", split="test", data_dir=folder)
+    assert (image.name, image.target) == (str(folder / "val" / "pear" / "0.png"), 1)
+    (folder / "fruit.csv").touch()
+    assert target_indices(named, open_labelled(folder / "fruit.csv")) == [0, 2]
+    assert asked == [("CSV/fruit", "test", str(folder)), (str(folder / "fruit.csv"), None, None)]
+    with pytest.raises(FileNotFoundError, match=r"\(hfds/….*, csv/…\)"):
+        open_labelled("nowhere")
+
+
+def test_a_tar_gives_the_same_images_and_its_broken_ones_are_not_replaced(folder: Path, named: SRNN) -> None:
     with tarfile.open(folder / "val.tar", "w") as tar:
         for path in sorted((folder / "val").glob("*/*.*")):
             tar.add(path, path.relative_to(folder / "val"))
-    pictures = open_labelled(folder / "val.tar")
-    assert not isinstance(pictures, LabelledStream)
-    assert target_indices(named, pictures) == [2, 0]
-    check_fruit([pictures[index] for index in range(len(pictures))], ["pear", "quince"])
-    assert len(pictures) == 3
+    images = read(folder / "val.tar")
+    assert target_indices(named, open_labelled(folder / "val.tar")) == [2, 0]
+    check_fruit(images, ["pear", "quince"])
+    assert len(images) == 3
     (folder / "broken.tar").write_bytes((folder / "val.tar").read_bytes()[:700])
     (folder / "text.tar").write_text("no archive")
     for name in ("broken.tar", "text.tar"):
@@ -172,16 +233,14 @@ def test_a_tar_gives_the_same_pictures_and_its_broken_ones_are_not_replaced(fold
 
 
 @pytest.mark.parametrize("make", [ImageFolder, ImageDataset])
-def test_open_data_sets_are_read_past_their_own_handling_of_broken_pictures(
-    make: Any, folder: Path, named: SRNN
-) -> None:
+def test_open_data_sets_are_read_past_their_own_handling_of_broken_images(make: Any, folder: Path, named: SRNN) -> None:
     for path in (folder / "val").glob("*/deeper/*"):  # timm takes the leaf folder for the class
         path.rename(path.parent.parent / path.name)
         path.parent.rmdir()
     dataset = make(str(folder / "val"))
-    pictures = read(dataset)
-    assert len(pictures) == 5
-    check_fruit(pictures, ["pear", "pear", "quince", "quince"])
+    images = read(dataset)
+    assert len(images) == 5
+    check_fruit(images, ["pear", "pear", "quince", "quince"])
     assert target_indices(named, open_labelled(dataset)) == [2, 0]
     with pytest.raises(ValueError, match="open already"):
         open_labelled(dataset, split="val")
@@ -190,32 +249,30 @@ def test_open_data_sets_are_read_past_their_own_handling_of_broken_pictures(
         open_labelled(dataset)
 
 
-def test_timms_names_are_opened_with_the_data_sets_own_order(tmp_path: Path) -> None:
+def test_timms_names_are_opened_with_the_data_sets_own_order(tmp_path: Path, make_model: Callable[..., SRNN]) -> None:
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     digits = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
     for part in ("train", "t10k"):
         (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, 3, 28, 28) + digits.tobytes())
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, 3) + bytes([7, 0, 9]))
-    pictures = open_labelled("torch/mnist", data_dir=tmp_path)
-    found = [pictures[index] for index in range(3)]  # pyright: ignore
-    assert [(picture.name, picture.target) for picture in found] == [
+    images = open_labelled("torch/mnist", data_dir=tmp_path)
+    found = read("torch/mnist", data_dir=tmp_path)
+    assert [(image.name, image.target) for image in found] == [
         ("torch/mnist[0]", 7),
         ("torch/mnist[1]", 0),
         ("torch/mnist[2]", 9),
     ]
     assert np.array_equal(np.asarray(found[1].image), digits[1])
-    model = srnn_zoo.create_model("srnn_test_resnet", num_classes=10)
-    assert target_indices(model, pictures) == list(range(10))
-    model.pretrained_cfg["label_names"] = [f"{name} fruit" for name in range(10)]
+    assert target_indices(make_model(num_classes=10), images) == list(range(10))
     with pytest.raises(ValueError, match="unknown class '0 - zero'"):  # it has names, and they are others
-        target_indices(model, pictures)
+        target_indices(make_model(tuple(f"{name} fruit" for name in range(10)), num_classes=10), images)
     with pytest.raises(ValueError, match="does not name its 4 classes"):
-        target_indices(srnn_zoo.create_model("srnn_test_resnet", num_classes=4), pictures)
+        target_indices(make_model(), images)
 
 
 class Reader:
-    """A stream of three pictures, as timm's readers of shards are."""
+    """A stream of images with these targets, as timm's readers of shards are."""
 
     def __init__(self, targets: list[Any]) -> None:
         self.targets = targets
@@ -224,24 +281,28 @@ class Reader:
         return ((Image.new("RGB", (20, 20), (index, 0, 0)), target) for index, target in enumerate(self.targets))
 
 
+def stream(targets: list[Any]) -> IterableImageDataset:
+    return IterableImageDataset(".", reader=Reader(targets))  # pyright: ignore
+
+
 def test_a_stream_is_read_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[Any] = []
 
     def create_dataset(name: str, root: str, split: str) -> IterableImageDataset:
         asked.append((name, root, split))
-        return IterableImageDataset(root, reader=Reader([2, 0, 1]))  # pyright: ignore
+        return stream([2, 0, 1])
 
     monkeypatch.setattr(timm.data, "create_dataset", create_dataset)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace())
-    pictures = open_labelled("wds/fruit", data_dir=tmp_path, split="test")
+    images = open_labelled("wds/fruit", data_dir=tmp_path, split="test")
     assert asked == [("wds/fruit", str(tmp_path), "test")]
-    assert isinstance(pictures, LabelledStream)
-    assert [(p.name, p.target) for p in pictures] == [("wds/fruit[0]", 2), ("wds/fruit[1]", 0), ("wds/fruit[2]", 1)]
+    assert isinstance(images, LabelledStream)
+    assert [(p.name, p.target) for p in images] == [("wds/fruit[0]", 2), ("wds/fruit[1]", 0), ("wds/fruit[2]", 1)]
 
 
 @pytest.mark.parametrize("target", [None, [0, 1], 0.5, "pear"])
 def test_targets_that_are_no_class_are_errors(target: Any) -> None:
     with pytest.raises(TypeError, match=r"IterableImageDataset\[0\]: the target must be the index of one class"):
-        read(IterableImageDataset(".", reader=Reader([target])))  # pyright: ignore
-    with pytest.raises(TypeError, match="not a picture: make the data set without a transform"):
+        read(stream([target]))
+    with pytest.raises(TypeError, match="not an image: make the data set without a transform"):
         read([(np.zeros((2, 2)), 0)])

@@ -290,21 +290,21 @@ def test_broken_pictures_are_named_and_in_no_figure(
         (tmp_path / path.parent.name).mkdir(exist_ok=True)
         (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
     broken = tmp_path / "kiwi" / "0a.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     (tmp_path / "lime" / "0.png").write_bytes(b"")
     model = make_fruit_model()
     for batch_size in (1, 2, 50):
         table = evaluate(model, tmp_path, batch_size=batch_size)
         assert [item.path for item in table.skipped] == [str(broken), str(tmp_path / "lime" / "0.png")]
-        assert table.skipped[0].reason == f"{broken}: not a picture that Pillow can read"
+        assert table.skipped[0].reason == f"{broken}: not an image that Pillow can read"
         assert table.rows[0].images == 9
 
 
 def test_without_a_readable_picture_there_is_no_table(make_fruit_model: Callable[..., SRNN], tmp_path: Path) -> None:
     (tmp_path / "kiwi").mkdir()
-    (tmp_path / "kiwi" / "1.png").write_bytes(b"no picture")
+    (tmp_path / "kiwi" / "1.png").write_bytes(b"no image")
     out = tmp_path.parent / f"{tmp_path.name} out"
-    with pytest.raises(ValueError, match=r"none of 1 pictures can be read; the first: .*1\.png: not a picture"):
+    with pytest.raises(ValueError, match=r"none of 1 images can be read; the first: .*1\.png: not an image"):
         evaluate(make_fruit_model(), tmp_path, output=out)
     assert [path.name for path in out.iterdir()] == ["predictions.csv.partial"]
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 import srnn_zoo
 from srnn_zoo import SRNN
+from srnn_zoo.datasets.classes import label_names
 from srnn_zoo.evaluation.compare import evaluate
 from tests.conftest import ROOT
 
@@ -27,7 +28,7 @@ def test_ten_imagenet_pictures_with_ten_right_answers(lite0: SRNN, imagenet_samp
             lite0([level[None] for level in transform(Image.open(path).convert("RGB"))]).argmax().item()
             for path in imagenet_sample[:10]
         ]
-    ids = srnn_zoo.datasets.readers.label_names(lite0) or []
+    ids = label_names(lite0)
     assert row.correct.tolist() == [
         ids[int(k)] == path.parent.name for k, path in zip(answers, imagenet_sample, strict=False)
     ]

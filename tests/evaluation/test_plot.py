@@ -98,8 +98,8 @@ def test_a_variant_that_answers_once_shows_its_largest_level(tmp_path: Path) -> 
 
 def test_a_level_that_was_not_read_is_shown_as_such(tmp_path: Path) -> None:
     whole = prediction(levels=3)
-    early = whole._replace(answers=whole.answers[:1], exit=0, gmacs=0.1)
-    texts, _ = drawn(plot_predictions, [early, whole._replace(exit=2, gmacs=1.0)], tmp_path)
+    early = whole._replace(answers=whole.answers[:1], stopped_at=0, gmacs=0.1)
+    texts, _ = drawn(plot_predictions, [early, whole._replace(stopped_at=2, gmacs=1.0)], tmp_path)
     sizes = ["32 × 32", "64 × 64, not read", "96 × 96, not read", "32 × 32", "64 × 64", "96 × 96"]
     assert [text for text in texts if "×" in text] == sizes
     assert texts.count("espresso") == 1 + 3

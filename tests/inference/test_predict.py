@@ -12,7 +12,8 @@ from PIL import Image
 
 import srnn_zoo
 from srnn_zoo import SRNN
-from srnn_zoo.inference.predict import Prediction, Skipped, class_names, predict
+from srnn_zoo.datasets.images import Skipped
+from srnn_zoo.inference.predict import Prediction, predict
 
 CLASSES = 7
 
@@ -118,21 +119,6 @@ def test_counts_below_one_are_refused(model: SRNN, pictures: list[Path], option:
         read(model, pictures, **{option: 0})
 
 
-def test_class_names_come_from_the_config_then_imagenet_then_numbers(lite0: SRNN) -> None:
-    model = srnn_zoo.create_model("srnn_test_resnet", num_classes=2, img_size=64)
-    assert class_names(model) == ["class 0", "class 1"]
-    model.pretrained_cfg["label_names"] = ("n01", "n02")
-    assert class_names(model) == ["n01", "n02"]
-    model.pretrained_cfg["label_descriptions"] = {"n02": "oat milk, from oats"}
-    assert class_names(model) == ["n01", "oat milk, from oats"]
-    model.reset_classifier(3)  # the names were of the old classifier
-    assert class_names(model) == ["class 0", "class 1", "class 2"]
-    imagenet = class_names(lite0)
-    assert len(imagenet) == 1000
-    assert imagenet[281].startswith("tabby")
-    assert imagenet[967] == "espresso"
-
-
 def test_a_variant_that_fuses_all_levels_answers_once(pictures: list[Path]) -> None:
     concat = srnn_zoo.create_model("srnn_test_resnet", variant="concat", num_classes=CLASSES, img_size=96).eval()
     for prediction in read(concat, pictures):
@@ -161,7 +147,7 @@ def test_sizes_that_the_backbone_cannot_read_are_an_error(pictures: list[Path]) 
         read(model, pictures, sizes=(50, 100))
 
 
-def test_paths_are_read_a_batch_at_a_time(model: SRNN, pictures: list[Path]) -> None:
+def test_paths_are_read_one_batch_ahead(model: SRNN, pictures: list[Path]) -> None:
     asked: list[Path] = []
 
     def paths() -> Iterator[Path]:
@@ -172,11 +158,11 @@ def test_paths_are_read_a_batch_at_a_time(model: SRNN, pictures: list[Path]) -> 
     results = predict(model, paths(), batch_size=2)
     assert not asked
     assert next(results).path == str(pictures[0])
-    assert asked == pictures[:2]
-    next(results)
-    assert asked == pictures[:2]
+    assert asked == pictures[:4]
     next(results)
     assert asked == pictures[:4]
+    next(results)
+    assert asked == pictures[:6]
     assert len(list(results)) == 3
 
 

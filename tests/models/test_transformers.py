@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from srnn_zoo import SRNN, create_model, create_transform, list_cells
-from srnn_zoo.inference.predict import class_names
+from srnn_zoo.datasets.classes import class_names
 from tests.weights.hub_server import HubServer
 
 transformers = pytest.importorskip("transformers")

@@ -14,7 +14,7 @@ from timm.models import save_for_hf
 
 import srnn_zoo
 from srnn_zoo import SRNN, create_model, create_transform, list_cells
-from srnn_zoo.inference.predict import class_names
+from srnn_zoo.datasets.classes import class_names
 
 from .hub_server import HubServer
 

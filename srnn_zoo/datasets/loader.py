@@ -1,0 +1,161 @@
+"""Batches of labelled images: their levels, their classes, and what could not be read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from srnn_zoo.transforms.presets import create_transform
+
+from .images import Skipped
+from .readers import Labelled, LabelledImages, LabelledStream, open_labelled, target_indices
+
+__all__ = ["Batch", "ImageLoader", "load_batches"]
+
+Transforms = Sequence[Callable[[Any], Sequence[Tensor]]]
+
+
+class Batch(NamedTuple):
+    """Labelled images of a batch, those that can be read, and what could not be read.
+
+    Attributes:
+        names: of the images.
+        targets: indices of their classes in the data set's own order.
+        levels: for every transform its levels `(B, C, H_s, W_s)`, smallest first.
+        skipped: what could not be read.
+    """
+
+    names: list[str]
+    targets: list[int]
+    levels: list[list[Tensor]]
+    skipped: list[Skipped]
+
+    def targets_of(self, indices: Sequence[int]) -> Tensor:
+        """The targets as a model's classes `(B,)`, by `target_indices`.
+
+        Raises:
+            ValueError: for a target that is none of them.
+        """
+        for name, target in zip(self.names, self.targets, strict=True):
+            if not 0 <= target < len(indices):
+                raise ValueError(f"{name} has target {target}; the model has classes 0 to {len(indices) - 1}")
+        return torch.tensor([indices[target] for target in self.targets])
+
+
+def load_batches(
+    images: LabelledImages | LabelledStream,
+    transforms: Transforms,
+    batch_size: int,
+    workers: int = 0,
+) -> DataLoader[Any]:
+    """A loader of `Batch`es in the data set's order.
+
+    Args:
+        images: to read.
+        transforms: of an RGB image to levels of the same sizes for all images; each image is read once for all of them.
+        batch_size: images in a batch, those that cannot be read included.
+        workers: processes that read images, 0 for this one; of a stream one at most, as several would mix its order.
+    """
+    is_stream = isinstance(images, LabelledStream)
+    views = _ViewStream(images, transforms) if is_stream else _Views(images, transforms)
+    return DataLoader(views, batch_size, num_workers=min(workers, 1) if is_stream else workers, collate_fn=_collate)
+
+
+class ImageLoader:
+    """Batches `(levels, targets)` of a data set for one model, without the images that cannot be read.
+
+    Levels are `(B, C, H_s, W_s)`, smallest first; targets `(B,)` are the model's classes, found by its own names of
+    them (`target_indices`), whatever classes the data set has.
+
+    Args:
+        data: this, `split` and `data_dir` as for `open_labelled`.
+        model: whose classes and transform (`create_transform`) are used.
+        split: see above.
+        data_dir: see above.
+        sizes: sizes of the levels, smallest first, instead of the model's own.
+        batch_size: this and `workers` as for `load_batches`.
+        workers: see above.
+
+    Attributes:
+        skipped: what could not be read in the last pass.
+        seen: how many images the last pass met, the skipped ones included.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: as `open_labelled` and `target_indices`.
+
+    Examples:
+        >>> batches = ImageLoader("flowers/val", model)
+        >>> for levels, targets in batches:
+        ...     right += (model(levels).argmax(dim=1) == targets).sum()
+        >>> batches.skipped
+    """
+
+    def __init__(
+        self,
+        data: str | os.PathLike[str] | Dataset[Any],
+        model: Any,
+        *,
+        split: str | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+        sizes: Sequence[int] | None = None,
+        batch_size: int = 32,
+        workers: int = 0,
+    ) -> None:
+        images = open_labelled(data, split=split, data_dir=data_dir)
+        self.skipped: list[Skipped] = []
+        self.seen = 0
+        self._indices = target_indices(model, images)
+        self._batches = load_batches(images, [create_transform(model, sizes=sizes)], batch_size, workers)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
+        self.skipped.clear()
+        self.seen = 0
+        for batch in self._batches:
+            self.skipped += batch.skipped
+            self.seen += len(batch.names) + len(batch.skipped)
+            if batch.names:
+                yield batch.levels[0], batch.targets_of(self._indices)
+
+
+class _Views(Dataset[Any]):
+    """Images as the levels of every transform, with name and target."""
+
+    def __init__(self, images: LabelledImages, transforms: Transforms) -> None:
+        self.images, self.transforms = images, transforms
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        return _view(self.images[index], self.transforms)
+
+
+class _ViewStream(IterableDataset[Any]):
+    """The same of a stream."""
+
+    def __init__(self, images: LabelledStream, transforms: Transforms) -> None:
+        self.images, self.transforms = images, transforms
+
+    def __iter__(self) -> Iterator[Any]:
+        return (_view(item, self.transforms) for item in self.images)
+
+
+def _view(item: Labelled, transforms: Transforms) -> Any:
+    name, image, target = item
+    return image if isinstance(image, Skipped) else (name, target, [transform(image) for transform in transforms])
+
+
+def _collate(items: list[Any]) -> Batch:
+    skipped = [item for item in items if isinstance(item, Skipped)]
+    read = [item for item in items if not isinstance(item, Skipped)]
+    names, targets, views = zip(*read, strict=True) if read else ((), (), ())
+    levels = [[torch.stack(level) for level in zip(*view, strict=True)] for view in zip(*views, strict=True)]
+    return Batch(list(names), list(targets), levels, skipped)

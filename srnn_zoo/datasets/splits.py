@@ -1,0 +1,159 @@
+"""Data to train on: two splits of labelled images, both with the classes of the training split."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch.utils.data import Dataset
+
+from .images import ImageError, Skipped
+from .readers import LabelledFiles, LabelledImages, LabelledShards, class_folders, is_named, open_labelled, reader_kind
+
+__all__ = ["ImageSplit", "TrainingData", "open_data", "open_split"]
+
+_logger = logging.getLogger(__name__)
+
+StrPath = str | os.PathLike[str]
+
+_STREAMS = ("hfids/", "tfds/")
+_VAL_FOLDERS = ("val", "validation", "valid")
+
+
+class ImageSplit(Dataset[tuple[Any, int]]):
+    """Labelled images to train on: an item is the transformed image and the index of its class.
+
+    Args:
+        images: from `srnn_zoo.datasets.readers.open_labelled`, with random access.
+        classes: names of the training split's classes; by default the images' own.
+        transform: of a PIL image in mode RGB; None for the image itself.
+
+    Raises:
+        ValueError: if the images do not name their classes, or have one that is not among `classes`.
+        ImageError: from an item that is not a usable image.
+    """
+
+    def __init__(
+        self,
+        images: LabelledImages,
+        classes: Sequence[str] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.images, self.name, self.transform = images, images.source, transform
+        if images.classes is None:
+            raise ValueError(f"{self.name} does not name its classes; they must travel with the model")
+        self.classes = list(images.classes if classes is None else classes)
+        if unseen := [label for label in images.classes if label not in self.classes]:
+            listed = ", ".join(map(repr, unseen[:5])) + (", …" if len(unseen) > 5 else "")
+            raise ValueError(
+                f"{self.name} has classes that are not among the {len(self.classes)} of the training split: {listed}"
+            )
+        self._indices = [self.classes.index(label) for label in images.classes]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        _, image, target = self.images[index]
+        if isinstance(image, Skipped):
+            raise ImageError(image.reason)
+        return (image if self.transform is None else self.transform(image)), self._indices[target]
+
+    @property
+    def samples(self) -> list[tuple[Path, int]] | None:
+        """The files and their classes, or None where the images are not files of their own."""
+        if not isinstance(self.images, LabelledFiles):
+            return None
+        return [(Path(path), self._indices[target]) for path, target in self.images.dataset]
+
+
+class TrainingData(NamedTuple):
+    """The two splits that training needs; the names of the classes are `train.classes`."""
+
+    train: ImageSplit
+    val: ImageSplit
+    name: str
+
+
+def open_data(
+    data: StrPath,
+    *,
+    val: StrPath | None = None,
+    train_split: str = "",
+    val_split: str = "",
+    data_dir: StrPath | None = None,
+) -> TrainingData:
+    """The training and the validation split of a data set; classes come from the training split.
+
+    Args:
+        data: a folder with `train/<class>/*` and `val/<class>/*`, a folder or tar file of one split, or a name of
+            timm's such as `"hfds/food101"`.
+        val: where the validation split is, if elsewhere.
+        train_split: name of the training split; by default `train`, or the folder itself where it has none.
+        val_split: name of the validation split; by default `val` or `validation`, whichever there is.
+        data_dir: timm's `root` of a named data set.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no validation split.
+        ValueError: for a folder without classes or images, a split it lacks, one class only, a class of the validation
+            split that training never sees, and a data set without random access.
+        ImportError: if a reader's package is not installed.
+    """
+    train = open_split(data, train_split or _found(data, ("train",), "train"), data_dir=data_dir)
+    if len(train.classes) < 2:
+        raise ValueError(f"{os.fspath(data)} has one class only, {train.classes[0]!r}; training needs two at least")
+    where = data if val is None else val
+    val_split = val_split or _found(where, _VAL_FOLDERS, "validation")
+    if val is None and not val_split:
+        raise FileNotFoundError(
+            f"{os.fspath(data)} has no validation split, no folder {' or '.join(_VAL_FOLDERS[:2])}: "
+            "move part of the training images there, or give the folder it is in"
+        )
+    validation = open_split(where, val_split, train.classes, data_dir=data_dir)
+    name = os.fspath(data) if is_named(data) else Path(data).resolve().name.removesuffix(".tar")
+    if (samples := validation.samples) is not None:
+        seen = len({target for _, target in samples})
+        if seen < len(train.classes):
+            _logger.info("the validation split has images of %d of the %d classes", seen, len(train.classes))
+    return TrainingData(train, validation, name)
+
+
+def open_split(
+    source: StrPath, split: str = "", classes: Sequence[str] | None = None, *, data_dir: StrPath | None = None
+) -> ImageSplit:
+    """One split of a data set.
+
+    Args:
+        source: a folder of splits or of classes, a tar file, or a name of timm's.
+        split: its name; empty for a folder that is the split itself.
+        classes: names of the training split's classes; by default this is the training split.
+        data_dir: timm's `root` of a named data set.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: as `open_data`.
+    """
+    is_stream = reader_kind(source) in _STREAMS
+    images = None if is_stream else open_labelled(source, split=split or None, data_dir=data_dir)
+    if not isinstance(images, LabelledImages):
+        raise ValueError(
+            f"{os.fspath(source)} is a stream, which has no order to go on from after an interruption; give hfds/…, "
+            "wds/… with its shards on disk, or a folder; or train with timm's train.py (docs/integrations.md)"
+        )
+    if isinstance(images, LabelledShards) and images.classes is None:  # which have numbers alone
+        count = 1 + max((image.target for image in images.dataset), default=-1)
+        images.classes = [str(number) for number in range(count)]
+    if classes is None and Path(source).is_dir():
+        for folder in class_folders(Path(source) / split):  # training would never see an image of an empty one
+            if folder.name not in (images.classes or ()):
+                raise ValueError(f"{folder} has no images: add some, or remove the folder")
+    return ImageSplit(images, classes)
+
+
+def _found(source: StrPath, folders: Sequence[str], of_timm: str) -> str:
+    """The first of these folders that a source has, or the name of a split of timm's; empty for neither."""
+    if is_named(source):
+        return of_timm
+    return next((name for name in folders if (Path(source) / name).is_dir()), "")
