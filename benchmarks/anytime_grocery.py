@@ -30,7 +30,7 @@ from srnn_zoo.inference.answers import CollectedAnswers
 from srnn_zoo.inference.curve import Point, pareto, write_pareto
 from srnn_zoo.inference.thresholds import measure
 from srnn_zoo.models.cost import level_gmacs
-from srnn_zoo.training import AnytimeLoss
+from srnn_zoo.training import recipe
 from srnn_zoo.training.features import Features, evaluate_features, extract_features, fit_features
 
 SPLITS = ("train", "val", "test")
@@ -108,11 +108,9 @@ class SRNNRun:
         torch.manual_seed(seed)
         self.rule = args.rule
         self.model = create(args, sizes, variant="vanilla", exits="separate")
-        with torch.no_grad():
-            self.model.cell.get_parameter("recurrent.weight").mul_(args.recurrence)
-        loss = AnytimeLoss(distillation=args.distillation, temperature=2.0)
+        loss = {"loss": "anytime", "distillation": args.distillation, "temperature": 2.0}
         chosen = {split: features_of(data[split], sizes) for split in SPLITS}
-        fit(args, self.model, chosen["train"], seed, loss)
+        fit(args, self.model, chosen["train"], seed, recurrence=args.recurrence, **loss)
         costs = torch.tensor([level_gmacs(self.model, size) for size in chosen["test"].sizes]).cumsum(0)
         self.held_out, self.test = (
             CollectedAnswers(evaluate_features(self.model, chosen[s]), chosen[s].targets, costs, chosen[s].sizes)
@@ -137,11 +135,10 @@ class SRNNRun:
         return pareto(self.test, thresholds_from=self.held_out, rule=self.rule)
 
 
-def fit(
-    args: argparse.Namespace, model: srnn_zoo.SRNN, train: Features, seed: int, loss: AnytimeLoss | None = None
-) -> None:
+def fit(args: argparse.Namespace, model: srnn_zoo.SRNN, train: Features, seed: int, **settings: Any) -> None:
     """Fit the classifiers; the cell stays as it starts."""
-    fit_features(model, train, epochs=args.epochs, cell_lr=0.0, loss=loss, seed=seed, progress=False)
+    chosen = recipe("probe", epochs=args.epochs, lr_cell=0.0, seed=seed, **{"recurrence": 1.0, **settings})
+    fit_features(model, train, chosen, progress=False)
 
 
 def create(args: argparse.Namespace, sizes: Sequence[int], **options: Any) -> srnn_zoo.SRNN:

@@ -13,10 +13,10 @@ from srnn_zoo._errors import missing_extra
 from srnn_zoo.datasets.splits import ImageSplit, open_split
 from srnn_zoo.transforms.presets import image_transform
 
-from .probe import Prober
+from .probe import probe
 from .recipe import Recipe
 from .run_folder import FitResult, RunFolder
-from .state import StopSignals
+from .state import Run, StopSignals
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -97,17 +97,27 @@ def fit(
     train, val = _datasets(model, train, val, recipe)
     accelerator = _create_accelerator(recipe, cpu)
     model.metadata.pop("exit", None)  # thresholds of the weights before
-    options: dict[str, Any] = {
-        "fatal": corrupt == "fatal",
-        "workers": workers,
-        "dataset": dataset or getattr(train, "name", "") or "images",
-        "bars": progress and sys.stderr.isatty(),
-    }
-    if recipe.freeze_backbone:
-        return Prober(model, train, val, recipe, accelerator, folder, **options).run(resume)
-    with StopSignals() as signals:
-        options["state_seconds"] = state_seconds
-        return Trainer(model, train, val, recipe, accelerator, folder, signals, **options).run(resume)
+    run = Run(
+        model=model,
+        train=train,
+        val=val,
+        recipe=recipe,
+        accelerator=accelerator,
+        folder=folder,
+        fatal=corrupt == "fatal",
+        workers=workers,
+        dataset=dataset or getattr(train, "name", "") or "images",
+        state_seconds=state_seconds,
+        bars=progress and sys.stderr.isatty() and accelerator.is_local_main_process,
+    )
+    try:
+        if recipe.freeze_backbone:
+            return probe(run, resume)
+        with StopSignals() as signals:
+            return Trainer(run, signals).train(resume)
+    finally:
+        if folder is not None:
+            folder.close()
 
 
 def _datasets(model: SRNN, train: Images, val: Images, recipe: Recipe) -> tuple[Any, Any]:

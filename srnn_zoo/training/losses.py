@@ -1,4 +1,4 @@
-"""Training for anytime inference: the answers of all levels, a loss over them, and pyramids of random height."""
+"""What is minimised: a loss of the last level or of all, the model as it reads a batch for it, and mixed images."""
 
 from __future__ import annotations
 
@@ -17,13 +17,21 @@ from srnn_zoo.transforms.pyramid import Pyramid
 
 from .recipe import Recipe
 
-__all__ = ["AnytimeLoss", "EveryExit", "TrainingForward", "create_loss", "create_mixup", "random_heights"]
+__all__ = [
+    "AnytimeLoss",
+    "EveryExit",
+    "TrainingForward",
+    "count_right",
+    "create_loss",
+    "create_mixup",
+    "random_heights",
+]
 
 
 class EveryExit(nn.Module):
     """A model that answers after every level in one forward, `(L, B, num_classes)`, smallest level first.
 
-    Distributed training sees the forward of what it wraps alone: wrap this, and save the model inside.
+    Distributed training sees only the forward of the module it wraps: wrap this one, and save the model inside it.
 
     Args:
         model: with a cell whose state after any level can be classified (all but `concat`), and a classifier.
@@ -48,21 +56,21 @@ class EveryExit(nn.Module):
 class AnytimeLoss(nn.Module):
     """A loss at every level: `Σ_s w_s ℓ_s`, with `ℓ_s = (1 - d) ℓ(F(h_s), y) + d T² KL(p_n || p_s)` for s < n.
 
-    The last level is compared with the targets alone; p_s are probabilities at temperature T, and the last level gets
+    The last level is compared with the targets only; p_s are probabilities at temperature T, and the last level gets
     no gradient from the distillation (Hinton et al., 2015). In a batch of mixed heights an image whose levels have
-    ended keeps its last answer, so that every image weighs the same.
+    ended keeps its last answer, so that every image has the same weight.
 
     Args:
-        weights: one for every level, smallest first, not negative; only their ratios matter. Of a pyramid with fewer
-            levels the first weights are used. By default all are equal.
+        weights: one for every level, smallest first, not negative; only their ratios matter. A pyramid with fewer
+            levels uses the first weights. By default all are equal.
         distillation: d in [0, 1].
         temperature: T, positive.
         loss: ℓ, of logits `(B, K)` and targets; by default cross-entropy. Targets are whatever it takes: classes
             `(B,)`, or probabilities `(B, K)` as mixup makes them.
 
     Raises:
-        ValueError: for arguments out of their range; and from a call, for more levels than weights, and logits of one
-            level alone.
+        ValueError: for arguments out of their range; from a call, for more levels than weights, and for logits of only
+            one level.
 
     Examples:
         >>> loss = AnytimeLoss(weights=(0.3, 1.0), distillation=0.5)
@@ -131,7 +139,7 @@ def random_heights(
 ) -> Pyramid | PackedPyramid:
     """Cut every image of a batch at a height drawn evenly from `min_height` to its own.
 
-    A model trained so has met every height: its early answers are last answers too, by the plain loss.
+    A model that is trained like this meets every height, so that the plain loss trains its early answers too.
 
     Args:
         pyramid: levels `(B, C, H_s, W_s)`, smallest first, or a batch of mixed heights.
@@ -158,23 +166,22 @@ class TrainingForward(nn.Module):
     Args:
         model: the SRNN.
         recipe: whose `loss` and `random_heights` decide.
+
+    Raises:
+        ValueError: for a model that cannot answer as the loss needs, or has classifiers that no loss would train.
     """
 
     def __init__(self, model: SRNN, recipe: Recipe) -> None:
         super().__init__()
         self.random_heights = recipe.random_heights
         self.levels = model.levels
-        self.read: nn.Module = model
-        if recipe.loss == "anytime":
-            self.read = EveryExit(model)
-        elif model.exits == "separate" and not recipe.random_heights:
+        if recipe.loss == "last" and model.exits == "separate" and not recipe.random_heights:
             raise ValueError('exits="separate" needs loss="anytime" or random_heights: else only the last is trained')
+        self.read: nn.Module = EveryExit(model) if recipe.loss == "anytime" else model
 
     def forward(self, images: Tensor) -> Tensor:
         levels = self.levels(images)
-        if self.random_heights:
-            return self.read(random_heights(levels))
-        return self.read(levels)
+        return self.read(random_heights(levels) if self.random_heights else levels)
 
 
 def create_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
@@ -198,3 +205,9 @@ def create_mixup(recipe: Recipe, num_classes: int, batch_size: int) -> Mixup | N
     if batch_size % 2:
         raise ValueError(f"mixup and cutmix mix pairs of images; a process reads {batch_size} at a time")
     return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
+
+
+def count_right(logits: Tensor, targets: Tensor) -> tuple[int, int]:
+    """How many of the images have their class as the first answer, and among the first five."""
+    right = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
+    return int(right[:, 0].sum()), int(right.sum())

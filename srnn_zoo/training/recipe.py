@@ -329,6 +329,7 @@ _PROBE = Recipe(
     lr=5e-3,
     lr_cell=0.02,
     weight_decay=0.05,
+    decay_1d=True,
     recurrence=0.25,
     identity_decay=0.05,
     schedule="cosine",

@@ -1,23 +1,19 @@
-"""The folder of a run: its recipe, log, curves, skipped images, and the best and the last model."""
+"""The folder of a run with its log and curves, how far a run has come, and the look of all plots."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from srnn_zoo._errors import missing_extra
 
 from .recipe import Recipe
-
-if TYPE_CHECKING:
-    from srnn_zoo.models.srnn import SRNN
 
 __all__ = [
     "COLOURS",
@@ -28,8 +24,6 @@ __all__ = [
     "FitResult",
     "Progress",
     "RunFolder",
-    "check_same_run",
-    "describe_run",
     "draw_curves",
     "merit",
     "style_axes",
@@ -37,20 +31,58 @@ __all__ = [
 
 COLUMNS = ("epoch", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "seconds")
 
-INK, QUIET, PALE = "#1f2430", "#8a8f99", "#b9c3d0"
+Row = Mapping[str, float]
+
+INK, QUIET, PALE = "#1f2430", "#8a8f99", "#b9c3d0"  # of all plots
 COLOURS = ("#2a6fb0", "#d9772b", "#3a9467", "#b8405e", "#7a5ea8", "#8c6d3f")
 _STYLES = ("-", "--", ":", "-.")  # the second for the second six curves, and so on
 _DASHES = ((0, (6, 3)), (0, (2, 2)), (0, (6, 2, 2, 2)))  # of horizontal lines
 
-Row = Mapping[str, float]
+
+@dataclass
+class FitResult:
+    """The result of a training.
+
+    Attributes:
+        history: for every epoch the columns of log.csv: losses, accuracies in per cent, the learning rate, seconds.
+        best: the row of the best epoch, by validation accuracy and then by loss.
+        skipped: one sentence for every image that could not be read.
+        output: the run's folder.
+    """
+
+    history: list[dict[str, float]]
+    best: dict[str, float]
+    skipped: list[str]
+    output: Path | None = None
+
+
+@dataclass
+class Progress:
+    """How far a run has come, and which run it is: what its state keeps besides the weights."""
+
+    run: dict[str, Any]
+    epoch: int = 0  # epochs that are over
+    update: int = 0  # updates of this epoch that are over
+    lr: float = 0.0  # of the last update
+    loss_sum: float = 0.0  # over this process's images of this epoch
+    images: int = 0
+    seconds: float = 0.0  # of this epoch
+    history: list[dict[str, float]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    states: int = 0  # that were written
+
+
+def merit(row: Row) -> tuple[float, float]:
+    """The best epoch has the greatest: validation accuracy, and at the same accuracy the lower loss."""
+    return row["val_top1"], -row["val_loss"]
 
 
 class RunFolder:
-    """What a run leaves behind.
+    """The folder of a run. Close it when the run ends.
 
     Args:
         path: the folder.
-        tensorboard: whether to write TensorBoard's files as well.
+        tensorboard: whether to write TensorBoard's file as well.
 
     Raises:
         ImportError: if TensorBoard is asked for and not installed.
@@ -62,6 +94,7 @@ class RunFolder:
         if tensorboard and find_spec("tensorboard") is None:
             raise missing_extra("tensorboard", "train", "the TensorBoard log")
         self._tensorboard = tensorboard
+        self._writer: Any = None
 
     def start(self, recipe: Recipe) -> None:
         """Make the folder.
@@ -82,25 +115,29 @@ class RunFolder:
             writer.writerow(COLUMNS)
             writer.writerows([_short(row[name]) for name in COLUMNS] for row in history)
         beside.replace(self.path / "log.csv")
-        if self._tensorboard and history:
-            _write_events(self.path / "tensorboard", history[-1])
-        if find_spec("matplotlib") is not None and history:
+        if self._tensorboard:
+            self._write_events(history)
+        if find_spec("matplotlib") is not None:
             _plot_log(history, self.path / "curves.png")
 
-    def write_skipped(self, skipped: Sequence[str]) -> None:
-        """skipped.txt: one line for every image that could not be read."""
-        if skipped:
-            (self.path / "skipped.txt").write_text("".join(f"{line}\n" for line in skipped), encoding="utf-8")
+    def _write_events(self, history: Sequence[Row]) -> None:
+        """One file a run: after an interruption a new one, with the whole history, takes the place of the old one."""
+        from torch.utils.tensorboard import SummaryWriter
 
-    def save_model(self, model: SRNN, which: str, recipe: Recipe, dataset: str, row: Row) -> None:
-        """Save a model with its metrics and recipe as `best` or `last`."""
-        metrics = {f"{dataset} (val)": {"top1": row["val_top1"], "top5": row["val_top5"]}}
-        model.save_pretrained(
-            self.path / which,
-            dataset=dataset,
-            metrics=metrics,
-            recipe={**dataclasses.asdict(recipe), "epoch": row["epoch"]},
-        )
+        rows = history[-1:]
+        if self._writer is None:
+            for old in (self.path / "tensorboard").glob("events.out.tfevents.*"):
+                old.unlink()
+            # the purge makes a TensorBoard that is open forget what it read from the old file
+            self._writer, rows = SummaryWriter(os.fspath(self.path / "tensorboard"), purge_step=1), history
+        for row, name in itertools.product(rows, COLUMNS[1:]):
+            self._writer.add_scalar(name.replace("_", "/", 1), row[name], int(row["epoch"]))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close TensorBoard's file."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 def draw_curves(
@@ -147,83 +184,8 @@ def style_axes(axes: Any, xlabel: str, ylabel: str) -> None:
     axes.spines[["left", "bottom"]].set_color(PALE)
 
 
-@dataclass
-class FitResult:
-    """What came of a training.
-
-    Attributes:
-        history: for every epoch the columns of log.csv: losses, accuracies in per cent, the learning rate, seconds.
-        best: the row of the best epoch, by validation accuracy and then by loss.
-        skipped: one sentence for every image that could not be read.
-        output: the run's folder.
-    """
-
-    history: list[dict[str, float]]
-    best: dict[str, float]
-    skipped: list[str]
-    output: Path | None = None
-
-
-@dataclass
-class Progress:
-    """Where a run is, what it has reached, and what it is."""
-
-    run: dict[str, Any]
-    epoch: int = 0  # epochs that are over
-    update: int = 0  # updates of this epoch that are over
-    lr: float = 0.0  # of the last update
-    loss_sum: float = 0.0  # over this process's images of this epoch
-    images: int = 0
-    seconds: float = 0.0  # of this epoch
-    history: list[dict[str, float]] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    states: int = 0  # that were written
-
-
-def merit(row: dict[str, float]) -> tuple[float, float]:
-    """What the best epoch has most of: validation accuracy, and at the same accuracy the lower loss."""
-    return row["val_top1"], -row["val_loss"]
-
-
-def describe_run(model: SRNN, recipe: Recipe, train: Any) -> dict[str, Any]:
-    """What must be the same when a run is resumed."""
-    return {
-        **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(recipe).items()},
-        "model": model.pretrained_cfg["architecture"],
-        "variant": model.variant,
-        "activation": model.cell.activation,
-        "exits": model.exits,
-        "norm": model.norm,
-        "level sizes": [list(size) for size in model.level_sizes()],
-        "classes": list(getattr(train, "classes", [])) or model.num_classes,
-        "training images": len(train),
-    }
-
-
-def check_same_run(new: dict[str, Any], old: dict[str, Any], folder: Path) -> None:
-    """Raise the error that lists how a run to be resumed differs from the one in the folder."""
-    names = [name for name in {**old, **new} if new.get(name) != old.get(name)]
-    different = [
-        "other classes" if name == "classes" else f"{name} {new.get(name)}, was {old.get(name)}" for name in names
-    ]
-    if different:
-        raise ValueError(
-            f"{folder} cannot be resumed with another recipe, model or data: {'; '.join(different)}; "
-            f"its own recipe is {folder / 'recipe.toml'}"
-        )
-
-
 def _short(value: float) -> float | str:
     return f"{value:.8g}" if isinstance(value, float) else value
-
-
-def _write_events(folder: Path, row: Row) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    epoch = int(row["epoch"])
-    with SummaryWriter(os.fspath(folder), purge_step=epoch) as writer:  # of an epoch that was interrupted
-        for name in COLUMNS[1:]:
-            writer.add_scalar(name.replace("_", "/", 1), row[name], epoch)
 
 
 def _plot_log(history: Sequence[Row], file: Path) -> None:

@@ -1,29 +1,137 @@
-"""The state of a run, from which it goes on after any interruption: written beside, checked, and then put in place."""
+"""What a run is asked to do, the signals that stop it, and the state from which it goes on after any interruption."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from srnn_zoo.datasets.images import ImageError
 from srnn_zoo.weights.files import file_sha256
+
+from .recipe import Recipe
+from .run_folder import COLUMNS, FitResult, RunFolder, merit
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Interrupted", "StopSignals", "find_state", "read_progress", "write_state"]
+    from srnn_zoo.models.srnn import SRNN
+
+__all__ = ["Interrupted", "Run", "StopSignals", "find_state", "read_progress", "write_state"]
+
+Row = Mapping[str, float]
+
+_logger = logging.getLogger(__name__)
 
 _PROGRESS = "progress.json"
 _COMPLETE = "complete.json"  # written last: the checksum of every other file
 _UNFINISHED = ".writing"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Run:
+    """What `fit` was asked to do, which says what the fields mean, and the accelerator that does it."""
+
+    model: SRNN
+    train: Any
+    val: Any
+    recipe: Recipe
+    accelerator: Accelerator
+    folder: RunFolder | None
+    fatal: bool
+    workers: int | None
+    dataset: str
+    state_seconds: float
+    bars: bool
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The recipe's, where it can be trusted."""
+        # on a CPU, bf16 convolutions in channels-last give nan now and then (torch 2.14, without any of this package)
+        unsafe = self.recipe.precision == "bf16" and self.accelerator.device.type == "cpu"
+        return torch.channels_last if self.recipe.channels_last and not unsafe else torch.contiguous_format
+
+    def move_model(self) -> None:
+        """To the device, in the memory format."""
+        self.model.to(self.accelerator.device).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
+
+    def describe(self) -> dict[str, Any]:
+        """What must be the same when a run is resumed."""
+        model = self.model
+        return {
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(self.recipe).items()},
+            "model": model.pretrained_cfg["architecture"],
+            "variant": model.variant,
+            "activation": model.cell.activation,
+            "exits": model.exits,
+            "norm": model.norm,
+            "level sizes": [list(size) for size in model.level_sizes()],
+            "classes": list(getattr(self.train, "classes", [])) or model.num_classes,
+            "training images": len(self.train),
+        }
+
+    def check_same(self, old: dict[str, Any], folder: Path) -> None:
+        """Raise the error that lists how this run differs from the one in the folder, which it is to resume."""
+        new = self.describe()
+        different = [
+            "other classes" if name == "classes" else f"{name} {new.get(name)}, was {old.get(name)}"
+            for name in {**old, **new}
+            if new.get(name) != old.get(name)
+        ]
+        if different:
+            raise ValueError(
+                f"{folder} cannot be resumed with another recipe, model or data: {'; '.join(different)}; "
+                f"its own recipe is {folder / 'recipe.toml'}"
+            )
+
+    def skip(self, reasons: Iterable[str], skipped: list[str]) -> None:
+        """Add the images that cannot be read to those that were skipped, or raise where one ends the run."""
+        for reason in reasons:
+            if self.fatal:
+                raise ImageError(reason)
+            if reason not in skipped:
+                skipped.append(reason)
+                _logger.warning("skipped %s", reason)
+
+    def report(self, row: Row) -> None:
+        """Log an epoch."""
+        _logger.info(
+            "epoch %d/%d  lr %.2g  loss %.3f  val loss %.3f  top-1 %.1f %%  top-5 %.1f %%  %.0f s",
+            *(row["epoch"], self.recipe.epochs, *(row[name] for name in COLUMNS[1:])),
+        )
+
+    def save(self, model: SRNN, history: Sequence[Row], skipped: Sequence[str], *, best: bool) -> None:
+        """Save a model as `last`, and as `best` where it is; write the log, and skipped.txt, a line for each image."""
+        if self.folder is None:
+            return
+        row = history[-1]
+        for which in ("best", "last") if best else ("last",):
+            model.save_pretrained(
+                self.folder.path / which,
+                dataset=self.dataset,
+                metrics={f"{self.dataset} (val)": {"top1": row["val_top1"], "top5": row["val_top5"]}},
+                recipe={**dataclasses.asdict(self.recipe), "epoch": row["epoch"]},
+            )
+        self.folder.write_log(history)
+        if skipped:
+            lines = "".join(f"{line}\n" for line in skipped)
+            (self.folder.path / "skipped.txt").write_text(lines, encoding="utf-8")
+
+    def result(self, history: list[dict[str, float]], skipped: list[str]) -> FitResult:
+        """What `fit` returns."""
+        folder = None if self.folder is None else self.folder.path
+        return FitResult(history, max(history, key=merit), skipped, folder)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -12,19 +12,19 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
-from timm.utils import ModelEmaV3, accuracy
+from timm.utils import ModelEmaV3
 from timm.utils.distributed import distribute_bn
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from srnn_zoo.datasets.images import ImageError
 
 from .loader import Batch, TrainBatches, eval_loader, num_workers, seed_everything, train_loader
-from .losses import TrainingForward, create_loss, create_mixup
+from .losses import TrainingForward, count_right, create_loss, create_mixup
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate, scale_recurrence
-from .recipe import Recipe
-from .run_folder import FitResult, Progress, RunFolder, check_same_run, describe_run, merit
-from .state import Interrupted, StopSignals, find_state, read_progress, write_state
+from .run_folder import FitResult, Progress, RunFolder, merit
+from .state import Interrupted, Run, StopSignals, find_state, read_progress, write_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,50 +37,42 @@ _logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """One run; `fit` says what its arguments mean."""
+    """Trains a model by a run's recipe.
 
-    def __init__(
-        self,
-        model: SRNN,
-        train: Any,
-        val: Any,
-        recipe: Recipe,
-        accelerator: Accelerator,
-        folder: RunFolder | None,
-        signals: StopSignals,
-        *,
-        fatal: bool,
-        workers: int | None,
-        dataset: str,
-        state_seconds: float,
-        bars: bool,
-    ) -> None:
-        self.model, self.recipe, self.accelerator = model, recipe, accelerator
-        self.folder, self.signals, self.dataset = folder, signals, dataset
-        self.fatal, self.state_seconds = fatal, state_seconds
-        self.bars = bars and accelerator.is_local_main_process
-        self.progress = Progress(describe_run(model, recipe, train))
-        self._load_data(train, val, workers)
+    Args:
+        run: what to do.
+        signals: which ask for a stop.
+
+    Raises:
+        ValueError: for data, a model or processes that the recipe does not fit.
+    """
+
+    def __init__(self, run: Run, signals: StopSignals) -> None:
+        self.run, self.signals = run, signals
+        self.model, self.recipe, self.accelerator, self.folder = run.model, run.recipe, run.accelerator, run.folder
+        self.progress = Progress(run.describe())
+        self._load_data()
         self._prepare()
+        self._losses: list[tuple[Tensor, int]] = []  # of the pieces of an update, on their device, and their images
+        self._last_state = 0.0  # when it was written
 
-    def _load_data(self, train: Any, val: Any, workers: int | None) -> None:
-        recipe, processes = self.recipe, self.accelerator.num_processes
-        share = {"num_processes": processes, "process": self.accelerator.process_index}
+    def _load_data(self) -> None:
+        recipe, accelerator = self.recipe, self.accelerator
+        processes = accelerator.num_processes
+        share = {"num_processes": processes, "process": accelerator.process_index}
         loading = {
-            "workers": num_workers(workers, processes),
-            "pin_memory": self.accelerator.device.type == "cuda",
+            "workers": num_workers(self.run.workers, processes),
+            "pin_memory": accelerator.device.type == "cuda",
         }
+        train, val = self.run.train, self.run.val
         self.batches = TrainBatches(len(train), recipe.batch_size, recipe.grad_accum_steps, recipe.seed, **share)
         self.train_loader = train_loader(train, self.batches, **loading)
         self.val_loader = eval_loader(val, self.batches.piece, recipe.seed, **share, **loading)
 
     def _prepare(self) -> None:
         """Model, loss and optimiser on their device and for their processes."""
-        model, recipe, accelerator = self.model, self.recipe, self.accelerator
-        # on a CPU, bf16 convolutions in this format give nan now and then (torch 2.14, without any of this package)
-        unsafe = recipe.precision == "bf16" and accelerator.device.type == "cpu"
-        self.memory_format = torch.channels_last if recipe.channels_last and not unsafe else torch.contiguous_format
-        model.to(accelerator.device).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
+        model, recipe = self.model, self.recipe
+        self.run.move_model()
         if recipe.grad_checkpointing:
             model.set_grad_checkpointing()
         scale_recurrence(model, recipe)  # a run that is resumed has its weights loaded over this
@@ -89,16 +81,16 @@ class Trainer:
         optimizer = create_optimizer(model, recipe)
         self.schedule = create_schedule(optimizer, recipe, self.batches.updates)
         self.ema = ModelEmaV3(model, recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
-        self.net, self.optimizer = accelerator.prepare(TrainingForward(model, recipe), optimizer)
+        self.net, self.optimizer = self.accelerator.prepare(TrainingForward(model, recipe), optimizer)
         if self.ema is not None:
-            accelerator.register_for_checkpointing(self.ema)
+            self.accelerator.register_for_checkpointing(self.ema)
 
     @property
     def measured(self) -> SRNN:
         """The model that is validated and saved: the moving average where there is one."""
         return self.model if self.ema is None else cast("SRNN", self.ema.module)
 
-    def run(self, resume: bool) -> FitResult:
+    def train(self, resume: bool) -> FitResult:
         """All epochs that are left."""
         self._resume() if resume else self._start()
         while self.progress.epoch < self.recipe.epochs and not self._out_of_patience():
@@ -107,14 +99,13 @@ class Trainer:
         if self.ema is not None:
             self.model.load_state_dict(self.ema.module.state_dict())
         self.model.eval()
-        history = self.progress.history
-        folder = None if self.folder is None else self.folder.path
-        return FitResult(history, max(history, key=merit), self.progress.skipped, folder)
+        return self.run.result(self.progress.history, self.progress.skipped)
 
     def _start(self) -> None:
         if self.folder is None:
             return
-        self._main_process_does(lambda folder: folder.start(self.recipe))
+        folder = self.folder
+        self._main_process_does(lambda: folder.start(self.recipe))
         self._write_state()  # before the work, so that there is always one to go on from
 
     def _resume(self) -> None:
@@ -123,7 +114,7 @@ class Trainer:
         if state is None:
             raise FileNotFoundError(f"{folder.path} holds no run to resume: it has no state")
         progress = Progress(**read_progress(state))
-        check_same_run(self.progress.run, progress.run, folder.path)
+        self.run.check_same(progress.run, folder.path)
         self.accelerator.load_state(os.fspath(state))
         self.progress = progress
         _logger.info("resumed after epoch %d, batch %d", progress.epoch, progress.update)
@@ -134,47 +125,63 @@ class Trainer:
         self.net.train()
         first = here.update * self.recipe.grad_accum_steps
         before, started = here.seconds, time.monotonic()
-        last_state = started
-        with self._bar(here) as bar:
+        self._last_state = started
+        with self._bar() as bar:
             for piece, batch in enumerate(self.train_loader, first):
                 seed_everything(self.recipe.seed, here.epoch, piece, self.accelerator.process_index)
-                self._learn(batch)
-                if not self.accelerator.sync_gradients:
-                    continue
-                self._finish_update()
-                now = time.monotonic()
-                here.seconds = before + now - started
+                with self.accelerator.accumulate(self.net):
+                    self._add_gradients(batch)
+                    if not self.accelerator.sync_gradients:
+                        continue
+                    terminated, interrupted, state_is_due = self._agree_on_update()
+                    self._step()
+                here.seconds = before + time.monotonic() - started
                 bar.set_postfix(loss=f"{here.loss_sum / here.images:.3f}")
                 bar.update()
-                self._stop_if_asked()
-                if self.folder is not None and self._agree(now - last_state >= self.state_seconds):
+                self._stop_if(terminated, interrupted)
+                if state_is_due:
                     self._write_state()
-                    last_state = time.monotonic()
 
-    def _learn(self, batch: Batch) -> None:
-        """Gradients of one piece of an update, and the optimiser's step after the last one."""
-        self._note_skipped(batch)
+    def _add_gradients(self, batch: Batch) -> None:
+        """Add those of one piece of an update."""
+        self.run.skip(batch.skipped, self.progress.skipped)
         if batch.images is None:
             raise ImageError(f"no image of a batch can be read, nor any of those that follow: {batch.skipped[0]}")
-        images = batch.images.to(self.accelerator.device, memory_format=self.memory_format, non_blocking=True)
+        images = batch.images.to(self.accelerator.device, memory_format=self.run.memory_format, non_blocking=True)
         targets = batch.targets.to(self.accelerator.device, non_blocking=True)
         if self.mixup is not None:
             images, targets = self.mixup(images, targets)
-        with self.accelerator.accumulate(self.net):
-            loss = self.loss(self.net(images), targets)
-            value = loss.item()
-            self._check_finite(value)
-            self.accelerator.backward(loss)
-            if self.accelerator.sync_gradients and self.recipe.clip_grad:
-                self.accelerator.clip_grad_norm_(self.net.parameters(), self.recipe.clip_grad)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        self.progress.loss_sum += value * len(images)
-        self.progress.images += len(images)
+        loss = self.loss(self.net(images), targets)
+        self.accelerator.backward(loss)
+        self._losses.append((loss.detach(), len(images)))
 
-    def _finish_update(self) -> None:
+    def _agree_on_update(self) -> tuple[bool, bool, bool]:
+        """Between gradients and step, once for all processes: refuse a loss that is not finite, and ask how to go on.
+
+        The losses are read and the processes wait for each other here alone, once an update.
+        """
+        losses = torch.stack([loss for loss, _ in self._losses]).tolist()
+        broken = [loss for loss in losses if not math.isfinite(loss)]
+        is_due = self.folder is not None and time.monotonic() - self._last_state >= self.run.state_seconds
+        is_broken, *go_on = self._in_any_process(bool(broken), *self._signals(), is_due)
         here = self.progress
-        if self.recipe.identity_decay and not self.accelerator.optimizer_step_was_skipped:
+        if is_broken:
+            loss = broken[0] if broken else "not finite in another process"
+            self._give_up(f"the loss is {loss} at epoch {here.epoch + 1}, batch {here.update + 1}")
+        for loss, (_, images) in zip(losses, self._losses, strict=True):
+            here.loss_sum += loss * images
+            here.images += images
+        self._losses.clear()
+        return cast(Any, tuple(go_on))
+
+    def _step(self) -> None:
+        """The optimiser's step, and all that follows it."""
+        here = self.progress
+        if self.recipe.clip_grad:
+            self.accelerator.clip_grad_norm_(self.net.parameters(), self.recipe.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if not self.accelerator.optimizer_step_was_skipped:
             decay_to_identity(self.model, self.optimizer, self.recipe)
         here.update += 1
         here.lr = learning_rate(self.optimizer)
@@ -190,7 +197,7 @@ class Trainer:
             distribute_bn(self.model, self.accelerator.num_processes, reduce=True)
             distribute_bn(self.measured, self.accelerator.num_processes, reduce=True)
         measures = _validate(self.measured, self.val_loader, self.accelerator, self._between_batches)
-        self._stop_if_asked()
+        self._stop_if(*self._in_any_process(*self._signals()))
         here.seconds += time.monotonic() - started
         loss_sum, images = self._sum(here.loss_sum, here.images)
         row = {"epoch": here.epoch + 1, "lr": here.lr, "train_loss": loss_sum / images, **measures}
@@ -199,25 +206,12 @@ class Trainer:
         is_best = not here.history or merit(row) > max(map(merit, here.history))
         here.history.append(row)
         here.epoch, here.update, here.loss_sum, here.images, here.seconds = here.epoch + 1, 0, 0.0, 0, 0.0
-        self._report(row)
+        if self.accelerator.is_main_process:
+            self.run.report(row)
         if self.folder is not None:
             self._gather_skipped()
-            self._main_process_does(lambda folder: self._save(folder, row, is_best))
+            self._main_process_does(lambda: self.run.save(self.measured, here.history, here.skipped, best=is_best))
             self._write_state()
-
-    def _save(self, folder: RunFolder, row: dict[str, float], is_best: bool) -> None:
-        for which in ("best", "last") if is_best else ("last",):
-            folder.save_model(self.measured, which, self.recipe, self.dataset, row)
-        folder.write_log(self.progress.history)
-        folder.write_skipped(self.progress.skipped)
-
-    def _report(self, row: dict[str, float]) -> None:
-        if self.accelerator.is_main_process:
-            _logger.info(
-                "epoch %d/%d  lr %.2g  loss %.3f  val loss %.3f  top-1 %.1f %%  top-5 %.1f %%  %.0f s",
-                *(row["epoch"], self.recipe.epochs, row["lr"], row["train_loss"], row["val_loss"]),
-                *(row["val_top1"], row["val_top5"], row["seconds"]),
-            )
 
     def _out_of_patience(self) -> bool:
         history = self.progress.history
@@ -225,15 +219,11 @@ class Trainer:
             return False
         return len(history) - max(history, key=merit)["epoch"] >= self.recipe.patience
 
-    def _check_finite(self, loss: float) -> None:
-        here = self.progress
-        if self._agree(not math.isfinite(loss)):
-            self._give_up(f"the loss is {loss} at epoch {here.epoch + 1}, batch {here.update + 1}")
-
     def _check_weights(self) -> None:
         """A step may break the weights though its loss was finite; such a state must not take a good one's place."""
-        here = self.progress
-        if self._agree(not all(bool(p.isfinite().all()) for p in self.model.parameters())):
+        finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all()
+        if self._in_any_process(not finite)[0]:
+            here = self.progress
             self._give_up(f"the weights are not finite after epoch {here.epoch + 1}, batch {here.update}")
 
     def _give_up(self, reason: str) -> NoReturn:
@@ -243,22 +233,16 @@ class Trainer:
         raise FloatingPointError(f"{reason}{kept}: choose a lower lr, a longer warm-up, clip_grad or another precision")
 
     def _between_batches(self, batch: Batch) -> None:
-        self._note_skipped(batch)
+        self.run.skip(batch.skipped, self.progress.skipped)
         if self.accelerator.num_processes == 1:  # several have shares of different length, and stop afterwards
-            self._stop_if_asked()
+            self._stop_if(*self._signals())
 
-    def _note_skipped(self, batch: Batch) -> None:
-        for reason in batch.skipped:
-            if self.fatal:
-                raise ImageError(reason)
-            if reason not in self.progress.skipped:
-                self.progress.skipped.append(reason)
-                _logger.warning("skipped %s", reason)
+    def _signals(self) -> tuple[bool, bool]:
+        """Whether SIGTERM and SIGINT have come to this process."""
+        return self.signals.received == signal.SIGTERM, self.signals.received == signal.SIGINT
 
-    def _stop_if_asked(self) -> None:
-        """After a signal to any process: write the state and end the run, all processes at the same place."""
-        received = self.signals.received
-        terminated, interrupted = self._sum(received == signal.SIGTERM, received == signal.SIGINT)
+    def _stop_if(self, terminated: bool, interrupted: bool) -> None:
+        """Write the state and end the run if a signal has come to any process: all of them stop at the same place."""
         if not terminated and not interrupted:
             return
         here, kept = self.progress, "nothing is saved, as there is no output folder"
@@ -274,6 +258,7 @@ class Trainer:
         self._gather_skipped()
         self.progress.states += 1
         write_state(self.accelerator, folder.state, self.progress.states, dataclasses.asdict(self.progress))
+        self._last_state = time.monotonic()
 
     def _gather_skipped(self) -> None:
         from accelerate.utils import gather_object
@@ -281,35 +266,35 @@ class Trainer:
         self.progress.skipped = list(dict.fromkeys(gather_object(self.progress.skipped)))
 
     def _sum(self, *values: float) -> list[float]:
-        """Over all processes."""
+        """Over all processes, in one reduction."""
         if self.accelerator.num_processes == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
         return cast(Any, self.accelerator.reduce(tensor, "sum")).tolist()
 
-    def _agree(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
-        return self._sum(float(flag))[0] > 0
+    def _in_any_process(self, *flags: bool) -> list[bool]:
+        """Which of the flags are set in any process."""
+        return [count > 0 for count in self._sum(*map(float, flags))]
 
-    def _main_process_does(self, work: Any) -> None:
-        """Do something to the run's folder in the main process; an error there is raised in all."""
+    def _main_process_does(self, work: Callable[[], Any]) -> None:
+        """Write to the run's folder in the main process; an error there is raised in all."""
         reason: Exception | None = None
         if self.accelerator.is_main_process:
             try:
-                work(self.folder)
+                work()
             except OSError as error:
                 reason = error
-        if self._agree(reason is not None):
+        if self._in_any_process(reason is not None)[0]:
             raise reason or OSError("the main process could not write to the run's folder")
 
-    def _bar(self, here: Progress) -> Any:
+    def _bar(self) -> Any:
         return tqdm(
             total=self.batches.updates,
-            initial=here.update,
-            desc=f"epoch {here.epoch + 1}/{self.recipe.epochs}",
+            initial=self.progress.update,
+            desc=f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}",
             unit="batch",
             leave=False,
-            disable=not self.bars,
+            disable=not self.run.bars,
         )
 
 
@@ -319,14 +304,7 @@ def _validate(
 ) -> dict[str, float]:
     """`val_loss` (cross-entropy of the last level), `val_top1` and `val_top5` in per cent.
 
-    Args:
-        model: is put in eval mode.
-        loader: of this process's share.
-        accelerator: over whose processes the figures are summed.
-        on_batch: called with every batch.
-
-    Raises:
-        ValueError: if no image could be read.
+    Every image counts once, however many processes share the split, and `on_batch` is called with every batch.
     """
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64)  # loss, right at first, right among five, images
@@ -337,10 +315,8 @@ def _validate(
         images, targets = batch.images.to(accelerator.device), batch.targets.to(accelerator.device)
         with accelerator.autocast():
             logits = model(images)
-        count = len(targets)
-        right = [round(float(percent) * count / 100) for percent in accuracy(logits, targets, topk=(1, 5))]
         loss = F.cross_entropy(logits.float(), targets, reduction="sum").item()
-        sums += torch.tensor([loss, *right, count], dtype=torch.float64)
+        sums += torch.tensor([loss, *count_right(logits, targets), len(targets)], dtype=torch.float64)
     device_sums = sums.to(accelerator.device, torch.float64 if accelerator.device.type != "mps" else torch.float32)
     loss, top1, top5, count = accelerator.reduce(device_sums, "sum").tolist()  # pyright: ignore
     if count == 0:

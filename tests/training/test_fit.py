@@ -200,7 +200,7 @@ TWO = """
 import json, sys
 sys.path.insert(0, {root!r})
 import torch
-from tests.trainings import images, tiny_without_batch_norm
+from tests.training.trainings import images, tiny_without_batch_norm
 from srnn_zoo.training import Recipe, fit
 torch.set_num_threads(1)
 model = tiny_without_batch_norm()

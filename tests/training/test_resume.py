@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 KILLED = """
 import sys, torch
 sys.path.insert(0, {root!r})
-from tests.trainings import augmented
+from tests.training.trainings import augmented
 torch.set_num_threads(1)
 augmented({data!r}, {output!r}, state_seconds=0)
 """
