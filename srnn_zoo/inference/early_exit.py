@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from srnn_zoo.models.cost import level_gmacs
-from srnn_zoo.models.recurrence import Levels, check_every_exit, scan
+from srnn_zoo.models.recurrence import check_every_exit, scan
 from srnn_zoo.models.srnn import SRNN
-from srnn_zoo.transforms.packed import PackedPyramid, in_order
+from srnn_zoo.transforms.packed import PackedPyramid
+from srnn_zoo.transforms.pyramid import Levels
 
 from .exits import Decision, ExitRule, ScoreRule, exit_rule, stored_rule
 
@@ -72,78 +74,41 @@ class Anytime(nn.Module):
         """
         if self.model.training:  # batch norm would make an image's answer depend on which others are still unsure
             raise ValueError("the model is in training mode; call model.eval() first")
-        batch = _MixedBatch(self.model, x) if isinstance(x, PackedPyramid) else _Batch(self.model, x)
+        batch = self.model.lazy_levels(x)
+        if batch.batch_size == 0:
+            raise ValueError("a batch needs at least one image; got none")
         if isinstance(self.exit, ScoreRule):
-            self.exit.check(max(batch.heights), mixed=isinstance(x, PackedPyramid))
+            self.exit.check(batch.height, mixed=isinstance(batch, PackedPyramid))
         return _run(self.model, self.exit, batch)
 
     def extra_repr(self) -> str:
         return f"exit={self.exit!r}"
 
 
-class _Batch:
-    """Images of one height.
-
-    Attributes:
-        heights: the number of levels of every image.
-        costs: what every level costs every image, GMACs.
-    """
-
-    def __init__(self, model: SRNN, x: Tensor | Sequence[Tensor]) -> None:
-        self.model = model
-        self.levels = Levels(model, x)
-        self.device = self.levels.device
-        if self.levels.batch_size == 0:
-            raise ValueError("a batch needs at least one image; got none")
-        self.heights = [len(self.levels.sizes)] * self.levels.batch_size
-        self.costs = [[level_gmacs(model, size) for size in self.levels.sizes]] * self.levels.batch_size
-
-    def features(self, level: int, rows: list[int]) -> Tensor:
-        """C(x_s) of the images in these rows, `(len(rows), D)`."""
-        at = torch.tensor(rows, device=self.device) if len(rows) < len(self.heights) else None
-        return self.model.level_features(self.levels.build(level, at), level)
-
-
-class _MixedBatch:
-    """Images of mixed heights and shapes; otherwise as `_Batch`."""
-
-    def __init__(self, model: SRNN, x: PackedPyramid) -> None:
-        self.model = model
-        self.packed = x
-        self.device = next(model.parameters()).device
-        self.heights = x.heights
-        self._places = sorted(range(x.batch_size), key=x.packing.order.__getitem__)  # of every image
-        sizes = [x.packing.sizes[place] for place in self._places]
-        self.costs = [[level_gmacs(model, size) for size in levels] for levels in sizes]
-
-    def features(self, level: int, rows: list[int]) -> Tensor:
-        places = {self._places[row]: row for row in rows}
-        return in_order([self.packed.level_features(self.model, level, places)], [places[p] for p in sorted(places)])
-
-
-def _run(model: SRNN, rule: ExitRule, batch: _Batch | _MixedBatch) -> AnytimeOutput:
+def _run(model: SRNN, rule: ExitRule, batch: Levels | PackedPyramid) -> AnytimeOutput:
     """Level by level, smallest first, with ever fewer images; which of them is known to the host."""
-    elapsed = partial(_seconds_since, time.perf_counter(), batch.device)
-    rows = list(range(len(batch.heights)))  # the images that read the next level
+    costs = _costs(model, batch)
+    elapsed = partial(_seconds_since, time.perf_counter(), next(model.parameters()).device)
+    rows = list(range(batch.batch_size))  # the images that read the next level, packed: those with most levels first
     stopped_at = [0] * len(rows)
     state, result, answers = None, None, None
     spent = 0.0
-    for level in range(max(batch.heights)):
-        features = batch.features(level, rows)
+    for level in range(batch.height):
+        features = model.read_level(batch, level, set(rows))
         state = next(scan(model.cell, [features], state))
         logits = model.state_logits(state, level)
         at = torch.tensor(rows, device=logits.device)
         result = logits.clone() if result is None else result.index_copy(0, at, logits)
-        for row in rows:
-            stopped_at[row] = level
         answer = logits.argmax(dim=1, keepdim=True)
         answers = answer if answers is None else torch.cat([answers, answer], dim=1)
-        spent += sum(batch.costs[row][level] for row in rows)
-        going = [index for index, row in enumerate(rows) if batch.heights[row] > level + 1]
-        rows, state, logits, answers = _only(going, rows, state, logits, answers)
+        for row in rows:
+            stopped_at[row] = level
+            spent += costs[row][level]
+        rows = [row for row in rows if len(costs[row]) > level + 1]
         if not rows:
             break
-        next_cost = sum(batch.costs[row][level + 1] for row in rows)
+        logits, answers = logits[: len(rows)], answers[: len(rows)]
+        next_cost = sum(costs[row][level + 1] for row in rows)
         stop = _checked(rule(Decision(level, logits, answers, spent, next_cost, elapsed)), len(rows))
         if isinstance(stop, bool):
             if stop:
@@ -151,13 +116,21 @@ def _run(model: SRNN, rule: ExitRule, batch: _Batch | _MixedBatch) -> AnytimeOut
             continue
         unsure = ~(stop & logits.isfinite().all(dim=1))  # what is not a number is not sure either
         going = [index for index, goes in enumerate(unsure.tolist()) if goes]  # the host waits for the device, once
-        rows, state, _, answers = _only(going, rows, state, logits, answers)
-        if not rows:
+        if not going:
             break
-    result, levels = cast(Tensor, result), torch.tensor(stopped_at)
-    padded = [[*own, *[0.0] * (max(batch.heights) - len(own))] for own in batch.costs]
-    gmacs = torch.tensor(padded).cumsum(1)[torch.arange(len(levels)), levels]
-    return AnytimeOutput(result, levels.to(result.device), gmacs.to(result.device))
+        if len(going) < len(rows):
+            at = torch.tensor(going, device=state.device)
+            rows, state, answers = [rows[index] for index in going], state[at], answers[at]
+    result = cast(Tensor, result)
+    gmacs = torch.tensor([sum(own[: last + 1]) for own, last in zip(costs, stopped_at, strict=True)])
+    columns = (result, torch.tensor(stopped_at).to(result.device), gmacs.to(result.device))
+    return AnytimeOutput(*(batch.restore([column]) for column in columns))
+
+
+def _costs(model: SRNN, batch: Levels | PackedPyramid) -> list[list[float]]:
+    """What every level costs every image, GMACs."""
+    known = {size: level_gmacs(model, size) for size in set(itertools.chain(*batch.image_sizes))}
+    return [[known[size] for size in sizes] for sizes in batch.image_sizes]
 
 
 def _checked(stop: Any, images: int) -> Tensor | bool:
@@ -166,16 +139,6 @@ def _checked(stop: Any, images: int) -> Tensor | bool:
         return stop
     found = f"{stop.dtype} {tuple(stop.shape)}" if isinstance(stop, Tensor) else type(stop).__name__
     raise TypeError(f"an exit rule returns one bool, or a bool tensor ({images},) for {images} images; got {found}")
-
-
-def _only(
-    indices: list[int], rows: list[int], state: Tensor, logits: Tensor, answers: Tensor
-) -> tuple[list[int], Tensor, Tensor, Tensor]:
-    """What is known of these images alone."""
-    if len(indices) == len(rows):
-        return rows, state, logits, answers
-    at = torch.tensor(indices, device=state.device, dtype=torch.long)
-    return [rows[index] for index in indices], state[at], logits[at], answers[at]
 
 
 def _seconds_since(start: float, device: torch.device) -> float:

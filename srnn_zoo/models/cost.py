@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-if TYPE_CHECKING:
-    from .srnn import SRNN
+__all__ = ["Cost", "backbone_gmacs", "count_gmacs", "level_gmacs", "spent_gmacs"]
 
-__all__ = ["Cost", "count_gmacs", "level_gmacs"]
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+Size = tuple[int, int]
+
+_counted: WeakKeyDictionary[nn.Module, dict[Size, float]] = WeakKeyDictionary()
 
 
 class Cost(NamedTuple):
@@ -32,42 +36,51 @@ class Cost(NamedTuple):
         return sum(self.levels) + self.head
 
 
-def level_gmacs(model: SRNN, size: tuple[int, int]) -> float:
-    """GMACs of the backbone on one level of one image; counted once for every model and size.
-
-    Args:
-        model: any SRNN; it is not changed.
-        size: `(H, W)` of the level.
-    """
-    known = _counted.setdefault(model, {})
-    if size not in known:
-        twin = copy.deepcopy(model.backbone).requires_grad_(False).to("meta").eval()
-        images = torch.empty(1, model.in_chans, *size, device="meta")
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            twin(images)
-        known[size] = counter.get_total_flops() / 2e9
-    return known[size]
-
-
-_counted: WeakKeyDictionary[SRNN, dict[tuple[int, int], float]] = WeakKeyDictionary()
-
-
-def count_gmacs(model: SRNN, img_size: tuple[int, int] | None = None) -> Cost:
+def count_gmacs(model: Any, img_size: Size | None = None) -> Cost:
     """Count the GMACs of one image, without computing anything.
 
     Args:
         model: any SRNN; it is not changed.
         img_size: `(H, W)` of the largest level, by default the model's own.
     """
-    twin = copy.deepcopy(model).requires_grad_(False).to("meta").eval()
-    gmacs: list[float] = []
-    features: list[torch.Tensor] = []
-    with torch.no_grad():  # in inference mode older counters see nothing
-        for height, width in model.level_sizes(img_size):
-            images = torch.empty(1, model.in_chans, height, width, device="meta")
-            with FlopCounterMode(display=False) as counter:
-                features.append(twin.level_features(images))
-            gmacs.append(counter.get_total_flops() / 2e9)
-        with FlopCounterMode(display=False) as counter:
-            twin.forward_head(twin.fuse(features))
-    return Cost(tuple(gmacs), counter.get_total_flops() / 2e9)
+    sizes = model.level_sizes(img_size)
+    twin = _without_values(model)
+    dtype = next(twin.parameters()).dtype
+    features = [torch.empty(1, model.num_features, dtype=dtype, device="meta") for _ in sizes]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:  # in inference mode older counters see nothing
+        twin.forward_head(twin.fuse(features))
+    return Cost(tuple(level_gmacs(model, size) for size in sizes), counter.get_total_flops() / 2e9)
+
+
+def level_gmacs(model: Any, size: Size) -> float:
+    """GMACs of an SRNN's backbone on one level `(H, W)` of one image."""
+    return backbone_gmacs(model.backbone, size, model.in_chans)
+
+
+def spent_gmacs(model: Any, sizes: Sequence[Size], earlier: Callable[[], float] | None = None) -> float:
+    """GMACs of levels of these sizes, on top of those spent earlier."""
+    return (earlier() if earlier is not None else 0.0) + sum(level_gmacs(model, size) for size in sizes)
+
+
+def backbone_gmacs(backbone: nn.Module, size: Size, in_chans: int = 3) -> float:
+    """GMACs of a backbone on one image of `(H, W)`; counted once for every backbone and size.
+
+    Args:
+        backbone: any module that reads images `(B, C, H, W)`; it is not changed.
+        size: `(H, W)` of the image.
+        in_chans: its channels.
+    """
+    known = _counted.setdefault(backbone, {})
+    if size not in known:
+        twin = _without_values(backbone)
+        dtype = next(twin.parameters()).dtype
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            twin(torch.empty(1, in_chans, *size, dtype=dtype, device="meta"))
+        known[size] = counter.get_total_flops() / 2e9
+    return known[size]
+
+
+def _without_values(module: ModuleT) -> ModuleT:
+    """A twin in evaluation mode, on the meta device; no parameter or buffer is copied for it."""
+    tensors = (*module.parameters(), *module.buffers())
+    return copy.deepcopy(module, {id(x): torch.empty_like(x, device="meta") for x in tensors}).eval()

@@ -1,7 +1,8 @@
 """SRNN: a pyramid, one backbone that reads every level, a cell that runs over scale, one classifier."""
 
 # annotations are evaluated here, as torch.fx copies forward's into the code it writes
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from srnn_zoo._errors import unknown_name
-from srnn_zoo.transforms.packed import PackedPyramid, packed_features, packed_logits
+from srnn_zoo.transforms.packed import PackedPyramid, in_order
 from srnn_zoo.transforms.pyramid import (
     Interpolation,
+    Levels,
     build_levels,
     check_interpolation,
     check_levels,
@@ -132,7 +134,9 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
     def forward(self, x: Images) -> Tensor:
         """Logits `(B, num_classes)` of the last state: F(h_n)."""
         if isinstance(x, PackedPyramid):
-            return packed_logits(self, x)
+            if self.global_pool == "":
+                return self.forward_features(x)
+            return x.restore([self.forward_head(last, level=level) for level, last in self._last_maps(x)])
         levels = self.levels(x)
         return self.forward_head(self._read(levels), level=len(levels) - 1)
 
@@ -142,11 +146,20 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
         In a batch of mixed heights that n is their least common multiple, and every level fills an equal share of it.
         """
         if isinstance(x, PackedPyramid):
-            return packed_features(self, x)
+            maps = [last for _, last in self._last_maps(x)]
+            width = math.lcm(*(last.shape[2] for last in maps))  # a mean over n stays what it is
+            return x.restore([last.repeat_interleave(width // last.shape[2], dim=2) for last in maps])
         return self._read(self.levels(x))
 
     def _read(self, levels: list[Tensor]) -> Tensor:
         return self.fuse([self.level_features(level, index) for index, level in enumerate(levels)])
+
+    def _last_maps(self, x: PackedPyramid) -> list[tuple[int, Tensor]]:
+        """The last states of mixed heights as maps `(b, D, n, 1)`, packed, each with the index of their last level."""
+        ends = [*x.packing.batch_sizes[1:], 0]  # of the images that go on
+        states = scan(self.cell, (self.read_level(x, level) for level in range(x.height)))
+        last = ((level, state[end:]) for level, (state, end) in enumerate(zip(states, ends, strict=True)))
+        return [(level, self.cell.feature_map(state)) for level, state in last if len(state)][::-1]
 
     def fuse(self, features: list[Tensor]) -> Tensor:
         """Run the cell over the features `(B, D)` of the levels; returns the last state as `forward_features` does."""
@@ -194,18 +207,31 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
 
     def levels(self, x: Images) -> list[Tensor]:
         """The levels of an input, smallest first: built from one tensor, or checked where they are given."""
-        traced = torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy)  # a traced tensor has nothing to check
+        if not (torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy)):  # a traced tensor has nothing to check
+            self._check(x)
         if isinstance(x, Sequence):
-            if not traced:
-                check_levels(x)
-                self.check_images(x[0])
             return list(x)
-        if not traced:
-            if not isinstance(x, Tensor):
-                raise TypeError(f"an SRNN reads a tensor, a list of levels or a Pyramid; got {type(x).__name__}")
+        return build_levels(cast(Tensor, x), self._ratios, self.interpolation, self.size_multiple)
+
+    def lazy_levels(self, x: Images) -> Levels | PackedPyramid:
+        """The levels of an input, each built when `read_level` reads it."""
+        if isinstance(x, PackedPyramid):
+            return x
+        self._check(x)
+        if isinstance(x, Sequence):
+            return Levels(x)
+        return Levels([x], self.level_sizes((x.shape[-2], x.shape[-1])), self.interpolation)
+
+    def _check(self, x: Any) -> None:
+        """Raise the error that says why this model cannot read an input."""
+        if isinstance(x, Sequence):
+            check_levels(x)
+            self.check_images(x[0])
+        elif isinstance(x, Tensor):
             self.check_images(x)
             self.level_sizes((x.shape[-2], x.shape[-1]))
-        return build_levels(cast(Tensor, x), self._ratios, self.interpolation, self.size_multiple)
+        else:
+            raise TypeError(f"an SRNN reads a tensor, a list of levels or a Pyramid; got {type(x).__name__}")
 
     def check_images(self, x: Tensor) -> None:
         """Raise the error that says why this model cannot read images."""
@@ -244,11 +270,35 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
             select_level(self.backbone, index)
         return self.backbone(level)
 
+    def read_level(
+        self,
+        levels: Levels | PackedPyramid,
+        level: int,
+        wanted: Container[int] | None = None,
+        index: int | None = None,
+    ) -> Tensor:
+        """C(x_s) of a level of a batch, `(b, D)`.
+
+        Args:
+            levels: the batch, from `lazy_levels`.
+            level: which of its levels.
+            wanted: rows of the images asked for (packed places in a batch of mixed heights), by default all.
+            index: as for `level_features`, by default `level`.
+        """
+        parts: list[Tensor] = []
+        order: list[int] = []
+        for rows, images in levels.groups(level, wanted):
+            self.check_images(images)
+            parts.append(self.level_features(images, level if index is None else index))
+            order += rows
+            del images  # or it would live while the next is built
+        return in_order(parts, order)
+
     def steps(self, x: Images, state: Tensor | Step | None = None) -> Iterator[Step]:
         """The answers level by level, smallest first; a level is built and read only when its step is asked for.
 
         Args:
-            x: images as for the model; after a `state`, the larger levels alone, or a copy that has come since.
+            x: images as for the model; after a `state`, the larger levels alone, or a copy that arrived later.
             state: an earlier step, or its state `(B, S)` alone, to go on from. Where levels have classifiers or batch
                 norms of their own, it must be the step, which knows its level.
 
@@ -256,11 +306,11 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
             >>> for step in model.steps(images):
             ...     print(step.size, step.gmacs, step.logits.argmax(1))
             >>> *_, last = model.steps([thumbnails])
-            >>> *_, last = model.steps([photographs], state=last)  # when they have arrived
+            >>> *_, last = model.steps([larger], state=last)  # when they have arrived
 
         Cells that fuse a fixed number of levels (`concat`) have one step, the last.
         """
-        yield from steps(self, x, state)
+        yield from steps(self, self.lazy_levels(x), state)
 
     def level_sizes(self, img_size: tuple[int, int] | None = None) -> list[tuple[int, int]]:
         """`(H_s, W_s)` of the levels built from an image of that size, by default `img_size`.
@@ -270,6 +320,49 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
         """
         height, width = img_size or self.img_size
         return level_sizes(height, width, self._ratios, self.size_multiple)
+
+    @property
+    def set_input_size(self) -> Any:
+        """timm's `set_input_size(img_size)`, for the largest level; only where the backbone has it."""
+        inner = cast(Any, self.backbone).set_input_size
+
+        def set_input_size(img_size: int | tuple[int, int], **kwargs: Any) -> None:
+            size = pair(img_size)
+            smallest = self.level_sizes(size)[0]
+            inner(img_size=smallest, **kwargs)
+            self._stored_args = {**self._stored_args, "backbone_img_size": smallest}
+            self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *size)
+
+        return set_input_size
+
+    def forward_intermediates(
+        self,
+        x: Images,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Spatial maps of the largest level, as timm's method of the same name; arguments as there.
+
+        Returns:
+            The maps with `intermediates_only` (no other level is read then), else `(forward_features(x), maps)`.
+        """
+        backbone = self._backbone_with("forward_intermediates")
+        if isinstance(x, PackedPyramid):
+            raise TypeError("maps are of images of one size: give the images of a packed pyramid one by one (unpack)")
+        options = {"indices": indices, "norm": norm, "output_fmt": output_fmt}
+        if intermediates_only:
+            largest = x[-1] if isinstance(x, Sequence) else build_levels(x, [(1, 1)], multiple=self.size_multiple)[0]
+            select_level(backbone, len(x) - 1 if isinstance(x, Sequence) else None)
+            return backbone.forward_intermediates(largest, stop_early=stop_early, intermediates_only=True, **options)
+        *smaller, largest = self.levels(x)
+        features = [self.level_features(level, index) for index, level in enumerate(smaller)]
+        select_level(backbone, len(smaller))
+        final, intermediates = backbone.forward_intermediates(largest, **options)
+        features.append(backbone.forward_head(final, pre_logits=True))
+        return self.fuse(features), intermediates
 
     @property
     def img_size(self) -> tuple[int, int]:

@@ -1,20 +1,15 @@
-"""Packing: batches of images of mixed heights, levels built only when they are read, and how a model reads both."""
+"""Packing: batches of images of mixed heights, and levels that are built only when they are read."""
 
 from __future__ import annotations
 
 import functools
-import itertools
-import math
 from collections.abc import Callable, Container, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from srnn_zoo.models.srnn import SRNN
-
-__all__ = ["LazyLevels", "PackedPyramid", "Packing", "in_order", "packed_features", "packed_logits"]
+__all__ = ["LazyLevels", "PackedPyramid", "Packing", "in_order"]
 
 Size = tuple[int, int]
 
@@ -120,10 +115,6 @@ class Packing:
             chunks += [places[start : start + step] for start in range(0, len(places), step)]
         return chunks
 
-    def restore(self, parts: Sequence[Tensor]) -> Tensor:
-        """Join packed parts `(b, …)`; the images, all or those of one level, come out in the batch's own order."""
-        return in_order(parts, self.order[: sum(len(part) for part in parts)])
-
 
 class PackedPyramid:
     """The levels of a batch of images of mixed heights or shapes: level s holds only the B_s images that have it.
@@ -174,6 +165,11 @@ class PackedPyramid:
         return len(self.packing.order)
 
     @property
+    def image_sizes(self) -> list[list[Size]]:
+        """For every image the sizes of its levels, packed."""
+        return self.packing.sizes
+
+    @property
     def sizes(self) -> list[Size]:
         """`(H_s, W_s)` of every level in pixels; of a level in several shapes, the size that holds them all."""
         levels = [[sizes[s] for sizes in self.packing.sizes if len(sizes) > s] for s in range(self.height)]
@@ -195,20 +191,9 @@ class PackedPyramid:
             if rows:
                 yield [places[row] for row in rows], images if len(rows) == len(places) else images[rows]
 
-    def level_features(self, model: SRNN, level: int, wanted: Container[int] | None = None) -> Tensor:
-        """C(x_s) of a level, `(b, D)`, of all images that have it or of the packed places wanted, in packed order."""
-        parts: list[Tensor] = []
-        order: list[int] = []
-        for places, images in self.groups(level, wanted):
-            model.check_images(images)
-            parts.append(model.level_features(images, level))
-            order += places
-            del images  # or it would live while the next is built
-        return in_order(parts, order)
-
-    def features(self, model: SRNN) -> Iterator[Tensor]:
-        """C(x_s) of every level, `(B_s, D)`, packed; a level is read only when it is asked for."""
-        return (self.level_features(model, level) for level in range(self.height))
+    def restore(self, parts: Sequence[Tensor]) -> Tensor:
+        """Join packed parts `(b, …)`; the images, all or those of one level, come out in the batch's own order."""
+        return in_order(parts, self.packing.order[: sum(len(part) for part in parts)])
 
     def unpack(self) -> list[Sequence[Tensor]]:
         """The levels of every image, in the batch's own order: what `Pyramid.pack` was given."""
@@ -260,36 +245,6 @@ def in_order(parts: Sequence[Tensor], places: Sequence[int]) -> Tensor:
     if rows == list(range(len(rows))):
         return joined
     return joined[torch.tensor(rows, device=joined.device)]
-
-
-def packed_logits(model: SRNN, x: PackedPyramid) -> Tensor:
-    """`SRNN.forward`: logits `(B, num_classes)` of the last state of every image."""
-    if model.global_pool == "":
-        return packed_features(model, x)
-    maps = _feature_maps(model, x)
-    return x.packing.restore([model.forward_head(m, level=height - 1) for height, m in maps.items()])
-
-
-def packed_features(model: SRNN, x: PackedPyramid) -> Tensor:
-    """`SRNN.forward_features`: the last state of every image as one map `(B, D, n, 1)`.
-
-    Where maps have different n, it is their least common multiple: a mean over n stays what it is.
-    """
-    maps = list(_feature_maps(model, x).values())
-    width = math.lcm(*(feature_map.shape[2] for feature_map in maps))
-    return x.packing.restore([m.repeat_interleave(width // m.shape[2], dim=2) for m in maps])
-
-
-def _feature_maps(model: SRNN, x: PackedPyramid) -> dict[int, Tensor]:
-    """The last states as maps `(b, D, n, 1)`, packed: by height, the greatest first."""
-    features = list(x.features(model))
-    maps: dict[int, Tensor] = {}
-    start = 0
-    for height, images in itertools.groupby(sorted(x.heights, reverse=True)):
-        stop = start + len(list(images))
-        maps[height] = model.fuse([level[start:stop] for level in features[:height]])
-        start = stop
-    return maps
 
 
 def _sizes(levels: Sequence[Tensor]) -> list[Size]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from .packed import LazyLevels
-from .pyramid import Interpolation, pair
+from .pyramid import ANTIALIASED, pair
 from .scale_pyramid import ScalePyramid, VariablePyramid
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
-
-    from srnn_zoo.models.srnn import SRNN
 
 __all__ = [
     "NormalizeLevels",
@@ -75,7 +73,7 @@ class ConvertMode:
 
 
 def create_transform(
-    model: SRNN,
+    model: Any,
     *,
     train: bool = False,
     sizes: Sequence[int | tuple[int, int]] | VariablePyramid | None = None,
@@ -87,7 +85,7 @@ def create_transform(
     crop, at the largest level; all levels are resized from it.
 
     Args:
-        model: whose `level_sizes()`, `interpolation` and `pretrained_cfg` are used.
+        model: an SRNN, whose `level_sizes()`, `interpolation` and `pretrained_cfg` are used.
         train: random resized crop, horizontal flip and colour jitter instead of resize and centre crop.
         sizes: sizes of the levels, smallest first, instead of the model's own; or `ScalePyramid.variable(…)`, which
             takes the place of every crop (in training there is the flip and colour jitter).
@@ -149,11 +147,11 @@ def levels_transform(
     in_chans = config["input_size"][0]
     interpolation = config["interpolation"]
     variable = isinstance(sizes, VariablePyramid)
-    pyramid = sizes if variable else ScalePyramid(sizes, interpolation=cast(Interpolation, interpolation))
+    pyramid = sizes if variable else ScalePyramid(sizes, interpolation=interpolation)
     largest = pair(pyramid.base_size if isinstance(pyramid, VariablePyramid) else pyramid.sizes[-1])
     options = {
         **augmentation,
-        "interpolation": "bicubic" if interpolation == "gaussian" else interpolation,
+        "interpolation": interpolation if interpolation in ANTIALIASED else "bicubic",
         **{key: config[key] for key in ("crop_pct", "crop_mode", "mean")},
     }
     crop = create_timm_transform(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from fractions import Fraction
-from typing import Any, Literal
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,10 +18,22 @@ from srnn_zoo._errors import unknown_name
 
 from .packed import LazyLevels, PackedPyramid
 
-__all__ = ["INTERPOLATIONS", "Pyramid", "build_levels", "level_size", "level_sizes", "pair", "resize", "scale_ratios"]
+__all__ = [
+    "INTERPOLATIONS",
+    "Interpolation",
+    "Levels",
+    "Pyramid",
+    "build_levels",
+    "check_interpolation",
+    "check_levels",
+    "level_sizes",
+    "pair",
+    "resize",
+    "scale_ratios",
+]
 
-Interpolation = Literal["bicubic", "bilinear", "gaussian"]
-INTERPOLATIONS: tuple[str, ...] = ("bicubic", "bilinear", "gaussian")
+Interpolation: TypeAlias = str
+"""A name in `INTERPOLATIONS`."""
 
 
 class Pyramid(Sequence[Tensor]):
@@ -131,11 +144,51 @@ class Pyramid(Sequence[Tensor]):
     def __getitem__(self, index: Any) -> Any:
         return Pyramid(self.levels[index]) if isinstance(index, slice) else self.levels[index]
 
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.levels)
-
     def __repr__(self) -> str:
         return f"Pyramid(height={self.height}, sizes={self.sizes}, batch_size={self.batch_size})"
+
+
+class Levels:
+    """The levels of a batch of images of one height, each built when it is read, and only for the images that read it.
+
+    Args:
+        given: the levels, smallest first; or with `sizes` the largest alone, from which they are built.
+        sizes: `(H_s, W_s)` of the levels to build.
+        interpolation: how they are built.
+    """
+
+    def __init__(
+        self,
+        given: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]] | None = None,
+        interpolation: Interpolation = "bicubic",
+    ) -> None:
+        self.interpolation = interpolation
+        self.sizes = [(x.shape[-2], x.shape[-1]) for x in given] if sizes is None else list(sizes)
+        self.batch_size = len(given[0])
+        self._sources = list(given) if sizes is None else list(given) * len(self.sizes)
+
+    @property
+    def height(self) -> int:
+        """The number of levels."""
+        return len(self.sizes)
+
+    @property
+    def image_sizes(self) -> list[list[tuple[int, int]]]:
+        """For every image the sizes of its levels."""
+        return [self.sizes] * self.batch_size
+
+    def groups(self, level: int, wanted: Container[int] | None = None) -> Iterator[tuple[list[int], Tensor]]:
+        """Rows and images `(b, C, H, W)` of a level, by default of all images; as `PackedPyramid.groups`."""
+        images, size = self._sources[level], self.sizes[level]
+        rows = [row for row in range(self.batch_size) if wanted is None or row in wanted]
+        if len(rows) < self.batch_size:
+            images = images[torch.tensor(rows, device=images.device, dtype=torch.long)]
+        yield rows, images if images.shape[-2:] == size else resize(images, list(size), self.interpolation)
+
+    def restore(self, parts: Sequence[Tensor]) -> Tensor:
+        """Join parts `(b, …)`, which are in the order of the images."""
+        return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def check_images(images: Sequence[Sequence[Tensor]]) -> None:
@@ -213,10 +266,7 @@ def level_sizes(height: int, width: int, ratios: list[tuple[int, int]], multiple
         ValueError: if the image is too small for them: a level would be empty, or no larger than the one before.
     """
     sizes = [(level_size(height, n, d, multiple), level_size(width, n, d, multiple)) for n, d in ratios]
-    small = sizes[0][0] < 1 or sizes[0][1] < 1
-    for index in range(1, len(sizes)):
-        small = small or sizes[index] == sizes[index - 1]
-    if small:
+    if min(sizes[0]) < 1 or any(sizes[s] == sizes[s - 1] for s in range(1, len(sizes))):
         scales = ", ".join(f"{n / d:g}" for n, d in ratios)
         raise ValueError(
             f"an image of {height} x {width} is too small for scales ({scales}) in steps of {multiple} pixels: "
@@ -236,36 +286,24 @@ def build_levels(
     Args:
         images: float tensor on any device.
         ratios: from `scale_ratios`.
-        interpolation: see `resize`.
+        interpolation: a name in `INTERPOLATIONS`.
         multiple: level sizes are rounded to it.
     """
     height, width = images.shape[-2], images.shape[-1]
-    levels: list[Tensor] = []
-    for numerator, denominator in ratios:
-        if numerator == denominator and multiple == 1:
-            levels.append(images)
-        else:
-            h = level_size(height, numerator, denominator, multiple)
-            w = level_size(width, numerator, denominator, multiple)
-            levels.append(resize(images, [h, w], interpolation))
-    return levels
+    return [
+        images
+        if n == d and multiple == 1
+        else resize(images, [level_size(height, n, d, multiple), level_size(width, n, d, multiple)], interpolation)
+        for n, d in ratios
+    ]
 
 
-def resize(images: Tensor, size: list[int], interpolation: str = "bicubic") -> Tensor:
-    """Resize float images `(B, C, H, W)` to `size = [h, w]`.
-
-    Args:
-        interpolation: `"bicubic"` and `"bilinear"` are antialiased, as in Pillow. `"gaussian"` gives the levels of a
-            true Gaussian pyramid: a blur with σ² = (f² - 1) / 3 for a reduction by f, then sampling. That is the
-            variance which Burt & Adelson's kernel (σ = 1 at every halving) has added up to after log2(f) halvings.
-    """
-    if interpolation == "gaussian":
-        return _gaussian_resize(images, size)
+def resize(images: Tensor, size: list[int], interpolation: Interpolation = "bicubic") -> Tensor:
+    """Resize float images `(B, C, H, W)` to `size = [h, w]`, as the interpolation of that name in `INTERPOLATIONS`."""
     x = images
-    if x.device.type == "cpu" and (x.dtype == torch.float16 or x.dtype == torch.bfloat16):
+    if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()  # there is no antialiased half kernel on CPU
-    x = F.interpolate(x, size=size, mode=interpolation, align_corners=False, antialias=True)
-    return x.to(images.dtype)
+    return INTERPOLATIONS[interpolation](x, size).to(images.dtype)
 
 
 torch.fx.wrap("resize")  # its choice of dtype depends on the tensor, which a symbolic trace does not have
@@ -289,12 +327,19 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def _gaussian_resize(images: Tensor, size: list[int]) -> Tensor:
-    x = images.float() if images.dtype == torch.float16 or images.dtype == torch.bfloat16 else images
+def _antialiased(images: Tensor, size: list[int], mode: str) -> Tensor:
+    return F.interpolate(images, size=size, mode=mode, align_corners=False, antialias=True)
+
+
+def _gaussian(images: Tensor, size: list[int]) -> Tensor:
+    """A level of a true Gaussian pyramid: a blur with σ² = (f² - 1) / 3 for a reduction by f, then sampling.
+
+    That is the variance which Burt & Adelson's kernel (σ = 1 at every halving) has added up to after log2(f) halvings.
+    """
+    x = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
     x = _blur(x, images.shape[-1] / size[1])
     x = _blur(x.transpose(-2, -1), images.shape[-2] / size[0]).transpose(-2, -1)
-    x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=False)
-    return x.to(images.dtype)
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=False)
 
 
 def _blur(images: Tensor, reduction: float) -> Tensor:
@@ -308,3 +353,13 @@ def _blur(images: Tensor, reduction: float) -> Tensor:
     channels = images.shape[1]
     weight = (kernel / kernel.sum()).expand(channels, 1, 1, -1)
     return F.conv2d(F.pad(images, [radius, radius, 0, 0], mode="replicate"), weight, groups=channels)
+
+
+ANTIALIASED = ("bicubic", "bilinear")
+"""Interpolations that torch, torchvision and Pillow know by these names."""
+
+INTERPOLATIONS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
+    **{mode: partial(_antialiased, mode=mode) for mode in ANTIALIASED},
+    "gaussian": _gaussian,
+}
+"""How float images `(B, C, H, W)` are resized to `[h, w]`, by name: what is added here works everywhere."""

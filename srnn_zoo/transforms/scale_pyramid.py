@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .packed import LazyLevels
-from .pyramid import Interpolation, check_interpolation, pair, resize
+from .pyramid import ANTIALIASED, Interpolation, check_interpolation, pair, resize
 
 __all__ = ["ScalePyramid", "VariablePyramid"]
 
@@ -26,13 +26,13 @@ class ScalePyramid:
 
     Args:
         sizes: for every level its short side in pixels, or `(height, width)`; they must grow.
-        interpolation: `"bicubic"` or `"bilinear"`, antialiased, or `"gaussian"` (`srnn_zoo.transforms.pyramid.resize`).
+        interpolation: `"bicubic"` or `"bilinear"`, antialiased, or `"gaussian"` (`transforms.pyramid.INTERPOLATIONS`).
 
     Raises:
         ValueError: for sizes that do not grow, are not positive, or are none, and an unknown interpolation.
 
-    The three kinds of image agree but for rounding, uint8 tensors within 2 grey levels of Pillow; and float tensors
-    keep bicubic's overshoot, which the others clamp at black and white (docs/pyramids.md has the figures).
+    The three kinds of image differ by rounding only, uint8 tensors by at most 2 grey levels from Pillow; and float
+    tensors keep bicubic's overshoot, which the others clamp at black and white (docs/pyramids.md has the figures).
 
     Examples:
         >>> ScalePyramid(sizes=(224, 448))
@@ -69,14 +69,17 @@ class ScalePyramid:
         from torchvision.transforms.v2 import functional as F
 
         target = _target_size(*_image_size(image), size)
-        if self.interpolation != "gaussian":
+        if self.interpolation in ANTIALIASED:
             mode = InterpolationMode(self.interpolation)
             return cast(ImageT, F.resize(cast(Any, image), list(target), interpolation=mode, antialias=True))
         if isinstance(image, Tensor):
-            return cast(ImageT, _gaussian_level(image, target))
+            return cast(ImageT, _resize(image, target, self.interpolation))
         if image.mode not in ("L", "RGB"):
-            raise ValueError(f"a Gaussian pyramid needs an L or RGB image; got mode {image.mode}: convert it first")
-        return cast(ImageT, F.to_pil_image(_gaussian_level(F.pil_to_tensor(image), target), mode=image.mode))
+            raise ValueError(
+                f"interpolation {self.interpolation!r} needs an L or RGB image; got mode {image.mode}: convert it first"
+            )
+        level = _resize(F.pil_to_tensor(image), target, self.interpolation)
+        return cast(ImageT, F.to_pil_image(level, mode=image.mode))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(sizes={self.sizes}, interpolation={self.interpolation!r})"
@@ -201,10 +204,10 @@ def _target_size(height: int, width: int, size: int | tuple[int, int]) -> tuple[
     return max(1, int(size * height / width)), size
 
 
-def _gaussian_level(image: Tensor, target: tuple[int, int]) -> Tensor:
-    """A level of a Gaussian pyramid, in the image's own dtype."""
+def _resize(image: Tensor, target: tuple[int, int], interpolation: Interpolation) -> Tensor:
+    """A level of an image `(…, C, H, W)`, in its own dtype."""
     images = image.reshape(-1, *image.shape[-3:])
-    level = resize(images if image.is_floating_point() else images.float(), list(target), "gaussian")
+    level = resize(images if image.is_floating_point() else images.float(), list(target), interpolation)
     if not image.is_floating_point():
         level = level.round().clamp(0, 255).to(image.dtype)
     return level.reshape(*image.shape[:-2], *target)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from srnn_zoo import SRNN, Pyramid, count_gmacs, create_model, list_cells
-from srnn_zoo.models import recurrence as stepwise
+from srnn_zoo.transforms import pyramid
 
 ANYTIME = [cell for cell in list_cells() if cell != "concat"]
 
@@ -26,16 +26,15 @@ def images() -> Tensor:
 
 def test_a_larger_copy_is_resized_only_when_it_is_needed(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[int] = []
-    build_levels = stepwise.build_levels
+    resize = pyramid.resize
 
-    def watch(source: Tensor, *args: object) -> list[Tensor]:
-        levels = build_levels(source, *args)  # pyright: ignore
-        built.append(levels[0].shape[-1])
-        return levels
+    def watch(source: Tensor, size: list[int], interpolation: str) -> Tensor:
+        built.append(size[0])
+        return resize(source, size, interpolation)
 
-    monkeypatch.setattr(stepwise, "build_levels", watch)
+    monkeypatch.setattr(pyramid, "resize", watch)
     for count, _ in enumerate(trained().steps(images), start=1):
-        assert built == [32, 64, 128][:count]
+        assert built == [32, 64][:count]  # the last level is the image itself
 
 
 @pytest.mark.parametrize("variant", list_cells())
