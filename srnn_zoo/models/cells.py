@@ -7,8 +7,9 @@ indexed and continued.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ __all__ = [
     "MeanLogit",
     "MeanProb",
     "Vanilla",
+    "check_variant",
     "create_cell",
     "list_cells",
     "log_mean_probability",
@@ -83,13 +85,39 @@ def create_cell(variant: str, dim: int, *, activation: Activation = "relu", heig
     Raises:
         ValueError: for an unknown variant, with the closest names.
     """
-    if variant not in _CELLS:
+    check_variant(variant)
+    parameters = inspect.signature(_CELLS[variant]).parameters.values()
+    options: dict[str, Any] = {"activation": activation, "height": height}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):  # a cell need not take what it does not use
+        options = {p.name: options[p.name] for p in parameters if p.name in options}
+    return _CELLS[variant](dim, **options)
+
+
+def check_variant(variant: str, saved_as: str = "") -> None:
+    """Refuse a variant that is not registered.
+
+    Args:
+        variant: its name.
+        saved_as: what a saved model says of it: module and class, such as `"my_cells.KeepLast"`.
+
+    Raises:
+        ValueError: with the module to import, or else the closest names.
+    """
+    if variant in _CELLS:
+        return
+    module, _, name = saved_as.rpartition(".")
+    if module in ("", "__main__", __name__):
         raise ValueError(unknown_name("variant", variant, list_cells()))
-    return _CELLS[variant](dim, activation=activation, height=height)
+    raise ValueError(
+        f"variant {variant!r} is the cell {name} of {module}, which is not imported here: "
+        f"import {module} first (--import {module} in a command)"
+    )
 
 
 class Cell(nn.Module):
     """What happens between two scales. Subclass it, write `forward`, and decorate with `register_cell`.
+
+    A constructor of its own takes `dim`, and of the others those that it uses.
 
     Args:
         dim: width D of the features of a level.
@@ -100,7 +128,7 @@ class Cell(nn.Module):
     #: True where the state after any level can be classified; False where only the last one can.
     anytime: bool = True
 
-    def __init__(self, dim: int, *, activation: Activation = "relu", height: int = 2) -> None:
+    def __init__(self, dim: int, activation: Activation = "relu", height: int = 2) -> None:
         super().__init__()
         if activation not in ("relu", "identity"):
             raise ValueError(f'activation must be "relu" or "identity"; got {activation!r}')
@@ -143,8 +171,8 @@ class Vanilla(Cell):
     With U = I and one level it is the base CNN.
     """
 
-    def __init__(self, dim: int, *, activation: Activation = "relu", height: int = 2) -> None:
-        super().__init__(dim, activation=activation, height=height)
+    def __init__(self, dim: int, activation: Activation = "relu", height: int = 2) -> None:
+        super().__init__(dim, activation, height)
         self.recurrent = nn.Linear(dim, dim, bias=False)
         nn.init.eye_(self.recurrent.weight)  # U = I, section 4
 
@@ -157,8 +185,8 @@ class GatedCell(Vanilla):
 
     num_gates: int = 1
 
-    def __init__(self, dim: int, *, activation: Activation = "relu", height: int = 2) -> None:
-        super().__init__(dim, activation=activation, height=height)
+    def __init__(self, dim: int, activation: Activation = "relu", height: int = 2) -> None:
+        super().__init__(dim, activation, height)
         self.gate_input = nn.Linear(dim, self.num_gates * dim, bias=False)
         self.gate_recurrent = nn.Linear(dim, self.num_gates * dim, bias=False)
         nn.init.zeros_(self.gate_input.weight)  # W_z = U_z = 0, section 4: every gate starts half open
@@ -297,8 +325,8 @@ class Concat(Collect):
 
     anytime = False
 
-    def __init__(self, dim: int, *, activation: Activation = "relu", height: int = 2) -> None:
-        super().__init__(dim, activation=activation, height=height)
+    def __init__(self, dim: int, activation: Activation = "relu", height: int = 2) -> None:
+        super().__init__(dim, activation, height)
         self.fusion = nn.Linear(height * dim, dim, bias=False)
         with torch.no_grad():
             self.fusion.weight.copy_(torch.eye(dim).repeat(1, height) / height)

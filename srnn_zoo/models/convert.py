@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,32 +10,17 @@ from torch import Tensor, nn
 from .backbone import create_timm_model, native_size
 from .norms import state_of_level
 
-if TYPE_CHECKING:
-    from .srnn import SRNN
-
 __all__ = ["to_base_cnn"]
 
 # what a factory takes for the SRNN, not for its backbone
 _SRNN_ARGUMENTS = frozenset(
-    {
-        "variant",
-        "scales",
-        "activation",
-        "interpolation",
-        "exits",
-        "norm",
-        "num_classes",
-        "drop_rate",
-        "global_pool",
-        "img_size",
-        "backbone_img_size",
-        "in_chans",
-    }
+    "variant scales activation interpolation exits norm num_classes drop_rate global_pool img_size backbone_img_size "
+    "in_chans".split()
 )
 
 
 @torch.no_grad()
-def to_base_cnn(model: SRNN) -> nn.Module:
+def to_base_cnn(model: Any) -> nn.Module:
     """The timm model, with its classifier, that gives the same probabilities as an SRNN on one level.
 
     Its `state_dict()` is a checkpoint of the base CNN, as torchvision and timm write them. There is one where the state
@@ -43,7 +28,7 @@ def to_base_cnn(model: SRNN) -> nn.Module:
     training has not moved the gates. A multiple is folded into the classifier.
 
     Args:
-        model: with a classifier.
+        model: an SRNN with a classifier.
 
     Raises:
         ValueError: where no base CNN does what the model does.
@@ -71,7 +56,7 @@ def to_base_cnn(model: SRNN) -> nn.Module:
     return base_cnn
 
 
-def _one_level_factor(model: SRNN) -> float:
+def _one_level_factor(model: Any) -> float:
     """The c in h_1 = c · C(x_1), found out by looking; features of a rectified backbone are non-negative."""
     parameter = next(model.parameters())
     features = torch.rand(64, model.num_features, device=parameter.device, dtype=parameter.dtype) + 0.1
@@ -98,7 +83,7 @@ def _set_classifier(base_cnn: Any, weight: Tensor, bias: Tensor) -> None:
         layer.bias.copy_(bias)
 
 
-def _check_same(model: SRNN, base_cnn: nn.Module) -> None:
+def _check_same(model: Any, base_cnn: nn.Module) -> None:
     """Both on an image, in eval mode: what else is in timm's head, or in φ, shows there."""
     parameter = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
@@ -107,7 +92,7 @@ def _check_same(model: SRNN, base_cnn: nn.Module) -> None:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        ours, theirs = model([images]).float(), cast(Tensor, base_cnn(images)).float()
+        ours, theirs = model([images]).float(), base_cnn(images).float()
     finally:
         for module in training:
             module.training = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from srnn_zoo import Cell, create_model, list_cells, register_cell
 from srnn_zoo.models import cells
-from srnn_zoo.models.cells import create_cell
+from srnn_zoo.models.cells import check_variant, create_cell
 
 RECURRENT = ["vanilla", "half_gru", "gru", "lstm", "mgu"]
 BASELINES = ["mean_logit", "mean_prob", "concat"]
@@ -220,6 +221,37 @@ def test_a_user_can_register_a_cell_and_use_it_by_name(monkeypatch: pytest.Monke
     for cls in (KeepLargest, impostor):
         with pytest.raises(ValueError, match=r"already registered by srnn_zoo\.models\.cells\.Vanilla"):
             register_cell("vanilla")(cls)
+
+
+def test_a_cells_constructor_takes_only_what_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srnn_zoo.models.cells._CELLS", dict(cells._CELLS))
+
+    class Plain(Cell):
+        def __init__(self, dim: int) -> None:
+            super().__init__(dim)
+            self.scale = torch.nn.Parameter(torch.ones(dim))
+
+    class Positional(Cell):
+        def __init__(self, dim: int, activation: Any) -> None:
+            super().__init__(dim, activation)
+
+    class Any_(Cell):
+        def __init__(self, dim: int, **options: Any) -> None:
+            super().__init__(dim, **options)
+
+    for cls, expected in ((Plain, ("relu", 2)), (Positional, ("identity", 2)), (Any_, ("identity", 3))):
+        register_cell(cls.__name__)(cls)
+        cell = create_cell(cls.__name__, DIM, activation="identity", height=3)
+        assert (cell.dim, cell.activation, cell.height) == (DIM, *expected)
+
+
+def test_a_variant_that_a_saved_model_names_with_its_module_says_what_to_import() -> None:
+    with pytest.raises(ValueError, match=r"'keep' is the cell Keep of my_cells, .* import my_cells first \(--import"):
+        check_variant("keep", "my_cells.Keep")
+    for saved_as in ("__main__.Keep", "srnn_zoo.models.cells.Keep", ""):
+        with pytest.raises(ValueError, match="unknown variant 'keep'; choose one of"):
+            check_variant("keep", saved_as)
+    check_variant("vanilla", "anything.Else")
 
 
 def test_the_papers_variants_come_first_in_the_list() -> None:
