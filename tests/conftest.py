@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ import skimage
 import torch
 from huggingface_hub import HfApi
 from PIL import Image
-from torch import Tensor
 
 import srnn_zoo
 from tests.weights.hub_server import HubServer
@@ -23,7 +21,6 @@ ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("SRNN_ZOO_DATA", ROOT / ".." / "shared" / "data"))
 SKIMAGE = Path(skimage.__file__).parent / "data"
 IMAGENET_IDS = {"chelsea.png": "n02124075", "coffee.png": "n07920052", "motorcycle_left.png": "n03785016"}
-FRUIT = tuple("fig kiwi lime mango olive peach plum".split())
 
 
 @pytest.fixture(autouse=True)
@@ -158,49 +155,3 @@ def published(hub: HubServer, saved: Path) -> HubServer:
 
 def same_weights(a: srnn_zoo.SRNN, b: srnn_zoo.SRNN) -> bool:
     return all(torch.equal(value, b.state_dict()[key]) for key, value in a.state_dict().items())
-
-
-@pytest.fixture(scope="session")
-def fruit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five images of each of five classes; the other two of the models' classes are missing."""
-    folder = tmp_path_factory.mktemp("fruit")
-    random = np.random.default_rng(0)
-    for name in FRUIT[1:6]:
-        (folder / name).mkdir()
-        for number in range(5):
-            blocks = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-            image = Image.fromarray(blocks).resize((90 + 20 * number, 130), Image.Resampling.NEAREST)
-            image.save(folder / name / f"{number}.png")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def make_fruit_model(fruit_folder: Path) -> Callable[..., srnn_zoo.SRNN]:
-    """Make a model with random weights everywhere, whose answers differ from picture to picture."""
-
-    def make_fruit_model(
-        variant: str = "half_gru", seed: int = 0, names: tuple[str, ...] = FRUIT, **options: Any
-    ) -> srnn_zoo.SRNN:
-        torch.manual_seed(0)
-        options = {"img_size": 96, "num_classes": len(names), **options}
-        model = srnn_zoo.create_model("srnn_test_resnet", variant=variant, **options).eval()
-        torch.manual_seed(seed)
-        with torch.no_grad():
-            for parameter in [*model.cell.parameters(), *(model.backbone.parameters() if seed else ())]:
-                parameter.add_(0.05 * torch.randn_like(parameter))
-            levels = pyramids(model, fruit_folder)
-            for index, classifier in enumerate([*model.exit_fc[:-1], model.fc] if len(model.exit_fc) else [model.fc]):
-                features = torch.cat([model.level_features(level[index], index) for level in levels.values()])
-                torch.nn.init.normal_(classifier.weight, std=8.0)  # pyright: ignore
-                classifier.bias.copy_(-classifier.weight @ features.mean(dim=0))  # pyright: ignore
-        model.pretrained_cfg["label_names"] = names
-        return model
-
-    return make_fruit_model
-
-
-def pyramids(model: srnn_zoo.SRNN, folder: Path) -> dict[Path, list[Tensor]]:
-    """The levels of every picture, each a batch of one, by its path."""
-    transform = srnn_zoo.create_transform(model)
-    paths = sorted(folder.glob("*/*.png"))
-    return {path: [level[None] for level in transform(Image.open(path))] for path in paths}

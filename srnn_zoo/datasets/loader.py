@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from srnn_zoo.transforms.presets import create_transform
 
 from .images import Skipped
-from .readers import Labelled, LabelledImages, LabelledStream, open_labelled, target_indices
+from .readers import Images, Labelled, LabelledImages, LabelledStream, open_labelled, target_indices
 
 __all__ = ["Batch", "ImageLoader", "load_batches"]
 
@@ -21,7 +21,7 @@ Transforms = Sequence[Callable[[Any], Sequence[Tensor]]]
 
 
 class Batch(NamedTuple):
-    """Labelled images of a batch, those that can be read, and what could not be read.
+    """The images of a batch that can be read, and what could not be read.
 
     Attributes:
         names: of the images.
@@ -36,23 +36,14 @@ class Batch(NamedTuple):
     skipped: list[Skipped]
 
     def targets_of(self, indices: Sequence[int]) -> Tensor:
-        """The targets as a model's classes `(B,)`, by `target_indices`.
-
-        Raises:
-            ValueError: for a target that is none of them.
-        """
+        """The targets as a model's classes `(B,)`, by `target_indices`; ValueError for one that it does not have."""
         for name, target in zip(self.names, self.targets, strict=True):
             if not 0 <= target < len(indices):
                 raise ValueError(f"{name} has target {target}; the model has classes 0 to {len(indices) - 1}")
         return torch.tensor([indices[target] for target in self.targets])
 
 
-def load_batches(
-    images: LabelledImages | LabelledStream,
-    transforms: Transforms,
-    batch_size: int,
-    workers: int = 0,
-) -> DataLoader[Any]:
+def load_batches(images: Images, transforms: Transforms, batch_size: int, workers: int = 0) -> DataLoader[Any]:
     """A loader of `Batch`es in the data set's order.
 
     Args:
@@ -73,20 +64,14 @@ class ImageLoader:
     them (`target_indices`), whatever classes the data set has.
 
     Args:
-        data: this, `split` and `data_dir` as for `open_labelled`.
+        data, split, data_dir: as for `open_labelled`, whose errors it raises, and those of `target_indices`.
         model: whose classes and transform (`create_transform`) are used.
-        split: see above.
-        data_dir: see above.
         sizes: sizes of the levels, smallest first, instead of the model's own.
-        batch_size: this and `workers` as for `load_batches`.
-        workers: see above.
+        batch_size, workers: as for `load_batches`.
 
     Attributes:
         skipped: what could not be read in the last pass.
         seen: how many images the last pass met, the skipped ones included.
-
-    Raises:
-        ValueError, FileNotFoundError, ImportError: as `open_labelled` and `target_indices`.
 
     Examples:
         >>> batches = ImageLoader("flowers/val", model)

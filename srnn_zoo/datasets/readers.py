@@ -26,10 +26,8 @@ __all__ = [
     "LabelledImages",
     "LabelledShards",
     "LabelledStream",
-    "class_folders",
-    "is_named",
+    "named_prefix",
     "open_labelled",
-    "reader_kind",
     "register_reader",
     "target_indices",
 ]
@@ -42,13 +40,7 @@ _PACKAGES |= {"wds": "webdataset", "torch": "torchvision"}
 
 
 class Labelled(NamedTuple):
-    """One image of a data set.
-
-    Attributes:
-        name: its path, or what the data set calls it.
-        image: the image, or why it cannot be read.
-        target: index of its class in the data set's own order.
-    """
+    """One image of a data set, or why it cannot be read; its name, and the data set's own index of its class."""
 
     name: str
     image: Image.Image | Skipped
@@ -110,7 +102,8 @@ class LabelledStream(IterableDataset[Labelled]):
         return (_labelled(f"{self.source}[{index}]", *item[:2]) for index, item in enumerate(self.dataset))
 
 
-Reader: TypeAlias = Callable[[str, str | None, str | None], LabelledImages | LabelledStream]
+Images: TypeAlias = LabelledImages | LabelledStream
+Reader: TypeAlias = Callable[[str, str | None, str | None], Images]
 _READERS: dict[str, Reader] = {}
 
 
@@ -134,24 +127,13 @@ def register_reader(*kinds: str) -> Callable[[Reader], Reader]:
     return register
 
 
-def reader_kind(data: StrPath) -> str | None:
-    """Of the kinds that are registered the one that opens this, or None: `"/"`, `".tar"`, `"hfds/"`, …."""
-    path = Path(data)
-    prefix, slash, _ = os.fspath(data).partition("/")
-    name = prefix.lower() + slash if prefix and slash else ""
-    kind = "/" if path.is_dir() else path.suffix if path.is_file() else name
-    return kind if kind in _READERS else None
+def named_prefix(data: StrPath) -> str:
+    """`"hfds/"` of the name of a data set such as `"hfds/food101"`; empty for a file or folder, and what is no name."""
+    prefix, slash, _ = os.fspath(data).lower().partition("/")
+    return prefix + slash if prefix and slash and prefix + slash in _READERS and not Path(data).exists() else ""
 
 
-def is_named(data: StrPath) -> bool:
-    """Whether this is the name of a data set, such as `"hfds/food101"`, rather than a file or folder."""
-    kind = reader_kind(data) or "/"
-    return kind != "/" and kind.endswith("/")
-
-
-def open_labelled(
-    data: StrPath | Dataset[Any], *, split: str | None = None, data_dir: StrPath | None = None
-) -> LabelledImages | LabelledStream:
+def open_labelled(data: StrPath | Dataset[Any], *, split: str | None = None, data_dir: StrPath | None = None) -> Images:
     """The images of a data set with their classes; they are read later, one by one.
 
     Args:
@@ -170,18 +152,19 @@ def open_labelled(
         if split is not None or data_dir is not None:
             raise ValueError("a split or data_dir goes with a name or folder; this data set is open already")
         return _open_dataset(data, type(data).__name__)
-    name, kind = os.fspath(data), reader_kind(data)
-    names = ", ".join(f"{prefix}…" for prefix in _READERS if prefix != "/" and prefix.endswith("/"))
-    if data_dir is not None and not is_named(data):
+    name, prefix, path = os.fspath(data), named_prefix(data), Path(data)
+    names = ", ".join(f"{kind}…" for kind in _READERS if kind != "/" and kind.endswith("/"))
+    if data_dir is not None and not prefix:
         raise ValueError(f"data_dir goes with the name of a data set ({names}); {name!r} is none")
-    if kind is None:
+    kind = prefix or ("/" if path.is_dir() else path.suffix if path.is_file() else "")
+    if kind not in _READERS:
         raise FileNotFoundError(
             f"no folder {name!r}; give a folder of class folders, a .tar of one, or the name of a data set ({names})"
         )
     return _READERS[kind](name, split, None if data_dir is None else os.fspath(data_dir))
 
 
-def target_indices(model: Any, data: LabelledImages | LabelledStream) -> list[int]:
+def target_indices(model: Any, data: Images) -> list[int]:
     """For every class of a data set its index among a model's outputs, by the model's own names of its classes.
 
     The index is the same only where one of the two has no names, and the order of the classes is the data set's own.
@@ -239,14 +222,14 @@ def _open_folder(name: str, split: str | None, data_dir: str | None) -> Labelled
 
 
 @register_reader(".tar")
-def _open_tar(name: str, split: str | None, data_dir: str | None) -> LabelledImages | LabelledStream:
+def _open_tar(name: str, split: str | None, data_dir: str | None) -> Images:
     if split is not None:
         raise ValueError(f"{name} is one split already; got split {split!r}")
     return _open_dataset(_create_dataset(name, "", root=name), Path(name).name)
 
 
 @register_reader(*(f"{prefix}/" for prefix in _PACKAGES))
-def _open_named(name: str, split: str | None, data_dir: str | None) -> LabelledImages | LabelledStream:
+def _open_named(name: str, split: str | None, data_dir: str | None) -> Images:
     prefix = name.lower().partition("/")[0]
     package = _PACKAGES[prefix]
     if importlib.util.find_spec(package) is None:
@@ -267,11 +250,11 @@ def _create_dataset(what: str, name: str, **options: Any) -> Any:
         raise ValueError(f"timm cannot open {what!r}: {reason}") from error
 
 
-def _open_dataset(dataset: Any, source: str) -> LabelledImages | LabelledStream:
+def _open_dataset(dataset: Any, source: str) -> Images:
     """What an open data set of timm's or torchvision's holds."""
     if getattr(dataset, "transform", None) is not None:
         raise ValueError("make the data set without a transform: the models' own is used")
-    reader = getattr(dataset, "reader", None)
+    reader: Any = getattr(dataset, "reader", None)
     if reader is None:
         names = getattr(dataset, "wnids", None) or getattr(dataset, "classes", None)  # ImageNet's classes have several
     else:

@@ -39,10 +39,10 @@ def shard_files(reader: Any) -> list[Path]:
 
 
 def index_shards(files: Sequence[Path], label: str = "") -> list[ShardImage]:
-    """Every image of some shards, in their order.
+    """Every image of some tar files in WebDataset's layout: files whose names agree up to the first dot are one sample.
 
     Args:
-        files: tar files in WebDataset's layout: files whose names agree up to the first dot are one sample.
+        files: the tar files.
         label: the entry of `KEY.json` that is the class, negative for images to leave out; by default `KEY.cls`.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import Dataset
 
 from .images import ImageError, Skipped
-from .readers import LabelledFiles, LabelledImages, LabelledShards, class_folders, is_named, open_labelled, reader_kind
+from .readers import LabelledFiles, LabelledImages, LabelledShards, class_folders, named_prefix, open_labelled
 
 __all__ = ["ImageSplit", "TrainingData", "open_data", "open_split"]
 
@@ -29,6 +29,9 @@ class ImageSplit(Dataset[tuple[Any, int]]):
     Args:
         images: from `srnn_zoo.datasets.readers.open_labelled`, with random access.
         classes: names of the training split's classes; by default the images' own.
+
+    Attributes:
+        classes: the names of the classes that an index stands for.
         transform: of a PIL image in mode RGB; None for the image itself.
 
     Raises:
@@ -36,13 +39,10 @@ class ImageSplit(Dataset[tuple[Any, int]]):
         ImageError: from an item that is not a usable image.
     """
 
-    def __init__(
-        self,
-        images: LabelledImages,
-        classes: Sequence[str] | None = None,
-        transform: Callable[[Any], Any] | None = None,
-    ) -> None:
-        self.images, self.name, self.transform = images, images.source, transform
+    transform: Callable[[Any], Any] | None = None
+
+    def __init__(self, images: LabelledImages, classes: Sequence[str] | None = None) -> None:
+        self.images, self.name = images, images.source
         if images.classes is None:
             raise ValueError(f"{self.name} does not name its classes; they must travel with the model")
         self.classes = list(images.classes if classes is None else classes)
@@ -113,7 +113,7 @@ def open_data(
             "move part of the training images there, or give the folder it is in"
         )
     validation = open_split(where, val_split, train.classes, data_dir=data_dir)
-    name = os.fspath(data) if is_named(data) else Path(data).resolve().name.removesuffix(".tar")
+    name = os.fspath(data) if named_prefix(data) else Path(data).resolve().name.removesuffix(".tar")
     if (samples := validation.samples) is not None:
         seen = len({target for _, target in samples})
         if seen < len(train.classes):
@@ -124,18 +124,15 @@ def open_data(
 def open_split(
     source: StrPath, split: str = "", classes: Sequence[str] | None = None, *, data_dir: StrPath | None = None
 ) -> ImageSplit:
-    """One split of a data set.
+    """One split of a data set; sources, `data_dir` and errors as for `open_data`.
 
     Args:
         source: a folder of splits or of classes, a tar file, or a name of timm's.
         split: its name; empty for a folder that is the split itself.
         classes: names of the training split's classes; by default this is the training split.
         data_dir: timm's `root` of a named data set.
-
-    Raises:
-        FileNotFoundError, ValueError, ImportError: as `open_data`.
     """
-    is_stream = reader_kind(source) in _STREAMS
+    is_stream = named_prefix(source) in _STREAMS
     images = None if is_stream else open_labelled(source, split=split or None, data_dir=data_dir)
     if not isinstance(images, LabelledImages):
         raise ValueError(
@@ -154,6 +151,6 @@ def open_split(
 
 def _found(source: StrPath, folders: Sequence[str], of_timm: str) -> str:
     """The first of these folders that a source has, or the name of a split of timm's; empty for neither."""
-    if is_named(source):
+    if named_prefix(source):
         return of_timm
     return next((name for name in folders if (Path(source) / name).is_dir()), "")

@@ -14,7 +14,7 @@ from srnn_zoo._errors import unknown_name
 from srnn_zoo.datasets.classes import label_names
 from srnn_zoo.datasets.images import Skipped
 from srnn_zoo.datasets.loader import Batch, load_batches
-from srnn_zoo.datasets.readers import LabelledImages, LabelledStream, open_labelled, target_indices
+from srnn_zoo.datasets.readers import Images, LabelledImages, open_labelled, target_indices
 from srnn_zoo.models.srnn import SRNN
 
 from .methods import LOGIT_ENSEMBLE, PROBABILITY_ENSEMBLE, Method, Pass, ScoredBatch, base_methods, passes, srnn_method
@@ -96,7 +96,7 @@ def evaluate(
 class _Contest:
     """All methods on one data set."""
 
-    def __init__(self, methods: list[Method], sources: list[Pass], images: LabelledImages | LabelledStream) -> None:
+    def __init__(self, methods: list[Method], sources: list[Pass], images: Images) -> None:
         self.methods = methods
         self.sources = sources
         self.total = len(images) if isinstance(images, LabelledImages) else None

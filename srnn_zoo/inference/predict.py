@@ -138,16 +138,16 @@ def _answers(
     model: SRNN, levels: list[torch.Tensor], names: list[str], topk: int, exit: ExitRule | None
 ) -> list[tuple[tuple[Answer, ...], int | None, float | None]]:
     """For every image of a batch its answers level by level, and with an exit rule where it stopped at what cost."""
-    count = len(levels[0])
-    stops: list[Any] = [None] * count
-    gmacs: list[Any] = stops
-    seen: list[tuple[tuple[int, int], torch.Tensor]] = []  # sizes of the levels that some image reads, and its logits
+    answers: list[list[Answer]] = [[] for _ in levels[0]]
+    stops: list[Any] = [None] * len(answers)
+    gmacs = stops
     if exit is None:
-        seen = [(step.size, step.logits) for step in model.steps(levels)]
+        steps = [(step.size, step.logits) for step in model.steps(levels)]
     else:
-        seen, stops, gmacs = _stop_early(model, levels, exit)
-    answers: list[list[Answer]] = [[] for _ in range(count)]
-    for index, (size, logits) in enumerate(seen):
+        decided, stops, gmacs = _stop_early(model, levels, exit)
+        sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
+        steps = list(zip(sizes, decided, strict=False))
+    for index, (size, logits) in enumerate(steps):
         readers = [said for said, stop in zip(answers, stops, strict=True) if stop is None or stop >= index]
         probabilities, classes = logits.float().softmax(dim=1).topk(min(topk, model.num_classes))
         for said, p, c in zip(readers, probabilities.tolist(), classes.tolist(), strict=True):
@@ -157,19 +157,17 @@ def _answers(
 
 def _stop_early(
     model: SRNN, levels: list[torch.Tensor], exit: ExitRule
-) -> tuple[list[tuple[tuple[int, int], torch.Tensor]], list[int], list[float]]:
-    """For every level that some image reads its size and their logits; where each image stops, and what it cost."""
+) -> tuple[list[torch.Tensor], list[int], list[float]]:
+    """For every level that is read the logits of the images that read it; where each image stops, and its cost."""
     if isinstance(exit, ScoreRule):
         exit.check(len(levels))
-    decided: list[torch.Tensor] = []  # at every level but the last, the logits of the images that read it, in order
+    decided: list[torch.Tensor] = []
 
     def look(decision: Decision) -> torch.Tensor | bool:
         decided.append(decision.logits)
         return exit(decision)
 
     logits, stops, gmacs = Anytime(model, look)(levels)
-    last = int(stops.max())
-    if last == len(decided):
+    if (last := int(stops.max())) == len(decided):  # no rule is asked after the last level
         decided.append(logits[stops == last])
-    sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
-    return list(zip(sizes, decided, strict=False)), stops.tolist(), gmacs.tolist()
+    return decided, stops.tolist(), gmacs.tolist()

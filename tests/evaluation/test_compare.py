@@ -12,22 +12,24 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from PIL import Image
-from timm.data import IterableImageDataset
 from torch import Tensor
 
 import srnn_zoo
 from srnn_zoo import SRNN
 from srnn_zoo.evaluation.compare import Table, evaluate
 from srnn_zoo.evaluation.methods import Clock
-from tests.conftest import FRUIT, pyramids
-from tests.datasets.test_readers import Reader
+from tests.datasets.test_readers import stream
 
-SINGLE = ("base CNN 48", "base CNN 96")
+from .conftest import FRUIT, pyramids
+
+Make = Callable[..., SRNN]
+
+SINGLE = ("base CNN 32", "base CNN 64")
 ENSEMBLES = ("probability ensemble", "logit ensemble")
 
 
 class Expected(NamedTuple):
-    """What a row must say of a picture."""
+    """What a row must say of an image."""
 
     answer: str
     probability: float
@@ -71,7 +73,7 @@ def check(table: Table, wanted: dict[str, list[Expected]]) -> None:
 
 
 def test_every_variant_has_the_figures_of_a_plain_loop_in_float64(
-    make_fruit_model: Callable[..., SRNN], fruit_folder: Path, tmp_path: Path
+    make_fruit_model: Make, fruit_folder: Path, tmp_path: Path
 ) -> None:
     variants = "vanilla half_gru gru lstm mgu mean_logit mean_prob concat".split()
     models = {variant: make_fruit_model(variant) for variant in variants}
@@ -92,7 +94,7 @@ def test_every_variant_has_the_figures_of_a_plain_loop_in_float64(
 
 
 def test_levels_with_classifiers_and_norms_of_their_own_are_read_by_them(
-    make_fruit_model: Callable[..., SRNN], fruit_folder: Path
+    make_fruit_model: Make, fruit_folder: Path
 ) -> None:
     model = make_fruit_model(exits="separate", norm="per_level")
     with torch.no_grad():
@@ -112,14 +114,12 @@ def test_levels_with_classifiers_and_norms_of_their_own_are_read_by_them(
             assert table.row(name).correct[number].item() == (answer == target)
 
 
-def test_models_may_have_their_classes_in_another_order(
-    make_fruit_model: Callable[..., SRNN], fruit_folder: Path
-) -> None:
+def test_models_may_have_their_classes_in_another_order(make_fruit_model: Make, fruit_folder: Path) -> None:
     models = {"forward": make_fruit_model("vanilla"), "backward": make_fruit_model("vanilla", names=FRUIT[::-1])}
     check(evaluate(models, fruit_folder), plain_loop(models, fruit_folder))
 
 
-def test_another_model_can_give_the_base_rows(make_fruit_model: Callable[..., SRNN], fruit_folder: Path) -> None:
+def test_another_model_can_give_the_base_rows(make_fruit_model: Make, fruit_folder: Path) -> None:
     base, other = make_fruit_model("vanilla"), make_fruit_model("half_gru", seed=2)
     table = evaluate(other, fruit_folder, base=base)
     wanted = plain_loop({"half_gru": base}, fruit_folder) | {
@@ -129,14 +129,12 @@ def test_another_model_can_give_the_base_rows(make_fruit_model: Callable[..., SR
     assert "the model given as base" in table.caption
 
 
-def test_backbones_are_run_once_for_all_rows_that_share_them(
-    make_fruit_model: Callable[..., SRNN], fruit_folder: Path
-) -> None:
+def test_backbones_are_run_once_for_all_rows_that_share_them(make_fruit_model: Make, fruit_folder: Path) -> None:
     models = {
         "a": make_fruit_model("vanilla"),
         "b": make_fruit_model("half_gru"),  # the same backbone, as another object
         "c": make_fruit_model("half_gru", seed=1),  # another one
-        "d": make_fruit_model("half_gru", img_size=128),  # the first one, on other levels
+        "d": make_fruit_model("half_gru", img_size=96),  # the first one, on other levels
     }
     read: list[tuple[str, int]] = []
 
@@ -147,31 +145,25 @@ def test_backbones_are_run_once_for_all_rows_that_share_them(
     for name, model in models.items():
         model.backbone.register_forward_hook(lambda _, images, __, name=name: note(name, images[0]))
     evaluate(models, fruit_folder, batch_size=25)
-    levels = [("a", 48), ("a", 96), ("c", 48), ("c", 96), ("d", 64), ("d", 128)]
-    assert read == levels
+    assert read == [("a", 32), ("a", 64), ("c", 32), ("c", 64), ("d", 48), ("d", 96)]
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 100])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_neither_batches_nor_workers_change_an_answer(
-    make_fruit_model: Callable[..., SRNN], fruit_folder: Path, batch_size: int, workers: int
-) -> None:
+def test_neither_batches_nor_workers_change_an_answer(make_fruit_model: Make, fruit_folder: Path) -> None:
     model = make_fruit_model()
-    check(
-        evaluate(model, fruit_folder, batch_size=batch_size, workers=workers),
-        plain_loop({"half_gru": model}, fruit_folder),
-    )
+    wanted = plain_loop({"half_gru": model}, fruit_folder)
+    for batch_size, workers in ((1, 0), (100, 0), (1, 2), (4, 2)):
+        check(evaluate(model, fruit_folder, batch_size=batch_size, workers=workers), wanted)
 
 
-def test_gmacs_are_those_of_the_levels_and_the_head(make_fruit_model: Callable[..., SRNN], fruit_folder: Path) -> None:
+def test_gmacs_are_those_of_the_levels_and_the_head(make_fruit_model: Make, fruit_folder: Path) -> None:
     models = {variant: make_fruit_model(variant) for variant in ("vanilla", "half_gru")}
     table = evaluate(models, fruit_folder)
     costs = {name: srnn_zoo.count_gmacs(model) for name, model in models.items()}
     small, large = costs["vanilla"].levels
     classifier = models["vanilla"].num_features * len(FRUIT) / 1e9
     wanted = {
-        "base CNN 48": small + classifier,
-        "base CNN 96": large + classifier,
+        "base CNN 32": small + classifier,
+        "base CNN 64": large + classifier,
         "probability ensemble": small + large + 2 * classifier,
         "logit ensemble": small + large + 2 * classifier,
         **{name: cost.total for name, cost in costs.items()},
@@ -180,7 +172,7 @@ def test_gmacs_are_those_of_the_levels_and_the_head(make_fruit_model: Callable[.
 
 
 def test_speed_counts_a_rows_own_levels_and_not_the_first_batch_or_the_reading(
-    make_fruit_model: Callable[..., SRNN], fruit_folder: Path, monkeypatch: pytest.MonkeyPatch
+    make_fruit_model: Make, fruit_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
@@ -201,7 +193,7 @@ def test_speed_counts_a_rows_own_levels_and_not_the_first_batch_or_the_reading(
     table = evaluate(model, fruit_folder, batch_size=10)
     speeds = {row.name: row.images_per_second for row in table.rows}
     assert speeds == pytest.approx(
-        {"base CNN 48": 1, "base CNN 96": 1 / 4, **dict.fromkeys(ENSEMBLES, 1 / 5), "half_gru": 1 / 10}
+        {"base CNN 32": 1, "base CNN 64": 1 / 4, **dict.fromkeys(ENSEMBLES, 1 / 5), "half_gru": 1 / 10}
     )
 
 
@@ -214,14 +206,14 @@ def test_a_single_batch_is_its_own_measurement() -> None:
     assert clock.seconds_per_image == 0.5
 
 
-def test_with_five_classes_the_top_five_are_all(make_fruit_model: Callable[..., SRNN], fruit_folder: Path) -> None:
+def test_with_five_classes_the_top_five_are_all(make_fruit_model: Make, fruit_folder: Path) -> None:
     model = make_fruit_model(names=FRUIT[1:6])
     row = evaluate(model, fruit_folder).row("half_gru")
     assert (row.top5_error, row.top5_interval[0]) == (0, 0)
     assert 0 < row.top1_error < 100
 
 
-def test_with_three_classes_and_one_image(make_fruit_model: Callable[..., SRNN], tmp_path: Path) -> None:
+def test_with_three_classes_and_one_image(make_fruit_model: Make, tmp_path: Path) -> None:
     (tmp_path / "fig").mkdir()
     Image.new("RGB", (40, 40), "green").save(tmp_path / "fig" / "1.png")
     table = evaluate(make_fruit_model(names=FRUIT[:3]), tmp_path)
@@ -233,15 +225,13 @@ def test_with_three_classes_and_one_image(make_fruit_model: Callable[..., SRNN],
     assert all(table.compare(row.name, table.reference).p_value == 1 for row in table.rows)
 
 
-def test_a_model_of_one_level_has_no_ensembles(make_fruit_model: Callable[..., SRNN], fruit_folder: Path) -> None:
+def test_a_model_of_one_level_has_no_ensembles(make_fruit_model: Make, fruit_folder: Path) -> None:
     table = evaluate(make_fruit_model("vanilla", scales=(1.0,)), fruit_folder)
-    assert [row.name for row in table.rows] == ["base CNN 96", "vanilla"]
-    assert table.reference == "base CNN 96"
+    assert [row.name for row in table.rows] == ["base CNN 64", "vanilla"]
+    assert table.reference == "base CNN 64"
 
 
-def test_a_model_in_half_precision_is_evaluated_in_it(
-    make_fruit_model: Callable[..., SRNN], fruit_folder: Path
-) -> None:
+def test_a_model_in_half_precision_is_evaluated_in_it(make_fruit_model: Make, fruit_folder: Path) -> None:
     model = make_fruit_model()
     exact = evaluate(model, fruit_folder).row("half_gru")
     half = evaluate(copy.deepcopy(model).bfloat16(), fruit_folder).row("half_gru")
@@ -249,7 +239,7 @@ def test_a_model_in_half_precision_is_evaluated_in_it(
 
 
 def test_logits_that_are_not_finite_are_wrong_and_counted(
-    make_fruit_model: Callable[..., SRNN], fruit_folder: Path, tmp_path: Path
+    make_fruit_model: Make, fruit_folder: Path, tmp_path: Path
 ) -> None:
     model = make_fruit_model()
     with torch.no_grad():
@@ -261,9 +251,7 @@ def test_logits_that_are_not_finite_are_wrong_and_counted(
     assert ",nan,0" in (tmp_path / "predictions.csv").read_text()
 
 
-def test_the_probability_ensemble_survives_logits_of_any_size(
-    make_fruit_model: Callable[..., SRNN], fruit_folder: Path
-) -> None:
+def test_the_probability_ensemble_survives_logits_of_any_size(make_fruit_model: Make, fruit_folder: Path) -> None:
     model = make_fruit_model()
     with torch.no_grad():
         model.fc.weight.mul_(1e5)  # pyright: ignore
@@ -271,21 +259,19 @@ def test_the_probability_ensemble_survives_logits_of_any_size(
 
 
 def test_the_reference_is_the_better_ensemble_or_a_row_that_is_named(
-    make_fruit_model: Callable[..., SRNN], fruit_folder: Path
+    make_fruit_model: Make, fruit_folder: Path
 ) -> None:
-    for seed in range(4):
+    for seed in (0, 1, 2):
         table = evaluate(make_fruit_model(seed=seed), fruit_folder)
         probability, logit = (table.row(name) for name in ENSEMBLES)
         better = probability if probability.top1_error < logit.top1_error else logit
         assert table.reference == better.name
-    table = evaluate(make_fruit_model(), fruit_folder, reference="base CNN 48")
-    assert table.reference == "base CNN 48"
-    assert "against `base CNN 48`" in table.caption
+    table = evaluate(make_fruit_model(), fruit_folder, reference="base CNN 32")
+    assert table.reference == "base CNN 32"
+    assert "against `base CNN 32`" in table.caption
 
 
-def test_broken_pictures_are_named_and_in_no_figure(
-    make_fruit_model: Callable[..., SRNN], fruit_folder: Path, tmp_path: Path
-) -> None:
+def test_broken_images_are_named_and_in_no_figure(make_fruit_model: Make, fruit_folder: Path, tmp_path: Path) -> None:
     for path in sorted(fruit_folder.glob("*/[01].png")):
         (tmp_path / path.parent.name).mkdir(exist_ok=True)
         (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
@@ -300,7 +286,7 @@ def test_broken_pictures_are_named_and_in_no_figure(
         assert table.rows[0].images == 9
 
 
-def test_without_a_readable_picture_there_is_no_table(make_fruit_model: Callable[..., SRNN], tmp_path: Path) -> None:
+def test_without_a_readable_image_there_is_no_table(make_fruit_model: Make, tmp_path: Path) -> None:
     (tmp_path / "kiwi").mkdir()
     (tmp_path / "kiwi" / "1.png").write_bytes(b"no image")
     out = tmp_path.parent / f"{tmp_path.name} out"
@@ -323,13 +309,13 @@ def test_without_a_readable_picture_there_is_no_table(make_fruit_model: Callable
     ],
 )
 def test_wrong_arguments_are_named(
-    arguments: dict[str, Any], reason: str, make_fruit_model: Callable[..., SRNN], fruit_folder: Path
+    arguments: dict[str, Any], reason: str, make_fruit_model: Make, fruit_folder: Path
 ) -> None:
     with pytest.raises((ValueError, TypeError), match=reason):
         evaluate(**{"models": make_fruit_model(), "data": fruit_folder, **arguments})
 
 
-def test_models_that_cannot_be_evaluated_are_named(make_fruit_model: Callable[..., SRNN], fruit_folder: Path) -> None:
+def test_models_that_cannot_be_evaluated_are_named(make_fruit_model: Make, fruit_folder: Path) -> None:
     model = make_fruit_model()
     with pytest.raises(ValueError, match="two models are of variant 'half_gru': give a dict"):
         evaluate([model, make_fruit_model()], fruit_folder)
@@ -345,15 +331,14 @@ def test_models_that_cannot_be_evaluated_are_named(make_fruit_model: Callable[..
         evaluate(model, fruit_folder, base=headless)
 
 
-def test_a_target_beyond_the_models_classes_is_an_error(make_fruit_model: Callable[..., SRNN]) -> None:
+def test_a_target_beyond_the_models_classes_is_an_error(make_fruit_model: Make) -> None:
     for target in (7, -1):
-        stream = IterableImageDataset(".", reader=Reader([3, target]))  # pyright: ignore
         with pytest.raises(ValueError, match=rf"\[1\] has target {target}; the model has classes 0 to 6"):
-            evaluate(make_fruit_model(), stream)
-    assert evaluate(make_fruit_model(), IterableImageDataset(".", reader=Reader([3, 6]))).rows[0].images == 2  # pyright: ignore
+            evaluate(make_fruit_model(), stream([3, target]))
+    assert evaluate(make_fruit_model(), stream([3, 6])).rows[0].images == 2
 
 
-def test_memory_holds_answers_and_no_features(make_fruit_model: Callable[..., SRNN], fruit_folder: Path) -> None:
+def test_memory_holds_answers_and_no_features(make_fruit_model: Make, fruit_folder: Path) -> None:
     model = make_fruit_model()
     seen: list[weakref.ref[Tensor]] = []
     alive: list[int] = []

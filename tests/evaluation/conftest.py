@@ -1,0 +1,69 @@
+"""A folder of fruit, and small models whose answers on it differ from image to image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import srnn_zoo
+from srnn_zoo import SRNN
+
+FRUIT = tuple("fig kiwi lime mango olive peach plum".split())
+
+
+@pytest.fixture(scope="session")
+def fruit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five images of each of five classes; the other two of the models' classes are missing."""
+    folder = tmp_path_factory.mktemp("fruit")
+    random = np.random.default_rng(0)
+    for name in FRUIT[1:6]:
+        (folder / name).mkdir()
+        for number in range(5):
+            blocks = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+            image = Image.fromarray(blocks).resize((60 + 10 * number, 80), Image.Resampling.NEAREST)
+            image.save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_fruit_model(fruit_folder: Path) -> Callable[..., SRNN]:
+    """Make a model of levels of 32 and 64 with random weights everywhere."""
+
+    def make_fruit_model(
+        variant: str = "half_gru", seed: int = 0, names: tuple[str, ...] = FRUIT, **options: Any
+    ) -> SRNN:
+        torch.manual_seed(0)
+        options = {"img_size": 64, "num_classes": len(names), **options}
+        model = srnn_zoo.create_model("srnn_test_resnet", variant=variant, **options).eval()
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in [*model.cell.parameters(), *(model.backbone.parameters() if seed else ())]:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+            levels = list(zip(*pyramids(model, fruit_folder).values(), strict=True))
+            for index, classifier in enumerate([*model.exit_fc[:-1], model.fc] if len(model.exit_fc) else [model.fc]):
+                features = model.level_features(torch.cat(levels[index]), index)
+                torch.nn.init.normal_(classifier.weight, std=8.0)  # pyright: ignore
+                classifier.bias.copy_(-classifier.weight @ features.mean(dim=0))  # pyright: ignore
+        model.pretrained_cfg["label_names"] = names
+        return model
+
+    return make_fruit_model
+
+
+_found: dict[tuple[str, Path], dict[Path, list[Tensor]]] = {}
+
+
+def pyramids(model: SRNN, folder: Path) -> dict[Path, list[Tensor]]:
+    """The levels of every image, each a batch of one, by its path."""
+    transform = srnn_zoo.create_transform(model)
+    if (key := (repr(transform), folder)) not in _found:
+        paths = sorted(folder.glob("*/*.png"))
+        _found[key] = {path: [level[None] for level in transform(Image.open(path))] for path in paths}
+    return _found[key]
