@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1  # of the key `srnn` in config.json; raised when an older srnn-zoo would misread it
+DISTRIBUTION = "srnn-zoo"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -63,7 +64,7 @@ class SavedModel(NamedTuple):
 def package_version() -> str:
     """The version of srnn-zoo that is installed; this floor cannot import it from the package."""
     try:
-        return version("srnn-zoo")
+        return version(DISTRIBUTION)
     except PackageNotFoundError:  # torch.hub runs a checkout
         return "(a checkout that is not installed)"
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import timm
@@ -28,6 +30,21 @@ def change(saved: Path, edit: Callable[[Any], Any]) -> None:
     path = saved / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(edit(config) or config))
+
+
+def fork(run: Callable[[], object]) -> int:
+    """Run something in a child process, which exits with 1 for an exception; returns the child's id."""
+    if child := os.fork():
+        return child
+    try:
+        run()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def exit_code(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def flip(path: Path, at: int) -> None:
@@ -100,12 +117,13 @@ def test_a_pickle_that_runs_code_is_refused_wherever_it_lies(
         torch.save({"state_dict": Trap(marker)}, file)
     (saved / FILE).unlink()
     hub.add_repo("ada/trap", {path.name: path.read_bytes() for path in saved.iterdir()})
-    with pytest.raises(WeightsUnavailableError, match=r"cannot read the weights in .*pytorch_model\.bin"):
-        SRNN.from_pretrained(saved)
-    with pytest.raises(WeightsUnavailableError, match=r"cannot read the weights in .*pytorch_model\.bin"):
-        SRNN.from_pretrained("ada/trap", cache_dir=cache)
-    with pytest.raises(WeightsUnavailableError, match=r"cannot read the weights in .*pytorch_model\.bin"):
-        create_model("srnn_test_resnet", weights=file)
+    for load in (
+        lambda: SRNN.from_pretrained(saved),
+        lambda: SRNN.from_pretrained("ada/trap", cache_dir=cache),
+        lambda: create_model("srnn_test_resnet", weights=file),
+    ):
+        with pytest.raises(WeightsUnavailableError, match=r"cannot read the weights in .*pytorch_model\.bin"):
+            load()
     assert not marker.exists()
 
 
@@ -184,9 +202,10 @@ def test_a_config_of_something_else_says_what_it_is(edit: Callable[[Any], Any], 
         SRNN.from_pretrained(saved)
 
 
-def test_a_newer_config_is_refused_through_timm_too(saved: Path) -> None:
+def test_a_newer_config_is_refused_through_timm_too(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change(saved, lambda config: config["srnn"].update(format_version=2))
-    with pytest.raises(ValueError, match="has format 2"):
+    monkeypatch.setattr("srnn_zoo.weights.saved.DISTRIBUTION", "no-such-package")
+    with pytest.raises(ValueError, match=r"has format 2, .* this is \(a checkout that is not installed\), which reads"):
         timm.create_model(f"local-dir:{saved}", pretrained=True)
 
 
@@ -227,7 +246,9 @@ def test_a_save_that_is_refused_leaves_the_old_model(saved: Path, model: SRNN) -
 
 @pytest.mark.parametrize("variant", ["half_gru", "gru"])
 @pytest.mark.parametrize("name", ["README.md", "config.json", FILE])
-def test_a_save_that_is_killed_between_two_files_leaves_a_whole_model(name: str, variant: str, saved: Path) -> None:
+def test_a_save_that_is_killed_between_two_files_leaves_a_whole_model(
+    name: str, variant: str, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed before `name` was put in its place: the old model is there, or the new one, and never a mixture."""
     old = SRNN.from_pretrained(saved)
     new = create_model("srnn_test_resnet", num_classes=3, variant=variant)
@@ -237,15 +258,15 @@ def test_a_save_that_is_killed_between_two_files_leaves_a_whole_model(name: str,
             os._exit(9)
         source.rename(target)
 
-    child = os.fork()
-    if child == 0:
-        Path.replace = replace_until_killed  # pyright: ignore
-        new.save_pretrained(saved, label_names=["c", "b", "a"])
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace_until_killed)
+        child = fork(lambda: new.save_pretrained(saved, label_names=["c", "b", "a"]))
+    assert exit_code(child) == 9
     has_new_config = name == FILE
-    for loaded in (SRNN.from_pretrained(saved), timm.create_model(f"local-dir:{saved}", pretrained=True)):
-        assert same_weights(cast(SRNN, loaded), new if has_new_config else old)
-        assert cast(SRNN, loaded).pretrained_cfg.get("label_names") == (["c", "b", "a"] if has_new_config else None)
+    through_timm: Any = timm.create_model(f"local-dir:{saved}", pretrained=True)
+    for loaded in (SRNN.from_pretrained(saved), through_timm):
+        assert same_weights(loaded, new if has_new_config else old)
+        assert loaded.pretrained_cfg.get("label_names") == (["c", "b", "a"] if has_new_config else None)
 
 
 def test_the_halves_of_two_models_are_refused(saved: Path, tmp_path: Path) -> None:
@@ -256,13 +277,16 @@ def test_the_halves_of_two_models_are_refused(saved: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("moment", ["write_weights", "model_card", "replace"])
-def test_a_save_that_is_killed_leaves_the_old_model(moment: str, saved: Path, model: SRNN) -> None:
+def test_a_save_that_is_killed_leaves_the_old_model(
+    moment: str, saved: Path, model: SRNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The process dies at once, as from SIGKILL, when it comes to `moment`."""
     before = (saved / FILE).read_bytes()
-    if (child := os.fork()) == 0:
-        setattr(Path if moment == "replace" else hub_module, moment, lambda *args, **kwargs: os._exit(9))
-        create_model("srnn_test_resnet", num_classes=3).save_pretrained(saved)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    new = create_model("srnn_test_resnet", num_classes=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path if moment == "replace" else hub_module, moment, lambda *args, **kwargs: os._exit(9))
+        child = fork(lambda: new.save_pretrained(saved))
+    assert exit_code(child) == 9
     assert (saved / FILE).read_bytes() == before
     assert same_weights(SRNN.from_pretrained(saved), model)
     leftovers = [path for path in saved.iterdir() if path.name.startswith(".")]
@@ -292,9 +316,6 @@ def an_ordinary_user() -> Iterator[None]:
 
 
 def test_a_cache_that_cannot_be_written_serves_what_it_has(published: HubServer, model: SRNN, saved: Path) -> None:
-    import shutil
-    import tempfile
-
     cache = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
     try:
         SRNN.from_pretrained("ada/net", cache_dir=cache)

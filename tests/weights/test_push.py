@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +12,12 @@ from huggingface_hub import HfApi, ModelCard
 
 import srnn_zoo
 from srnn_zoo import SRNN, create_model
+from srnn_zoo.weights.download import download_files
 from tests.cli.test_predict import COFFEE, refused, run
 from tests.conftest import same_weights
 
 from .hub_server import HubServer
+from .test_damage import exit_code, fork
 from .test_hub import trained
 
 NAMES = ["setosa", "versicolor", "virginica"]
@@ -93,15 +92,13 @@ def test_nothing_but_the_models_own_files_is_downloaded_and_nothing_twice(hub: H
     assert not hub.requests  # what a full hash names cannot change
 
 
-def test_two_processes_that_load_at_once_download_once(hub: HubServer, cache: Path) -> None:
-    create_model("srnn_test_resnet", num_classes=3).push_to_hub("ada/net", token=hub.token("ada"))
-    hub.clear()
-    hub.fault("model.safetensors", method="GET", delay=1.0)  # long enough for both to want it
-    program = "import sys, srnn_zoo; srnn_zoo.SRNN.from_pretrained('ada/net', cache_dir=sys.argv[1])"
-    environment = {**os.environ, **hub.environ, "OMP_NUM_THREADS": "1"}
-    children = [subprocess.Popen([sys.executable, "-c", program, str(cache)], env=environment) for _ in range(2)]
-    assert [child.wait(120) for child in children] == [0, 0]
-    assert hub.count("GET", "model.safetensors") == 1
+def test_two_processes_that_load_at_once_download_once(published: HubServer, cache: Path) -> None:
+    published.fault("model.safetensors", method="GET", delay=0.5)  # long enough for both to want it
+    children = [
+        fork(lambda: download_files("ada/net", "config.json", "model.safetensors", cache_dir=cache)) for _ in range(2)
+    ]
+    assert [exit_code(child) for child in children] == [0, 0]
+    assert published.count("GET", "model.safetensors") == 1
 
 
 # The model card
