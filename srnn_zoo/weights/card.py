@@ -74,16 +74,25 @@ def model_card(config: Mapping[str, Any], name: str, num_parameters: int) -> str
         name: its Hub id, `"owner/name"`, or the name of its folder.
         num_parameters: how many parameters the model has.
     """
+    place = name if "/" in name else f"path/to/{name}".replace('"', r"\"")
+    text = _TEXT.format(
+        mark=MARK,
+        name=name.rpartition("/")[2],
+        backbone=config["architecture"].removeprefix("srnn_"),
+        facts="\n".join(_facts(config, num_parameters)),
+        metrics="\n".join(_table(_metrics(config))),
+        place=place,
+        address=f"hf-hub:{place}" if "/" in name else f"local-dir:{place}",
+    )
+    return f"---\n{_hub_metadata(config, name)}\n---\n\n{text}"
+
+
+def _hub_metadata(config: Mapping[str, Any], name: str) -> str:
+    """What the Hub reads of a card, in YAML."""
     from huggingface_hub import EvalResult, ModelCardData
 
     metadata = config["srnn"]["metadata"]
-    base, datasets = metadata.get("base_model"), metadata.get("dataset") or []
-    datasets = [datasets] if isinstance(datasets, str) else datasets
-    metrics = [
-        (dataset, metric, value)
-        for dataset, figures in metadata.get("metrics", {}).items()
-        for metric, value in figures.items()
-    ]
+    base = metadata.get("base_model")
     results = [
         EvalResult(
             task_type="image-classification",
@@ -93,45 +102,43 @@ def model_card(config: Mapping[str, Any], name: str, num_parameters: int) -> str
             metric_name=metric,
             metric_value=value,
         )
-        for dataset, metric, value in metrics
+        for dataset, metric, value in _metrics(config)
     ]
-    short_name = name.rpartition("/")[2]
     data = ModelCardData(
         license=metadata.get("license") or config["pretrained_cfg"].get("license"),
         library_name="srnn-zoo",
         tags=["image-classification", "timm", "srnn", "scale-recurrent"],
         pipeline_tag="image-classification",
         base_model=f"timm/{base}" if base and "/" not in base else base,  # timm's weights have its names on the Hub
-        datasets=datasets or None,
-        model_name=short_name,
+        datasets=_datasets(config) or None,
+        model_name=name.rpartition("/")[2],
         eval_results=results or None,
     )
-    is_hub_id = "/" in name
-    place = name if is_hub_id else f"path/to/{name}".replace('"', r"\"")
-    text = _TEXT.format(
-        mark=MARK,
-        name=short_name,
-        backbone=config["architecture"].removeprefix("srnn_"),
-        facts="\n".join(_facts(config, metadata, datasets, num_parameters)),
-        metrics="".join(f"{line}\n" for line in _table(metrics)),
-        place=place,
-        address=f"{'hf-hub' if is_hub_id else 'local-dir'}:{place}",
-    )
-    return f"---\n{data.to_yaml()}\n---\n\n{text}"
+    return data.to_yaml()
 
 
-def _facts(config: Mapping[str, Any], metadata: Mapping[str, Any], datasets: list[str], parameters: int) -> list[str]:
-    args, recipe = config["model_args"], metadata.get("recipe", "")
-    sizes = ", ".join(f"{height} x {width}" for height, width in config["srnn"]["level_sizes"])
-    is_zero_shot = config["srnn"]["zero_shot"]
+def _metrics(config: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    metrics = config["srnn"]["metadata"].get("metrics", {})
+    return [(dataset, metric, value) for dataset, figures in metrics.items() for metric, value in figures.items()]
+
+
+def _datasets(config: Mapping[str, Any]) -> list[str]:
+    datasets = config["srnn"]["metadata"].get("dataset") or []
+    return [datasets] if isinstance(datasets, str) else datasets
+
+
+def _facts(config: Mapping[str, Any], num_parameters: int) -> list[str]:
+    args, about = config["model_args"], config["srnn"]
+    sizes = ", ".join(f"{height} x {width}" for height, width in about["level_sizes"])
+    base, recipe = about["metadata"].get("base_model"), about["metadata"].get("recipe")
     facts = {
         "Variant": f"`{args['variant']}`, activation {args['activation']}",
         "Levels": f"{sizes} ({args['interpolation']})",
         "Classes": config["num_classes"],
-        "Parameters": f"{parameters / 1e6:.1f} M",
-        "State": "zero-shot: the paper's initialisation, never trained as an SRNN" if is_zero_shot else "",
-        "Base model": f"`{metadata['base_model']}`" if metadata.get("base_model") else "",
-        "Data": ", ".join(datasets),
+        "Parameters": f"{num_parameters / 1e6:.1f} M",
+        "State": about["zero_shot"] and "zero-shot: the paper's initialisation, never trained as an SRNN",
+        "Base model": base and f"`{base}`",
+        "Data": ", ".join(_datasets(config)),
         "Recipe": ", ".join(f"{key} {value}" for key, value in recipe.items()) if isinstance(recipe, dict) else recipe,
     }
     return [f"- **{name}:** {_one_line(value)}" for name, value in facts.items() if value]
@@ -139,7 +146,7 @@ def _facts(config: Mapping[str, Any], metadata: Mapping[str, Any], datasets: lis
 
 def _table(metrics: list[tuple[str, str, float]]) -> list[str]:
     rows = [f"| {_one_line(dataset)} | {_one_line(metric)} | {value:g} |" for dataset, metric, value in metrics]
-    return ["", "| data | metric | value |", "| --- | --- | --- |", *rows] if rows else []
+    return ["", "| data | metric | value |", "| --- | --- | --- |", *rows, ""] if rows else []
 
 
 def _one_line(value: Any) -> str:

@@ -72,10 +72,8 @@ def package_version() -> str:
 def open_saved(source: StrPath, *, sha256: str = "", **download: Any) -> SavedModel:
     """Read a saved model: a folder, a weights file, or `"owner/name[@revision]"` on the Hub.
 
-    Args:
-        source: where it is; timm's `local-dir:` or `hf-hub:` may stand before it.
-        sha256: of the weights file, if it is known.
-        **download: for `download_files`: `cache_dir`, `token`, `local_files_only`, `force_download`.
+    timm's `local-dir:` or `hf-hub:` may stand before it. The weights file must have this `sha256`, if it is given;
+    `download` is for `download_files`.
 
     Raises:
         FileNotFoundError: if there is no such folder, or it lacks `config.json` or weights.
