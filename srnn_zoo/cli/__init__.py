@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import budget, curves, evaluate, models, predict, train  # importing a command registers it
-from .app import app, main
+from . import budget, evaluate, models, predict, train  # importing a command registers it
+from .app import main
 
-__all__ = ["app", "budget", "curves", "evaluate", "main", "models", "predict", "train"]
+__all__ = ["budget", "evaluate", "main", "models", "predict", "train"]

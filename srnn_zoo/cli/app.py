@@ -1,16 +1,30 @@
-"""The command itself: its commands register here, and whatever a user can put right is said in one line."""
+"""The command itself, and what its commands share: how they end, their options, and the model they load."""
 
 from __future__ import annotations
 
+import importlib
 import io
+import os
 import sys
-from typing import Annotated, NoReturn
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-__all__ = ["app", "fail", "main"]
+if TYPE_CHECKING:
+    from srnn_zoo.datasets.images import Skipped
+    from srnn_zoo.models.srnn import SRNN
 
-app = typer.Typer(
+CommandT = TypeVar("CommandT", bound=Callable[..., None])
+
+TRACEBACK = "SRNN_ZOO_TRACEBACK"  # an environment variable: shows where an unexpected error comes from
+DEFAULT_MODEL = "srnn_tf_efficientnet_lite0"
+WORKERS = min(4, os.cpu_count() or 1)
+
+_app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -18,16 +32,157 @@ app = typer.Typer(
 )
 
 
-def main() -> None:
-    """Entry point of the command; whatever a user can put right is said in one line."""
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of the command: a path may hold what the terminal's encoding does not."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal's encoding does not
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with plain_words():
+        _app(args)
+
+
+def command(name: str | None = None) -> Callable[[CommandT], CommandT]:
+    """Decorator: makes a function a command, in `plain_words`."""
+
+    def register(function: CommandT) -> CommandT:
+        _app.command(name)(plain_words()(function))
+        return function
+
+    return register
+
+
+@contextmanager
+def plain_words() -> Iterator[None]:
+    """Every error in the body ends the program in one line, and its warnings are lines too.
+
+    The exit code is 2 for what the user can put right, 1 for work that failed, and 130 after Ctrl-C.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            yield
+        except BrokenPipeError:  # the reader left early, which is no error
+            raise
+        except KeyboardInterrupt:
+            fail("interrupted", code=130)
+        except Exception as error:
+            fail(*_reason(error))
+
+
+@contextmanager
+def about(option: str) -> Iterator[None]:
+    """Errors in the body are about this option: its name stands before the reason."""
     try:
-        app()
-    except KeyboardInterrupt:
-        fail("interrupted", code=130)
-    except OSError as error:  # a full disk
-        fail(str(error), code=1)
+        yield
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        fail(f"{option}: {error}")
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Say why in one line on stderr, and exit."""
+    say(f"srnn-zoo: {message}")
+    raise SystemExit(code)
+
+
+def say(message: str) -> None:
+    """One line on stderr, above a progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(" ".join(message.splitlines()), file=sys.stderr)
+
+
+def report_skipped(skipped: Sequence[Skipped], total: int) -> None:
+    """List what could not be read, and exit with 1 then."""
+    if not skipped:
+        return
+    say(f"skipped {len(skipped)} of {total} images:")
+    for item in skipped:
+        say(f"  {item.reason}")
+    raise SystemExit(1)
+
+
+def check_plot(option: str, file: Path | None) -> None:
+    """Fail before the work, not after it."""
+    if file is not None:
+        from srnn_zoo.evaluation.plot import check_plot_file
+
+        with about(option):
+            check_plot_file(file)
+
+
+def parse_sizes(text: str | None) -> list[int] | None:
+    """The sizes in a text such as `224,448`, or None for none; exits where they make no pyramid."""
+    if text is None:
+        return None
+    from srnn_zoo.transforms.scale_pyramid import ScalePyramid
+
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        fail(f"--sizes takes whole numbers with commas between, such as 224,448; got {text!r}")
+    with about("--sizes"):
+        ScalePyramid(sizes)
+    return sizes
+
+
+def load(name: str, variant: str | None, sizes: list[int] | None, device: str | None) -> SRNN:
+    """A pretrained model in eval mode on its device."""
+    import torch
+
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=chosen).tolist()  # before the work; "meta" exists, but has no values to give
+    except (RuntimeError, AssertionError) as error:
+        fail(f"--device {chosen} is not available here ({type(error).__name__}); cpu always is")
+    return create(name, variant, sizes, pretrained=True).eval().to(chosen)
+
+
+def create(name: str, variant: str | None, sizes: list[int] | None, *, pretrained: bool, **options: Any) -> SRNN:
+    """A model by name, folder or Hub id; exits with the reason where there is none."""
+    from srnn_zoo.models.create import create_model
+
+    options |= {} if variant is None else {"variant": variant}
+    if sizes is not None:
+        options |= {"scales": [size / sizes[-1] for size in sizes], "img_size": sizes[-1]}
+    if name and ":" not in name and Path(name).is_dir():
+        name = f"local-dir:{name}"
+        pretrained = True  # nothing needs downloading
+    elif ":" not in name and "/" in name:
+        name = f"hf-hub:{name}"
+    try:
+        return create_model(name, pretrained=pretrained, **options)
+    except (OSError, RuntimeError) as error:  # timm's own are RuntimeErrors
+        fail(str(error))
+
+
+def _reason(error: Exception) -> tuple[str, int]:
+    """What is said of an error, and the exit code."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "out of memory; a smaller --batch-size or smaller --sizes may fit", 2
+    if isinstance(error, ValueError | TypeError | ImportError | FileNotFoundError | FileExistsError):
+        return str(error), 2
+    if isinstance(error, OSError | FloatingPointError):  # a full disk, a loss that is not finite
+        return str(error), 1
+    if TRACEBACK in os.environ:
+        raise error
+    return f"unexpected {type(error).__name__}: {error}; with {TRACEBACK}=1 in the environment it shows where", 1
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, UserWarning):  # others are for developers
+        say(f"warning: {message}")
+
+
+def _import(names: list[str] | None) -> None:
+    """Import modules of the user, from the current folder too, so that what they register is known."""
+    if names and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    for name in names or ():
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever the user's own code raises
+            fail(f"--import: cannot import {name!r} ({type(error).__name__}: {error})")
 
 
 def _version(show: bool) -> None:
@@ -38,7 +193,7 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@_app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
@@ -47,7 +202,31 @@ def _root(
     pass
 
 
-def fail(message: str, code: int = 2) -> NoReturn:
-    """Say why in one line on stderr, and exit."""
-    typer.echo(f"srnn-zoo: {' '.join(message.splitlines())}", err=True)
-    raise SystemExit(code)
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Folder of class folders (DATA/CLASS/image.jpg), .tar of one, or one of timm's data sets (hfds/food101).",
+        show_default=False,
+    ),
+]
+SplitOption = Annotated[str | None, typer.Option(help="Subfolder of DATA, or timm's split, such as test.")]
+DataDirOption = Annotated[Path | None, typer.Option(help="Where the files of timm's data sets are.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="Name of a model (`srnn-zoo list`), folder of a saved one, or Hub id.")
+]
+VariantOption = Annotated[
+    str | None,
+    typer.Option("--variant", "-v", help="What happens between two scales. [default: half_gru, or as saved]"),
+]
+ImportOption = Annotated[
+    list[str] | None,
+    typer.Option("--import", callback=_import, help="Module with cells or exit rules of your own. Repeatable."),
+]
+SizesOption = Annotated[
+    str | None, typer.Option("--sizes", help="Sizes of the levels in pixels, smallest first: 224,448.")
+]
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Images read at a time.")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that read images; 0 for none beside this one.")]
+DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU if there is one.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON: one object a line.")]
+PlotOption = Annotated[Path | None, typer.Option(help="Draw to this file (.png, .pdf, …).")]

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .app import app, fail
-from .options import SizesOption, VariantOption, create, parse_sizes
+from . import app
 
 if TYPE_CHECKING:
     from srnn_zoo.models.srnn import SRNN
@@ -26,27 +25,24 @@ def list_command(
     from srnn_zoo.models.entries import list_pretrained
 
     if cells and (pattern or pretrained):
-        fail("--variants takes no pattern and goes without --pretrained")
+        app.fail("--variants takes no pattern and goes without --pretrained")
     names = list_cells() if cells else list_pretrained(pattern) if pretrained else list_models(pattern)
     if not names:
-        kind, option = ("weights", " --pretrained") if pretrained else ("model", "")
-        fail(f"no {kind} matches {pattern!r}; `srnn-zoo list{option}` gives all names")
+        kind, option = ("weights match", " --pretrained") if pretrained else ("model matches", "")
+        app.fail(f"no {kind} {pattern!r}; `srnn-zoo list{option}` gives all names")
     typer.echo("\n".join(names))
 
 
 @app.command()
 def info(
     name: Annotated[str, typer.Argument(help="Name of a model, or folder of a saved one.", show_default=False)],
-    variant: VariantOption = None,
-    sizes: SizesOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    variant: app.VariantOption = None,
+    sizes: app.SizesOption = None,
+    as_json: app.JsonOption = False,
+    modules: app.ImportOption = None,
 ) -> None:
     """Show a model's parameters, GMACs of every level, input sizes and licence. Nothing is downloaded."""
-    network = create(name, variant, parse_sizes(sizes), pretrained=False)
-    try:
-        facts = _facts(network)
-    except ValueError as error:  # a backbone of one fixed size
-        fail(str(error))
+    facts = _facts(app.create(name, variant, app.parse_sizes(sizes), pretrained=False))
     typer.echo(json.dumps(facts) if as_json else _facts_as_text(facts))
 
 

@@ -1,22 +1,21 @@
-"""`srnn-zoo train`."""
+"""`srnn-zoo train`, and `srnn-zoo curves` for what it leaves."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .app import app, fail
-from .options import DEFAULT_MODEL, ModelOption, SizesOption, VariantOption, create, parse_sizes
+from . import app
 
 if TYPE_CHECKING:
+    from srnn_zoo.evaluation.plot import Curve
     from srnn_zoo.models.srnn import SRNN
     from srnn_zoo.training import FitResult, Recipe
 
@@ -28,8 +27,8 @@ def train(
         typer.Argument(help="Folder with train/<class>/* and val/<class>/*, or a name of timm's such as hfds/food101."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.", show_default=False)],
-    model: ModelOption = DEFAULT_MODEL,
-    variant: VariantOption = None,
+    model: app.ModelOption = app.DEFAULT_MODEL,
+    variant: app.VariantOption = None,
     recipe: Annotated[
         str,
         typer.Option("--recipe", "-r", help="finetune, paper, probe, or a TOML file such as a run's recipe.toml."),
@@ -38,7 +37,7 @@ def train(
         list[str] | None, typer.Option("--set", help="Another value for a setting of the recipe: lr=0.001. Repeatable.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="The same as --set epochs=…", show_default=False)] = None,
-    sizes: SizesOption = None,
+    sizes: app.SizesOption = None,
     val: Annotated[Path | None, typer.Option(help="Folder of the validation images, if elsewhere.")] = None,
     train_split: Annotated[
         str, typer.Option(help="Name of the training split. [default: train]", show_default=False)
@@ -46,7 +45,7 @@ def train(
     val_split: Annotated[
         str, typer.Option(help="Name of the validation split. [default: val or validation]", show_default=False)
     ] = "",
-    data_dir: Annotated[Path | None, typer.Option(help="Where the files of timm's data sets are.")] = None,
+    data_dir: app.DataDirOption = None,
     pretrained: Annotated[bool, typer.Option(help="Start from pretrained weights.")] = True,
     exits: Annotated[
         str | None,
@@ -61,23 +60,28 @@ def train(
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images. [default: up to 4]")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's files as well.")] = False,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
+    modules: app.ImportOption = None,
 ) -> None:
     """Fine-tune a model on a folder of images.
 
     OUTPUT holds the best and the last model, a log and curves. Several GPUs: accelerate launch -m srnn_zoo.cli train …
     """
     import torch
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
     from srnn_zoo.datasets.images import ImageError
     from srnn_zoo.training import Interrupted, fit, open_data
 
     chosen = _recipe(recipe, [*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])])
+    log = logging.getLogger("srnn_zoo")
+    log.setLevel(logging.INFO)
     try:
-        with _log_shown():
+        with logging_redirect_tqdm([log]):  # to stderr, above the progress bar
             splits = open_data(data, val=val, train_split=train_split, val_split=val_split, data_dir=data_dir)
             torch.manual_seed(chosen.seed)  # of the new classifier
-            options = {"pretrained": pretrained, "exits": exits, "norm": norm}
-            network = _create(model, variant, parse_sizes(sizes), splits.train.classes, options)
+            options = {name: value for name, value in {"exits": exits, "norm": norm}.items() if value is not None}
+            options |= {"variant": variant, "sizes": app.parse_sizes(sizes), "pretrained": pretrained}
+            network = _create(model, splits.train.classes, **options)
             result = fit(
                 network,
                 splits.train,
@@ -92,38 +96,30 @@ def train(
                 cpu=cpu,
             )
     except Interrupted as error:
-        fail(f"{error}: {_resume_command()}", code=128 + error.signum)
-    except (FloatingPointError, ImageError) as error:
-        fail(str(error), code=1)
-    except (ValueError, TypeError, ImportError, FileNotFoundError, FileExistsError) as error:
-        fail(str(error))
+        app.fail(f"{error}: {_resume_command()}", code=128 + error.signum)
+    except ImageError as error:  # with --corrupt fatal
+        app.fail(str(error), code=1)
     except torch.OutOfMemoryError:
-        fail("out of memory: --set grad_accum_steps=2 halves what is needed at a time; or smaller --sizes", code=1)
-    _summarise(result)
+        app.fail("out of memory: --set grad_accum_steps=2 halves what is needed at a time; or smaller --sizes", code=1)
+    if os.environ.get("RANK", "0") == "0":
+        _summarise(result)
 
 
 def _recipe(name: str, settings: list[str]) -> Recipe:
     from srnn_zoo.training import Recipe, recipe
 
-    try:
+    with app.about("--recipe"):
         chosen = Recipe.from_toml(name) if name.endswith(".toml") else recipe(name)
-    except (FileNotFoundError, TypeError, ValueError, ImportError) as error:
-        fail(f"--recipe: {error}")
-    try:
+    with app.about("--set"):
         return chosen.with_settings(settings)
-    except (TypeError, ValueError) as error:
-        fail(f"--set: {error}")
 
 
-def _create(
-    name: str, variant: str | None, sizes: list[int] | None, classes: list[str], options: dict[str, Any]
-) -> SRNN:
+def _create(name: str, classes: list[str], **options: Any) -> SRNN:
     """A model for these classes; its classifier is a new one unless it was trained for the very same."""
     from timm.data import ImageNetInfo
 
     of_imagenet = classes == ImageNetInfo().label_names()  # whose pretrained classifier is part of the paper's start
-    given = {option: value for option, value in options.items() if value is not None}
-    network = create(name, variant, sizes, num_classes=len(classes), **given)
+    network = app.create(name, num_classes=len(classes), **options)
     names = network.pretrained_cfg.get("label_names")
     if not of_imagenet and (names is None or list(names) != classes):
         network.reset_classifier(len(classes))
@@ -133,7 +129,7 @@ def _create(
 def _corrupt(value: str) -> Literal["skip", "fatal"]:
     if value == "skip" or value == "fatal":
         return value
-    return fail(f"--corrupt is skip or fatal; got {value!r}")
+    return app.fail(f"--corrupt is skip or fatal; got {value!r}")
 
 
 def _resume_command() -> str:
@@ -142,29 +138,7 @@ def _resume_command() -> str:
     return shlex.join(["srnn-zoo", *arguments, "--resume"])
 
 
-@contextlib.contextmanager
-def _log_shown() -> Iterator[None]:
-    """What the package logs goes to stderr, above the progress bar."""
-    from tqdm import tqdm
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            tqdm.write(self.format(record), file=sys.stderr)
-
-    logger, handler = logging.getLogger("srnn_zoo"), Handler()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
 def _summarise(result: FitResult) -> None:
-    if int(os.environ.get("RANK", "0")) != 0:
-        return
     best = result.best
     typer.echo(
         f"best epoch {best['epoch']:.0f}: top-1 {best['val_top1']:.1f} %, top-5 {best['val_top5']:.1f} %, "
@@ -172,3 +146,43 @@ def _summarise(result: FitResult) -> None:
     )
     if result.skipped:
         typer.echo(f"skipped {len(result.skipped)} images that cannot be read, listed in {result.output}/skipped.txt")
+
+
+@app.command()
+def curves(
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Folders of training runs; NAME=FOLDER names the curve.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to draw to (.png, .pdf, …).")] = Path(
+        "curves.png"
+    ),
+    line: Annotated[
+        list[str] | None,
+        typer.Option(help="Horizontal line at an error in per cent: 'logit ensemble=28.26'.", show_default=False),
+    ] = None,
+) -> None:
+    """Draw the validation error of training runs against the epoch: the paper's Figure 3."""
+    from srnn_zoo.evaluation.plot import plot_curves, read_curve
+
+    lines = dict(_parse_line(text) for text in line or ())
+    app.check_plot("--output", output)
+    found: list[Curve] = []
+    for run in runs:
+        name, equals, folder = run.partition("=")
+        found.append(read_curve(folder, name) if equals and not Path(run).is_dir() else read_curve(run))
+    if len({curve.name for curve in found}) < len(found):  # two folders have one name: name them as they were given
+        found = [replace(curve, name=run.partition("=")[0]) for curve, run in zip(found, runs, strict=True)]
+    plot_curves(found, output, lines=lines)
+    app.say(f"drawn to {output}")
+
+
+def _parse_line(text: str) -> tuple[str, float]:
+    name, equals, value = text.rpartition("=")
+    try:
+        error = float(value)
+    except ValueError:
+        error = -1.0
+    if not equals or not 0 <= error <= 100:
+        app.fail(f"--line takes a name and an error in per cent, such as 'logit ensemble=28.26'; got {text!r}")
+    return name.strip(), error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srnn_zoo.models.cells import log_mean_probability
 from srnn_zoo.models.cost import level_gmacs
-from srnn_zoo.models.recurrence import check_every_exit
+from srnn_zoo.models.recurrence import Levels, check_every_exit
 from srnn_zoo.models.srnn import SRNN
 
 __all__ = ["CollectedAnswers", "collect", "ensembles"]
@@ -26,7 +26,7 @@ class CollectedAnswers:
     Attributes:
         logits: `(L, N, K)`, on the CPU.
         targets: class indices `(N,)`.
-        gmacs: what it costs an image to be answered after each level, `(L,)`, growing.
+        gmacs: what an image costs that is answered after each level, `(L,)`, growing.
         sizes: `(H_s, W_s)` of the levels, where they are known.
         single_scales: what the base CNN alone says of each level, F(C(x_s)), `(L, N)`.
         logit_ensemble: what the mean of these logits over all levels says, `(N,)`.
@@ -53,11 +53,11 @@ class CollectedAnswers:
             raise ValueError("answers need at least one image; got none")
         if not (self.gmacs.diff() > 0).all() or not self.gmacs[0] > 0:
             raise ValueError(f"gmacs must be positive and grow from level to level; got {self.gmacs.tolist()}")
-        check_classes(self.targets, *self.logits.shape[1:])
+        _check_classes(self.targets, *self.logits.shape[1:])
 
     @property
     def right(self) -> Tensor:
-        """Which images are answered rightly after each level, bool `(L, N)`; what is not finite is wrong."""
+        """Which images are answered rightly after each level, bool `(L, N)`; logits that are not finite are wrong."""
         return _classes(self.logits) == self.targets
 
 
@@ -87,27 +87,27 @@ def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = 
     targets: list[Tensor] = []
     sizes: list[tuple[int, int]] = []
     for images, classes in tqdm(loader, unit="batch", leave=False, disable=None if progress else True):
-        moved = images.to(device) if isinstance(images, Tensor) else [level.to(device) for level in images]
+        levels = Levels(model, images.to(device) if isinstance(images, Tensor) else [x.to(device) for x in images])
         targets.append(torch.as_tensor(classes).cpu())
-        check_classes(targets[-1], len(moved) if isinstance(moved, Tensor) else len(moved[0]), model.num_classes)
-        found, with_cell, without_cell = _read(model, moved)
-        if sizes and sizes != found:
-            raise ValueError(f"all images must have levels of the same sizes; got {sizes}, then others")
-        sizes = found
-        logits.append(with_cell)
-        alone.append(without_cell)
+        _check_classes(targets[-1], levels.batch_size, model.num_classes)
+        if sizes and sizes != levels.sizes:
+            raise ValueError(f"all images must have levels of the same sizes; got {sizes}, then {levels.sizes}")
+        sizes = levels.sizes
+        features = [model.level_features(levels.build(level), level) for level in range(len(sizes))]
+        logits.append(torch.stack(list(model.exit_logits(features))).float().cpu())
+        every = torch.stack([model.level_logits(x, level).float() for level, x in enumerate(features)])  # F(C(x_s))
+        alone.append(torch.stack([_classes(answer) for answer in (*every, *ensembles(every))]).cpu())
     if not targets:
         raise ValueError("the loader gave no image")
-    gmacs = torch.tensor([level_gmacs(model, size) for size in sizes], dtype=torch.float64).cumsum(0)
-    *single_scales, of_logits, of_probabilities = torch.cat(alone, dim=1)
+    *single_scales, logit_ensemble, prob_ensemble = torch.cat(alone, dim=1)
     return CollectedAnswers(
         logits=torch.cat(logits, dim=1),
         targets=torch.cat(targets).long(),
-        gmacs=gmacs,
+        gmacs=torch.tensor([level_gmacs(model, size) for size in sizes], dtype=torch.float64).cumsum(0),
         sizes=tuple(sizes),
         single_scales=torch.stack(single_scales),
-        logit_ensemble=of_logits,
-        prob_ensemble=of_probabilities,
+        logit_ensemble=logit_ensemble,
+        prob_ensemble=prob_ensemble,
     )
 
 
@@ -117,11 +117,10 @@ def ensembles(logits: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         the mean of the logits, and the logarithm of the mean of the probabilities, `(B, K)` each.
     """
-    log_probabilities = logits.float().log_softmax(dim=-1)
-    return logits.mean(dim=0), log_probabilities.logsumexp(dim=0) - math.log(len(logits))
+    return logits.mean(dim=0), log_mean_probability(logits.float(), dim=0)
 
 
-def check_classes(targets: Tensor, count: int, num_classes: int) -> None:
+def _check_classes(targets: Tensor, count: int, num_classes: int) -> None:
     """Raise the error that says why these are no class indices of so many images."""
     if targets.shape != (count,) or targets.is_floating_point() or targets.dtype == torch.bool:
         raise ValueError(
@@ -134,24 +133,6 @@ def check_classes(targets: Tensor, count: int, num_classes: int) -> None:
             f"class indices must be 0 to {num_classes - 1}, the model's; got {outside[0].item()}. Indices come from "
             "the model's label names, never from the folder being read (srnn_zoo.datasets.loader.ImageLoader)"
         )
-
-
-def _read(model: SRNN, images: Any) -> tuple[list[tuple[int, int]], Tensor, Tensor]:
-    """Of a batch the sizes of its levels, the logits `(L, B, K)`, and the classes `(L + 2, B)` without the cell."""
-    features: list[Tensor] = []
-    hook = model.backbone.register_forward_hook(lambda *call: features.append(call[-1]))
-    try:
-        steps = list(model.steps(images))
-    finally:
-        hook.remove()
-    alone = torch.stack(
-        [
-            model.forward_head(level[:, :, None, None], level=index).float()  # F(C(x_s))
-            for index, level in enumerate(features)
-        ]
-    )
-    classes = torch.stack([_classes(answer) for answer in (*alone, *ensembles(alone))])
-    return [step.size for step in steps], torch.stack([step.logits.float() for step in steps]).cpu(), classes.cpu()
 
 
 def _classes(logits: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def calibrate(
         spend: take those that use the budget up instead, by MSDNet's rule, which looks at no target: steadier where
             held-out images are few, as the most accurate of many is partly luck then.
         target_accuracy: top-1 accuracy in per cent that must be reached; the cheapest thresholds are taken.
-        rule: `"confidence"`, `"margin"` or `"entropy"`.
+        rule: one of `list_exits(scored=True)`: `"confidence"`, `"margin"`, `"entropy"`, or a registered one.
 
     Raises:
         ValueError: if not exactly one aim is given, the budget is below the first level's cost, the accuracy is out of

@@ -33,7 +33,7 @@ class Point:
             `"ensemble"` (the base CNN on all levels).
         gmacs: mean cost of an image.
         accuracy: top-1, in per cent.
-        stop_shares: the part of the images that stopped at each level, in [0, 1]; empty for the base CNN.
+        stop_shares: the share of the images that stopped at each level, in [0, 1]; empty for the base CNN.
         thresholds: for every level but the last.
         optimistic: whether the thresholds were chosen on the very images on which they were measured.
     """
@@ -65,7 +65,7 @@ def pareto(
         loader: batches of images or levels, with their class indices `(B,)`, on which all is measured.
         thresholds_from: held-out images that choose temperatures and thresholds, as a loader or what `collect` made of
             it; or a calibrated model, for those stored with it. By default `source`, if it is a calibrated model.
-        rule: `"confidence"`, `"margin"` or `"entropy"`; by default the calibration's, else confidence.
+        rule: one of `list_exits(scored=True)`; by default the calibration's, else confidence.
 
     Returns:
         the curve, cheapest first, then levels, single scales and ensembles. With thresholds from elsewhere accuracy
@@ -91,45 +91,34 @@ def pareto(
         raise ValueError("pareto(answers) takes no loader: the answers are what is measured")
     else:
         answers = source
-    if thresholds_from is not None and not isinstance(thresholds_from, CollectedAnswers | SRNN):
-        raise ValueError("thresholds_from must be answers too where answers are measured: collect(model, loader)")
     if isinstance(thresholds_from, SRNN):
         fitted, thresholds = _stored(thresholds_from, answers, rule)
-    else:
+    elif thresholds_from is None or isinstance(thresholds_from, CollectedAnswers):
         fitted, thresholds = _searched(thresholds_from or answers, answers, rule or "confidence")
+    else:
+        raise ValueError("thresholds_from must be answers too where answers are measured: collect(model, loader)")
+    optimistic = thresholds_from is None
     curve = [
-        Point(
-            fitted.name, "curve", o.gmacs, o.accuracy, o.stop_shares, o.thresholds, optimistic=thresholds_from is None
-        )
+        Point(fitted.name, "curve", o.gmacs, o.accuracy, o.stop_shares, o.thresholds, optimistic)
         for o in measure(answers, fitted, thresholds)
     ]
     return [*sorted(curve, key=lambda point: point.gmacs), *_levels(answers), *_base_cnn(answers)]
 
 
 def write_pareto(points: Iterable[Point], path: str | Path) -> None:
-    """Write points to a CSV file, one a row.
+    """Write points to a CSV file, one a row; the column `exits` holds their `stop_shares`.
 
     Raises:
         ValueError: for no points.
     """
     rows = [
-        {
-            "name": point.name,
-            "kind": point.kind,
-            "gmacs": point.gmacs,
-            "accuracy": point.accuracy,
-            "exits": _numbers(point.stop_shares),
-            "thresholds": _numbers(point.thresholds),
-            "optimistic": point.optimistic,
-        }
-        for point in points
+        (p.name, p.kind, p.gmacs, p.accuracy, _numbers(p.stop_shares), _numbers(p.thresholds), p.optimistic)
+        for p in points
     ]
     if not rows:
         raise ValueError("no points to write")
     with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+        csv.writer(file).writerows([("name", "kind", "gmacs", "accuracy", "exits", "thresholds", "optimistic"), *rows])
 
 
 def _stored(model: SRNN, answers: CollectedAnswers, rule: str | None) -> tuple[ScoreRule, Thresholds]:

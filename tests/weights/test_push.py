@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, ModelCard
 import srnn_zoo
 from srnn_zoo import SRNN, create_model
 from srnn_zoo.weights.download import download_files
-from tests.cli.test_predict import COFFEE, refused, run
+from tests.cli.command import COFFEE, refused, run
 from tests.conftest import same_weights
 
 from .hub_server import HubServer

@@ -1,0 +1,60 @@
+"""The command for tests: in this process, or as a user runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import skimage
+
+from srnn_zoo import cli
+
+CAT, COFFEE = (Path(skimage.__file__).parent / "data" / name for name in ("chelsea.png", "coffee.png"))
+COMMAND = (sys.executable, "-m", "srnn_zoo.cli")
+
+
+class Said(NamedTuple):
+    """What the command said, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def reason(self) -> str:
+        """Stderr without the frames and line breaks that typer draws around usage errors."""
+        return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", self.err).split())
+
+
+def run(*args: object, encoding: str = "utf-8", traceback: bool = True) -> Said:
+    """The command in this process; unless told otherwise, an unexpected error fails the test."""
+    code = 0
+    environment = {"COLUMNS": "200", **({"SRNN_ZOO_TRACEBACK": "1"} if traceback else {})}
+    out = io.TextIOWrapper(io.BytesIO(), encoding, errors="strict")
+    err = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.dict(os.environ, environment),
+    ):
+        try:
+            cli.main([str(arg) for arg in args])
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+    for stream in (out, err):
+        stream.seek(0)
+    return Said(code, out.read(), err.read())
+
+
+def refused(*args: object) -> str:
+    """The reason for which the command refuses to start."""
+    said = run(*args)
+    assert said.code == 2, said
+    assert said.out == ""
+    return said.reason
