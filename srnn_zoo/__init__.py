@@ -13,11 +13,10 @@ from .inference.calibrate import budget_rule, calibrate
 from .inference.curve import pareto, write_pareto
 from .inference.early_exit import Anytime
 from .inference.exits import list_exits, register_exit
-from .models.build import ModelFactory
 from .models.cells import Cell, list_cells, register_cell
 from .models.convert import to_base_cnn
 from .models.cost import count_gmacs
-from .models.create import create_model, get_factory, list_models, register_weights
+from .models.create import ModelFactory, create_model, get_factory, list_models, register_weights
 from .models.entries import Weights, get_weights, list_pretrained
 from .models.factories import *  # noqa: F403
 from .models.initial import init_from_base_cnn

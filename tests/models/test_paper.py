@@ -12,7 +12,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 from srnn_zoo import SRNN, create_model, create_transform
-from srnn_zoo.models.initial import create_base_cnn
+from srnn_zoo.models.base_cnn import create_base_cnn
 
 pytestmark = pytest.mark.data
 
