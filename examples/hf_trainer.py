@@ -21,7 +21,7 @@ import srnn_zoo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="one folder a class, pictures in it; every fifth picture is for evaluation")
+    parser.add_argument("folder", help="one folder a class, images in it; every fifth image is for evaluation")
     parser.add_argument("--model", default="srnn_tf_efficientnet_lite0")
     parser.add_argument("--variant", default="half_gru", choices=srnn_zoo.list_cells())
     parser.add_argument("--size", type=int, default=224, help="of the largest level; the model builds the other one")

@@ -1,7 +1,7 @@
 """Other people's programs train, validate and export an SRNN, unmodified.
 
-They are run where checkouts of them are: SRNN_ZOO_TIMM names one of huggingface/pytorch-image-models, SRNN_ZOO_EXAMPLES
-one of pytorch/examples.
+They are slow, and run where checkouts of them are: SRNN_ZOO_TIMM names one of huggingface/pytorch-image-models,
+SRNN_ZOO_EXAMPLES one of pytorch/examples. `tests/cli/test_run.py` has small stand-ins for them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import torch
 
 import srnn_zoo
 
+pytestmark = pytest.mark.slow
+
 MODEL = "srnn_test_resnet"
 CLASSES = 6  # the programs compute the top-5 accuracy
 
@@ -25,8 +27,8 @@ CLASSES = 6  # the programs compute the top-5 accuracy
 def checkout(variable: str) -> Path:
     folder = os.environ.get(variable)
     if folder is None:
-        pytest.skip(f"no checkout ({variable})")
-    return Path(folder)
+        pytest.skip(f"set {variable} to a checkout (git clone)")
+    return Path(folder).resolve()
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +42,11 @@ def imagenet_example() -> Path:
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of six colours, in ImageFolder's layout; their names are unique."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of six colours, in ImageFolder's layout; their names are unique."""
     from torchvision.transforms.functional import to_pil_image
 
-    folder = tmp_path_factory.mktemp("photos")
+    folder = tmp_path_factory.mktemp("images")
     generator = torch.Generator().manual_seed(0)
     for split in ("train", "val"):
         for label in range(CLASSES):
@@ -56,11 +58,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(script: Path, *arguments: str | Path, cwd: Path) -> str:
-    """Standard output of a program that `srnn_zoo.cli.run` started and that ended well."""
+def run(script: Path, *arguments: str | Path, cwd: Path | None = None) -> str:
+    """Standard output of a program that `srnn_zoo.cli.run` started, in its own folder, and that ended well."""
     command = [sys.executable, "-m", "srnn_zoo.cli.run", str(script), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=cwd or script.parent, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -72,14 +76,13 @@ def result(output: str) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def trained(timm_scripts: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(timm_scripts: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint that timm's train.py leaves after an epoch."""
     folder = tmp_path_factory.mktemp("train")
     options = "--epochs 1 --batch-size 4 --workers 1 --device cpu --no-prefetcher --img-size 64 --experiment one"
     output = run(
         timm_scripts / "train.py",
-        *("--data-dir", photos, "--model", MODEL, "--num-classes", str(CLASSES), "--output", folder, *options.split()),
-        cwd=folder,
+        *("--data-dir", images, "--model", MODEL, "--num-classes", str(CLASSES), "--output", folder, *options.split()),
     )
     assert 0 <= result(output)["top1"] <= result(output)["top5"] <= 100
     return folder / "one" / "model_best.pth.tar"
@@ -107,28 +110,21 @@ def test_timms_train_moves_every_weight_of_an_srnn(same_model: srnn_zoo.SRNN) ->
 
 
 def test_timms_validate_gives_the_accuracy_of_the_training(
-    timm_scripts: Path, photos: Path, trained: Path, tmp_path: Path
+    timm_scripts: Path, images: Path, trained: Path
 ) -> None:
-    arguments = ["--data-dir", photos, "--split", "val", *options(trained)]
-    output = run(
-        timm_scripts / "validate.py", *arguments, *"-b 4 -j 1 --device cpu --no-prefetcher".split(), cwd=tmp_path
-    )
+    arguments = ["--data-dir", images, "--split", "val", *options(trained)]
+    output = run(timm_scripts / "validate.py", *arguments, *"-b 4 -j 1 --device cpu --no-prefetcher".split())
     assert result(output)["model"] == MODEL
     summary = (trained.parent / "summary.csv").read_text().splitlines()
     row = dict(zip(summary[0].split(","), summary[-1].split(","), strict=True))
     assert result(output)["top1"] == pytest.approx(float(row["eval_top1"]), abs=1e-3)
 
 
-def test_timms_inference_names_every_picture(timm_scripts: Path, photos: Path, trained: Path, tmp_path: Path) -> None:
-    arguments = ["--data-dir", photos / "val", *options(trained), "--results-file", tmp_path / "answers.csv"]
-    run(
-        timm_scripts / "inference.py",
-        *arguments,
-        *"-b 4 -j 1 --device cpu --topk 2 --results-format csv".split(),
-        cwd=tmp_path,
-    )
+def test_timms_inference_names_every_image(timm_scripts: Path, images: Path, trained: Path, tmp_path: Path) -> None:
+    arguments = ["--data-dir", images / "val", *options(trained), "--results-file", tmp_path / "answers.csv"]
+    run(timm_scripts / "inference.py", *arguments, *"-b 4 -j 1 --device cpu --topk 2 --results-format csv".split())
     answers = (tmp_path / "answers.csv").read_text()
-    assert all(picture.name in answers for picture in photos.glob("val/*/*.png"))
+    assert all(image.name in answers for image in images.glob("val/*/*.png"))
 
 
 def test_timms_onnx_export_writes_a_graph_with_the_models_logits(
@@ -136,7 +132,7 @@ def test_timms_onnx_export_writes_a_graph_with_the_models_logits(
 ) -> None:
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    run(timm_scripts / "onnx_export.py", tmp_path / "srnn.onnx", *options(trained), cwd=tmp_path)
+    run(timm_scripts / "onnx_export.py", tmp_path / "srnn.onnx", *options(trained))
     session = onnxruntime.InferenceSession(tmp_path / "srnn.onnx", providers=["CPUExecutionProvider"])
     x = torch.rand(1, 3, 64, 64)
     (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
@@ -146,7 +142,7 @@ def test_timms_onnx_export_writes_a_graph_with_the_models_logits(
 
 @pytest.mark.parametrize("distributed", [False, True], ids=["one process", "torch.multiprocessing.spawn"])
 def test_pytorchs_imagenet_example_trains_an_srnn(
-    imagenet_example: Path, photos: Path, tmp_path: Path, distributed: bool
+    imagenet_example: Path, images: Path, tmp_path: Path, distributed: bool
 ) -> None:
     options = "--epochs 1 -b 4 -j 1 -p 1 --no-accel --dist-backend gloo".split()
     if distributed:
@@ -154,7 +150,7 @@ def test_pytorchs_imagenet_example_trains_an_srnn(
             free.bind(("127.0.0.1", 0))
             address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
         options += ["--multiprocessing-distributed", "--world-size", "1", "--rank", "0", "--dist-url", address]
-    output = run(imagenet_example, photos, "-a", MODEL, *options, cwd=tmp_path)
+    output = run(imagenet_example, images, "-a", MODEL, *options, cwd=tmp_path)
     assert " *   Acc@1 " in output
     saved = torch.load(tmp_path / "checkpoint.pth.tar", weights_only=True)
     assert saved["arch"] == MODEL

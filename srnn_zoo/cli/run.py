@@ -18,8 +18,8 @@ USAGE = """usage: python -m srnn_zoo.cli.run script.py [argument ...]
 
 Starts a program as `python script.py` does, with every SRNN registered with timm and torchvision:
 
-  python -m srnn_zoo.cli.run train.py --model srnn_resnet18 photos/
-  torchrun --nproc_per_node 2 -m srnn_zoo.cli.run train.py --model srnn_resnet18 photos/"""
+  python -m srnn_zoo.cli.run train.py --model srnn_resnet18 images/
+  torchrun --nproc_per_node 2 -m srnn_zoo.cli.run train.py --model srnn_resnet18 images/"""
 
 _PROGRAM = "SRNN_ZOO_RUN"  # environment variable: what a process that multiprocessing spawns must import
 
