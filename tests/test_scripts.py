@@ -109,9 +109,7 @@ def test_timms_train_moves_every_weight_of_an_srnn(same_model: srnn_zoo.SRNN) ->
     assert cell["gate_recurrent.weight"].any()
 
 
-def test_timms_validate_gives_the_accuracy_of_the_training(
-    timm_scripts: Path, images: Path, trained: Path
-) -> None:
+def test_timms_validate_gives_the_accuracy_of_the_training(timm_scripts: Path, images: Path, trained: Path) -> None:
     arguments = ["--data-dir", images, "--split", "val", *options(trained)]
     output = run(timm_scripts / "validate.py", *arguments, *"-b 4 -j 1 --device cpu --no-prefetcher".split())
     assert result(output)["model"] == MODEL
