@@ -192,11 +192,8 @@ def base_methods(model: SRNN, source: Pass) -> list[Method]:
 
 def srnn_method(name: str, model: SRNN, source: Pass) -> Method:
     """A model itself: its cell over all levels, and its classifier."""
-
-    def head(features: list[Tensor]) -> Tensor:
-        return model.forward_head(model.fuse(features), level=len(features) - 1)
-
-    return Method(name, source, slice(None), model, head)
+    last = len(source.sizes) - 1
+    return Method(name, source, slice(None), model, lambda x: model.forward_head(model.fuse(x), level=last))
 
 
 def _size(size: tuple[int, int]) -> str:
@@ -206,14 +203,10 @@ def _size(size: tuple[int, int]) -> str:
 
 def _equal(a: nn.Module, b: nn.Module) -> bool:
     """Whether two backbones are built alike, on one device, with the same weights."""
-    if a is b:
-        return True
+    if a is b or repr(a) != repr(b):
+        return a is b
     weights, others = a.state_dict(), b.state_dict()
-    return (
-        repr(a) == repr(b)
-        and weights.keys() == others.keys()
-        and all(_same(weights[key], others[key]) for key in weights)
-    )
+    return weights.keys() == others.keys() and all(_same(weights[key], others[key]) for key in weights)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
