@@ -1,4 +1,4 @@
-"""Picture files: each becomes an upright RGB image of the right values, or one sentence that says why not."""
+"""Image files: each becomes an upright RGB image of the right values, or one sentence that says why not."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin, features
 
-from srnn_zoo.datasets.images import ImageError, find_images, open_image
+from srnn_zoo.datasets.images import ImageError, Skipped, find_images, open_image, open_or_skip
 
 ROWS, COLUMNS = np.mgrid[0:24, 0:32]
 COLOURS = np.stack([ROWS * 10, COLUMNS * 8, 255 - ROWS * 5 - COLUMNS * 4], axis=-1).astype(np.uint8)
 GREYS = COLOURS[..., 1]
+GREY = Image.fromarray(GREYS)
 PHOTO = Image.fromarray(COLOURS)
 ALPHA = (COLUMNS * 8).astype(np.uint8)
 ON_WHITE = COLOURS * (ALPHA[..., None] / 255) + 255.0 - ALPHA[..., None]
@@ -63,28 +64,21 @@ def reason_against(path: str | os.PathLike[str]) -> str:
 SEE_THROUGH = PALETTE.getpixel((0, 0))
 PALETTE_ON_WHITE = np.where(np.asarray(PALETTE)[..., None] == SEE_THROUGH, 255.0, values(PALETTE.convert("RGB")))
 BITS = (GREYS > 100).astype(np.uint8) * 255
+BLACK_AND_WHITE = Image.fromarray(BITS).convert("1")
 WHITE = "transparent, shown on white"
 
 KINDS: dict[str, tuple[bytes, np.ndarray, str]] = {
     "RGB": (encoded(PHOTO, "PNG"), values(PHOTO), ""),
     "JPEG": (encoded(PHOTO, "JPEG", quality=98), values(PHOTO), ""),
-    "greyscale": (encoded(Image.fromarray(GREYS), "PNG"), thrice(GREYS), "greyscale, converted to RGB"),
-    "black and white": (
-        encoded(Image.fromarray(BITS).convert("1"), "PNG"),
-        thrice(BITS),
-        "black and white, converted to RGB",
-    ),
+    "greyscale": (encoded(GREY, "PNG"), thrice(GREYS), "greyscale, converted to RGB"),
+    "black and white": (encoded(BLACK_AND_WHITE, "PNG"), thrice(BITS), "black and white, converted to RGB"),
     "palette": (encoded(PALETTE, "PNG"), values(PALETTE.convert("RGB")), ""),
     "palette, one colour transparent": (encoded(PALETTE, "PNG", transparency=SEE_THROUGH), PALETTE_ON_WHITE, WHITE),
     "palette GIF, one colour transparent": (encoded(PALETTE, "GIF", transparency=SEE_THROUGH), PALETTE_ON_WHITE, WHITE),
     "RGBA": (encoded(with_alpha(PHOTO, ALPHA), "PNG"), ON_WHITE, WHITE),
     "RGBA, opaque": (encoded(with_alpha(PHOTO, 255), "PNG"), values(PHOTO), ""),
-    "LA": (
-        encoded(with_alpha(Image.fromarray(GREYS), ALPHA), "PNG"),
-        thrice(GREYS * (ALPHA / 255) + 255.0 - ALPHA),
-        WHITE,
-    ),
-    "LA, opaque": (encoded(with_alpha(Image.fromarray(GREYS), 255), "PNG"), thrice(GREYS), ""),
+    "LA": (encoded(with_alpha(GREY, ALPHA), "PNG"), thrice(GREYS * (ALPHA / 255) + 255.0 - ALPHA), WHITE),
+    "LA, opaque": (encoded(with_alpha(GREY, 255), "PNG"), thrice(GREYS), ""),
     "CMYK JPEG": (encoded(PHOTO.convert("CMYK"), "JPEG", quality=98), values(PHOTO), "CMYK, converted to RGB"),
     "animation": (
         encoded(PALETTE, "GIF", save_all=True, append_images=[PALETTE.rotate(180), PALETTE.rotate(90)]),
@@ -100,9 +94,9 @@ KINDS: dict[str, tuple[bytes, np.ndarray, str]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_picture_becomes_rgb_with_a_note_of_what_was_done(kind: str, tmp_path: Path) -> None:
+def test_every_kind_of_image_becomes_rgb_with_a_note_of_what_was_done(kind: str, tmp_path: Path) -> None:
     content, expected, note = KINDS[kind]
-    path = tmp_path / "picture"  # without a suffix: the content alone says what it is
+    path = tmp_path / "image"  # without a suffix: the content alone says what it is
     path.write_bytes(content)
     image, notes = open_image(path)
     assert image.mode == "RGB"
@@ -127,7 +121,7 @@ DEEP: dict[str, tuple[np.ndarray, str, float, float, str]] = {
 
 
 @pytest.mark.parametrize("kind", DEEP)
-def test_deep_pictures_are_scaled_to_8_bits_and_not_clipped(kind: str, tmp_path: Path) -> None:
+def test_deep_images_are_scaled_to_8_bits_and_not_clipped(kind: str, tmp_path: Path) -> None:
     numbers, suffix, black, white, name = DEEP[kind]
     path = tmp_path / "deep"
     path.write_bytes(encoded(Image.fromarray(numbers), suffix))
@@ -138,7 +132,7 @@ def test_deep_pictures_are_scaled_to_8_bits_and_not_clipped(kind: str, tmp_path:
     assert notes == (f"{name}, scaled to 8 bits",)
 
 
-# EXIF orientation: how an upright picture is stored
+# EXIF orientation: how an upright image is stored
 STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda upright: upright,
     2: np.fliplr,
@@ -153,7 +147,7 @@ STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 @pytest.mark.parametrize("suffix", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", STORED)
-def test_pictures_are_turned_upright_as_exif_says(orientation: int, suffix: str, tmp_path: Path) -> None:
+def test_images_are_turned_upright_as_exif_says(orientation: int, suffix: str, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](COLOURS)))
@@ -194,7 +188,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "half.png": (encoded(PHOTO, "PNG")[:-60], "truncated or damaged ("),
     "header.jpg": (encoded(PHOTO, "JPEG")[:20], "not an image that Pillow can read"),
     "empty.jpg": (b"", "an empty file"),
-    "text.jpg": (b"this is no picture\n" * 50, "not an image that Pillow can read"),
+    "text.jpg": (b"this is no image\n" * 50, "not an image that Pillow can read"),
     "bomb.png": (png_header(60000, 60000), "refused as a decompression bomb (Image size (3600000000 pixels)"),
     "line.png": (blank(100, 1), "100 x 1 pixels; an image needs at least 8 on each side"),
     "column.png": (blank(7, 100), "7 x 100 pixels; an image needs at least 8 on each side"),
@@ -207,18 +201,20 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_that_is_no_usable_picture_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_usable_image_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
     content, reason = BAD[name]
     path = tmp_path / name
     path.write_bytes(content)
     assert reason_against(path).startswith(reason)
-    assert reason_against(str(path)).startswith(reason)
+    assert open_or_skip(str(path)) == Skipped(str(path), f"{path}: {reason_against(str(path))}")
+    if content:
+        assert open_or_skip(io.BytesIO(content), "7") == Skipped("7", f"7: {reason_against(path)}")
 
 
-def test_the_smallest_and_the_longest_pictures_allowed_are_read(tmp_path: Path) -> None:
+def test_the_smallest_and_the_longest_images_allowed_are_read(tmp_path: Path) -> None:
     for size in [(8, 8), (8, 400), (400, 8)]:
-        (tmp_path / "picture.png").write_bytes(blank(*size))
-        assert open_image(tmp_path / "picture.png").image.size == size
+        (tmp_path / "image.png").write_bytes(blank(*size))
+        assert open_image(tmp_path / "image.png").image.size == size
 
 
 def test_what_the_file_system_refuses_is_said_in_one_line(tmp_path: Path) -> None:
@@ -229,13 +225,6 @@ def test_what_the_file_system_refuses_is_said_in_one_line(tmp_path: Path) -> Non
     assert reason_against(tmp_path / "file.png" / "inside.png") == "Not a directory"
     assert "symbolic links" in reason_against(tmp_path / "loop.png")
     assert "too long" in reason_against(tmp_path / f"{'long' * 100}.png")
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_read_permission_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "secret.png").write_bytes(blank(8, 8))
-    (tmp_path / "secret.png").chmod(0)
-    assert reason_against(tmp_path / "secret.png") == "no permission to read it"
 
 
 @pytest.mark.parametrize(
@@ -250,23 +239,23 @@ def test_a_file_without_read_permission_is_refused(tmp_path: Path) -> None:
         (struct.error("unpack"), "truncated or damaged (unpack)"),
     ],
 )
-def test_whatever_a_decoder_raises_the_picture_is_refused_in_one_line(
+def test_whatever_a_decoder_raises_the_image_is_refused_in_one_line(
     error: Exception, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
         raise error
 
     monkeypatch.setattr(Image, "open", fail)
-    assert reason_against(tmp_path / "picture.png") == reason
+    assert reason_against(tmp_path / "image.png") == reason
 
 
-def test_an_interruption_is_not_taken_for_a_damaged_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_does_not_count_as_a_damaged_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Image, "open", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        open_image(tmp_path / "picture.png")
+        open_image(tmp_path / "image.png")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF"])
@@ -285,7 +274,7 @@ def test_pillow_warns_of_nothing_below_what_is_refused(
 
 
 def test_reading_in_threads_leaves_the_warning_filters_as_they_were(tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     path.write_bytes(encoded(PHOTO, "PNG"))
     before, interval = list(warnings.filters), sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -339,30 +328,25 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_folders_give_their_pictures_sorted_and_named_files_stay_as_they_are(tmp_path: Path) -> None:
-    pictures = ["a.JPG", "b.png", "photos.old/c.jpeg", "photos.old/deep/d.tif", "z.webp"]
+def test_folders_give_their_images_sorted_and_named_files_stay_as_they_are(tmp_path: Path) -> None:
+    images = ["a.JPG", "b.png", "photos.old/c.jpeg", "photos.old/deep/d.tif", "z.webp"]
     others = ["notes.txt", "report.pdf", "film.mpg", "data.h5", ".DS_Store", "._a.jpg", ".thumbnails/a.png", "Makefile"]
-    for name in pictures + others:
+    for name in images + others:
         path = tmp_path / "folder" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (tmp_path / "folder" / "looks like.png").mkdir()
-    inside = [tmp_path / "folder" / name for name in pictures]
+    inside = [tmp_path / "folder" / name for name in images]
     assert find_images([tmp_path / "folder"]) == inside
     assert find_images([str(tmp_path / "folder"), tmp_path / "folder"]) == inside + inside
     named = ["z.png", "missing.jpg", "notes.txt", f"{'long' * 100}.png"]  # open_image says what is wrong with them
     assert find_images([*named, tmp_path / "folder"]) == [*map(Path, named), *inside]
 
 
-def test_a_hidden_folder_that_is_named_is_read(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_an_error_and_a_hidden_one_that_is_named_is_read(tmp_path: Path) -> None:
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "a.png").touch()
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(ImageError, match=f"^{tmp_path}: no images in this folder$"):
+        find_images([tmp_path])
     assert find_images([tmp_path / ".hidden"]) == [tmp_path / ".hidden" / "a.png"]
-
-
-def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
-    for _ in range(2):
-        with pytest.raises(ImageError, match="no images in this folder") as caught:
-            find_images([tmp_path])
-        assert str(caught.value).startswith(f"{tmp_path}: ")
-        (tmp_path / "notes.txt").write_text("no picture")

@@ -88,14 +88,3 @@ def test_streams_and_lists_are_read_in_order(workers: int, model: SRNN) -> None:
     assert levels[0].shape == (2, 3, 32, 32)
     with pytest.raises(ValueError, match=r"\[1\] has target 4; the model has classes 0 to 3"):
         list(ImageLoader(stream([3, 4]), model))
-
-
-@pytest.mark.data
-def test_a_split_that_lacks_classes_keeps_the_indices_of_the_others(grocery: Path) -> None:
-    names = sorted(path.name for path in (grocery / "train").iterdir())
-    model = srnn_zoo.create_model("srnn_test_resnet", num_classes=len(names), img_size=64)
-    model.pretrained_cfg["label_names"] = names
-    targets = torch.cat([targets for _, targets in ImageLoader(grocery / "val", model, sizes=[32])])
-    expected = [names.index(path.parent.name) for path in sorted((grocery / "val").glob("*/*.jpg"))]
-    assert targets.tolist() == expected
-    assert (len(expected), len(set(expected))) == (296, 60)

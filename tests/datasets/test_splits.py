@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from torchvision.transforms.v2.functional import to_pil_image
 
 import srnn_zoo
 from srnn_zoo import SRNN
 from srnn_zoo.datasets.images import ImageError, open_image
-from srnn_zoo.training import ImageSplit, image_transform, open_data, open_split
-from srnn_zoo.training.loader import TrainBatches, eval_loader, train_loader
+from srnn_zoo.datasets.readers import LabelledFiles, open_labelled, target_indices
+from srnn_zoo.datasets.shards import index_shards
+from srnn_zoo.datasets.splits import ImageSplit, open_data, open_split
+from srnn_zoo.transforms.presets import image_transform
 
 
 def test_classes_are_those_of_the_training_split(class_folders: Path) -> None:
@@ -34,12 +39,18 @@ def test_grocery_has_81_classes_of_which_val_shows_60(grocery: Path) -> None:
     assert (len(data.train), len(data.val), len(data.train.classes)) == (2640, 296, 81)
     assert data.val.classes == data.train.classes
     assert data.val.samples is not None
-    for path, target in data.val.samples:
-        assert data.train.classes[target] == path.parent.name
+    assert all(data.train.classes[target] == path.parent.name for path, target in data.val.samples)
     assert len({target for _, target in data.val.samples}) == 60
+    named = SimpleNamespace(num_classes=81, pretrained_cfg={"label_names": data.train.classes})
+    images = open_labelled(grocery / "val")
+    assert isinstance(images, LabelledFiles)
+    indices = target_indices(named, images)
+    assert [indices[target] for _, target in images.dataset] == [target for _, target in data.val.samples]
 
 
 def test_a_validation_class_that_training_never_sees_is_named(class_folders: Path) -> None:
+    with pytest.raises(ValueError, match="list does not name its classes; they must travel with the model"):
+        ImageSplit(open_labelled([(Image.new("RGB", (20, 20)), 0)]))  # pyright: ignore
     shutil.copytree(class_folders / "val" / "red", class_folders / "val" / "pink")
     with pytest.raises(ValueError, match=r"val has classes that are not among the 3 of the training split: 'pink'"):
         open_data(class_folders)
@@ -88,27 +99,24 @@ def test_tar_files_are_read_by_timm_with_the_same_classes(class_folders: Path, t
             archive.add(class_folders / split, arcname=".")
     data = open_data(tmp_path / "train.tar", val=tmp_path / "val.tar")
     assert data.val.classes == ["blue", "green", "red"]
-    assert len(data.train) == 24
-    loader = eval_loader(_with_tensors(data.val), 4, 0, 1, 0, 0, False)
-    batches = list(loader)
-    assert [int(t) for batch in batches for t in batch.targets] == [1, 1, 1, 2, 2]
-    (skipped,) = [reason for batch in batches for reason in batch.skipped]
-    assert "red/0.png: not an image" in skipped
+    assert (len(data.train), len(data.val), data.name) == (24, 6, "train")
+    assert [data.val[index][1] for index in (0, 1, 2, 4, 5)] == [1, 1, 1, 2, 2]
+    with pytest.raises(ImageError, match=r"red/0\.png: not an image"):
+        data.val[3]
 
 
-def test_torchvisions_data_sets_are_read_by_their_names(class_folders: Path) -> None:
-    data = open_data("torch/image_folder", data_dir=class_folders)
-    assert (len(data.train), len(data.val), data.name) == (24, 9, "torch/image_folder")
-    assert data.train.classes == data.val.classes == ["blue", "green", "red"]
-    image, target = data.val[3]
-    assert (image.mode, target) == ("RGB", 1)
-
-
-def test_hugging_faces_data_sets_are_read(class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("datasets")
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-    data = open_data(f"hfds/{class_folders}", data_dir=tmp_path / "cache")
-    assert (len(data.train), len(data.val)) == (24, 9)
+@pytest.mark.parametrize("reader", ["torch", "hfds"])
+def test_torchvisions_and_hugging_faces_data_sets_are_read_by_their_names(
+    reader: str, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reader == "hfds":
+        pytest.importorskip("datasets")
+        monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+        name, files = f"hfds/{class_folders}", tmp_path / "cache"
+    else:
+        name, files = "torch/image_folder", class_folders
+    data = open_data(name, data_dir=files)
+    assert (len(data.train), len(data.val), data.name) == (24, 9, name)
     assert data.train.classes == data.val.classes == ["blue", "green", "red"]
     image, target = data.val[3]
     assert (image.mode, target) == ("RGB", 1)
@@ -141,8 +149,24 @@ def test_shards_of_webdataset_are_read_in_any_order(shards: Path, class_folders:
         image, target = data.val[index]
         assert image == open_image(files[index]).image
         assert target == ["blue", "green", "red"].index(files[index].parent.name)
-    batches = train_loader(_with_tensors(data.train), TrainBatches(24, 4, 1, 0, 1, 0), 1, pin_memory=False)
-    assert sorted(int(t) for batch in batches for t in batch.targets) == sorted(8 * [0, 1, 2])
+    assert sorted(data.train[index][1] for index in range(24)) == sorted(8 * [0, 1, 2])
+
+
+def test_a_label_in_the_shards_json_is_the_class_and_a_negative_one_leaves_out(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, content in (
+            ("x/1.png", b"one"),
+            ("x/1.json", b'{"kind": 3}'),
+            ("2.JPG", b"two"),
+            ("2.json", b'{"kind": -1}'),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    [image] = index_shards([tmp_path / "a.tar"], "kind")
+    assert (image.name, image.target, image.open().read()) == ("a.tar/x/1.png", 3, b"one")
+    with pytest.raises(ValueError, match=r"a\.tar: x/1 has no class \(sort in its \.json\)"):
+        index_shards([tmp_path / "a.tar"], "sort")
 
 
 def test_shards_that_are_damaged_are_refused_and_images_skipped(shards: Path, tmp_path: Path) -> None:
@@ -165,12 +189,6 @@ def test_shards_that_are_damaged_are_refused_and_images_skipped(shards: Path, tm
         open_data("wds/colours", data_dir=shards)
 
 
-def test_a_reader_whose_package_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"hfds/food101 needs datasets: pip install datasets"):
-        open_data("hfds/food101")
-
-
 def test_only_the_largest_level_travels_and_it_is_the_one_of_the_levels_transform(model: SRNN) -> None:
     image = to_pil_image(torch.randint(0, 256, (3, 200, 300), dtype=torch.uint8))
     tensor = image_transform(model)(image)
@@ -178,8 +196,3 @@ def test_only_the_largest_level_travels_and_it_is_the_one_of_the_levels_transfor
     assert tensor.shape == (3, *model.level_sizes()[-1])
     assert torch.equal(tensor, srnn_zoo.create_transform(model, sizes=[tensor.shape[-1]])(image)[0])
     torch.testing.assert_close(tensor, srnn_zoo.create_transform(model)(image)[-1])
-
-
-def _with_tensors(split: ImageSplit) -> ImageSplit:
-    split.transform = lambda image: pil_to_tensor(image).float()
-    return split
