@@ -1,4 +1,4 @@
-"""Evaluation on photographs of ImageNet classes: class indices from WordNet ids, and figures that were recorded."""
+"""Evaluation on images of ImageNet classes: class indices from WordNet ids, and figures that were recorded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.data
-def test_ten_imagenet_pictures_with_ten_right_answers(lite0: SRNN, imagenet_sample: list[Path], tmp_path: Path) -> None:
+def test_ten_imagenet_images_with_ten_right_answers(lite0: SRNN, imagenet_sample: list[Path], tmp_path: Path) -> None:
     """Class indices come from WordNet ids, not from the ten folders that are there."""
     for path in imagenet_sample[:10]:
         (tmp_path / path.parent.name).symlink_to(path.parent)
