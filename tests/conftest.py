@@ -15,7 +15,7 @@ from huggingface_hub import HfApi
 from PIL import Image
 
 import srnn_zoo
-from tests.weights.hub_server import HubServer
+from tests.weights.hub_server import HubServer, redirect_client
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("SRNN_ZOO_DATA", ROOT / ".." / "shared" / "data"))
@@ -110,7 +110,7 @@ def lite0() -> srnn_zoo.SRNN:
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A Hugging Face Hub on loopback, where the client in this process looks for the real one."""
     with HubServer() as hub:
-        hub.redirect_client(monkeypatch)
+        redirect_client(monkeypatch, hub.url)
         yield hub
 
 

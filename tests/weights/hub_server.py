@@ -22,7 +22,7 @@ from .hub_api import Answer, Call, Files, Repository, answer, as_json
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["HubServer", "Request"]
+__all__ = ["HubServer", "Request", "redirect_client"]
 
 
 class Request(NamedTuple):
@@ -34,6 +34,23 @@ class Request(NamedTuple):
     user: str | None
     status: int
     sent: int
+
+
+def redirect_client(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Let the `huggingface_hub` of this process talk to a hub, over plain HTTP and as nobody in particular."""
+    from huggingface_hub import constants, file_download, hf_api
+
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(hf_api.api, "endpoint", url)  # read when the module was imported
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in (constants, file_download):  # 0.30 looks in the second
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # younger than 0.30
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # it would ask the hub for more
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", os.devnull)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
 
 
 class HubServer:
@@ -69,29 +86,6 @@ class HubServer:
         self._listener.shutdown()
         self._listener.server_close()
         self._listener.drop_connections()
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """What a child process needs in its environment to do as after `redirect_client`; add HF_TOKEN to log in."""
-        nobody = {"HF_TOKEN": "", "HUGGING_FACE_HUB_TOKEN": "", "HF_TOKEN_PATH": os.devnull}
-        plain = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "0"}
-        return {"HF_ENDPOINT": self.url, **plain, **nobody}
-
-    def redirect_client(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let the `huggingface_hub` of this process talk to this hub, over plain HTTP and as nobody in particular."""
-        from huggingface_hub import constants, file_download, hf_api
-
-        monkeypatch.setattr(constants, "ENDPOINT", self.url)
-        monkeypatch.setattr(hf_api.api, "endpoint", self.url)  # read when the module was imported
-        template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
-        for module in (constants, file_download):  # 0.30 looks in the second
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # younger than 0.30
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # it would ask the hub for more
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", os.devnull)
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            monkeypatch.delenv(name, raising=False)
 
     def token(self, user: str) -> str:
         """The token of a user, who is made by it."""

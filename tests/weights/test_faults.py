@@ -15,7 +15,7 @@ from srnn_zoo import SRNN, WeightsUnavailableError, create_model
 from srnn_zoo.weights.download import NETWORK_TIMEOUT
 from tests.conftest import same_weights
 
-from .hub_server import HubServer
+from .hub_server import HubServer, redirect_client
 
 FILE = "model.safetensors"
 CLOSED = "http://127.0.0.1:9"
@@ -24,18 +24,9 @@ CLOSED = "http://127.0.0.1:9"
 @pytest.fixture(params=["silent", "closed"])
 def dead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Takes the network away when called: a host that accepts and says nothing, or one that is not there."""
-    from huggingface_hub import constants
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         silent = f"http://127.0.0.1:{server.getsockname()[1]}"
-        url = silent if request.param == "silent" else CLOSED
-        template = url + "/{repo_id}/resolve/{revision}/{filename}"
-
-        def take_away() -> None:
-            monkeypatch.setattr(constants, "ENDPOINT", url)
-            monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-
-        yield take_away
+        yield lambda: redirect_client(monkeypatch, silent if request.param == "silent" else CLOSED)
 
 
 LOADS: dict[str, Callable[[Path], SRNN]] = {
