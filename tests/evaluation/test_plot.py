@@ -34,8 +34,7 @@ def prediction(
     levels: int = 2, labels: tuple[str, ...] = LABELS, path: str = "cup.png", channels: int = 3, answers: int = 3
 ) -> Prediction:
     """A prediction over levels of 32, 64 and 96 pixels, with the last of its answers."""
-    probabilities = [1 / 2 ** (rank + 1) for rank in range(len(labels))]
-    top = tuple(zip(labels, probabilities, strict=True))
+    top = tuple((label, 1 / 2 ** (rank + 1)) for rank, label in enumerate(labels))
     images = tuple(torch.full((channels, size, size), 90, dtype=torch.uint8) for size in SIZES[:levels])
     said = tuple(Answer((size, size), top) for size in SIZES[:levels])
     return Prediction(path, said[-answers:], (), images)
@@ -91,12 +90,9 @@ def test_each_level_shows_its_size_and_its_classes_and_the_leader_in_colour(tmp_
     assert svg.count(f"fill: {BLUE}") == 2
 
 
-def test_a_variant_that_answers_once_shows_its_largest_level(tmp_path: Path) -> None:
-    texts, _ = drawn(plot_predictions, [prediction(levels=3, answers=1)], tmp_path)
+def test_a_level_that_was_not_read_is_shown_as_such_and_one_without_an_answer_is_not(tmp_path: Path) -> None:
+    texts, _ = drawn(plot_predictions, [prediction(levels=3, answers=1)], tmp_path)  # a variant that answers once
     assert [text for text in texts if "×" in text] == ["96 × 96"]
-
-
-def test_a_level_that_was_not_read_is_shown_as_such(tmp_path: Path) -> None:
     whole = prediction(levels=3)
     early = whole._replace(answers=whole.answers[:1], stopped_at=0, gmacs=0.1)
     texts, _ = drawn(plot_predictions, [early, whole._replace(stopped_at=2, gmacs=1.0)], tmp_path)
@@ -119,7 +115,7 @@ def test_labels_names_of_files_and_curves_are_drawn_as_they_are(text: str, tmp_p
         assert not text or labels.count(text) == curves.count(text) == labels.count(f"{text}.png") == 1
 
 
-def test_long_labels_and_file_names_are_cut_and_leave_the_drawing_its_size(tmp_path: Path) -> None:
+def test_long_names_and_many_classes_are_cut_and_leave_the_drawing_its_size(tmp_path: Path) -> None:
     long = prediction(labels=("espresso" * 100, "cup, or a mug"), path=f"{'photo' * 50}.png")
     assert drawn_size([long], tmp_path) == drawn_size([prediction()], tmp_path)
     texts, _ = drawn(plot_predictions, [long], tmp_path)
@@ -127,12 +123,9 @@ def test_long_labels_and_file_names_are_cut_and_leave_the_drawing_its_size(tmp_p
     assert any(re.fullmatch("(photo){5,}.*…", text) for text in texts)
     assert ("espresso" * 100)[:29] + "…" in texts
     assert "cup" in texts  # the first of its names
-
-
-def test_of_many_classes_the_first_eight_are_drawn(tmp_path: Path) -> None:
-    labels = tuple(f"class {number}" for number in range(1000))
-    texts, _ = drawn(plot_predictions, [prediction(labels=labels, levels=1)], tmp_path)
-    assert [text for text in texts if text.startswith("class")] == [f"class {number}" for number in range(8)]
+    many = [f"class {number}" for number in range(1000)]
+    texts, _ = drawn(plot_predictions, [prediction(labels=tuple(many), levels=1)], tmp_path)
+    assert [text for text in texts if text.startswith("class")] == many[:8]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are text there")
@@ -163,19 +156,18 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(file: str, rea
         plot_curves([Curve("a", (0,), (50,))], tmp_path / file)
 
 
-def test_a_folder_without_write_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == tmp_path and mode == os.W_OK))
-    with pytest.raises(ValueError, match="no permission to write"):
-        check_plot_file(tmp_path / "plot.png")
-    (tmp_path / "mine.png").touch()
-    check_plot_file(tmp_path / "mine.png")  # may be overwritten all the same
-
-
-def test_a_good_file_is_not_touched_by_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_good_file_is_not_touched_and_a_folder_without_permission_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for file in ("plot.png", Path("plot.PDF"), tmp_path / "plot.svg"):
         check_plot_file(file)
     assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == tmp_path and mode == os.W_OK))
+    with pytest.raises(ValueError, match="no permission to write"):
+        check_plot_file(tmp_path / "plot.png")
+    (tmp_path / "mine.png").touch()
+    check_plot_file(tmp_path / "mine.png")  # may still be overwritten
 
 
 A_CURVE = [Curve("a", (0,), (50,))]
