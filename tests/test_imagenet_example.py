@@ -29,7 +29,7 @@ SMALL = {
 
 @pytest.fixture
 def imagenet(tmp_path: Path) -> Path:
-    """One picture for each of the thousand classes to train with, and one for each of the first fifty to validate."""
+    """One image of each of the thousand classes to train on, and one of each of the first fifty to validate."""
     for split, count in (("train", 1000), ("val", 50)):
         for number, name in enumerate(ImageNetInfo().label_names()[:count]):
             folder = tmp_path / "imagenet" / split / name
@@ -45,6 +45,7 @@ def experiment(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_one_command_trains_and_writes_table_1_and_figure_3(imagenet: Path, tmp_path: Path) -> None:
     output = tmp_path / "runs"
     done = experiment(imagenet, output)

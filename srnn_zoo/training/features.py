@@ -22,7 +22,7 @@ from .losses import create_loss
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate, scale_recurrence
 from .recipe import Recipe
 
-__all__ = ["Features", "LastEpoch", "evaluate_features", "extract_features", "fit_features", "head_logits"]
+__all__ = ["Features", "LastEpoch", "evaluate_features", "extract_features", "fit_features"]
 
 
 @dataclass(frozen=True)
@@ -126,17 +126,6 @@ def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) 
     return Features(torch.cat(levels, dim=1), torch.cat(targets), sizes)
 
 
-def head_logits(model: SRNN, levels: Tensor) -> Tensor:
-    """The logits `(L, B, num_classes)` after every level of features `(L, B, D)`; of `concat` after the last alone."""
-    state = model.cell.initial_state(levels[0])
-    answers: list[Tensor] = []
-    for s, features in enumerate(levels):
-        state = model.cell(features, state)
-        if model.cell.anytime or s + 1 == len(levels):
-            answers.append(model.forward_head(model.cell.feature_map(state), level=s))
-    return torch.stack(answers)
-
-
 def fit_features(model: SRNN, train: Features, recipe: Recipe, progress: bool = True) -> LastEpoch:
     """Fit cell and classifiers to features, in place, with the recipe's optimiser, schedule and loss.
 
@@ -168,8 +157,8 @@ def fit_features(model: SRNN, train: Features, recipe: Recipe, progress: bool = 
         for _ in trange(recipe.epochs, desc="probe", unit="epoch", leave=False, disable=not progress or None):
             loss_sum = 0.0
             for rows in torch.randperm(len(targets), generator=generator).split(recipe.batch_size):
-                answers = head_logits(model, levels[:, rows])
-                value = loss(answers if recipe.loss == "anytime" else answers[-1], targets[rows])
+                answers = list(model.exit_logits(levels[:, rows]))
+                value = loss(torch.stack(answers) if recipe.loss == "anytime" else answers[-1], targets[rows])
                 loss_sum += (number := value.item()) * len(rows)
                 if not math.isfinite(number):
                     raise FloatingPointError(f"the loss is {number}: a smaller lr than {recipe.lr} may help")
@@ -184,11 +173,11 @@ def fit_features(model: SRNN, train: Features, recipe: Recipe, progress: bool = 
 
 @torch.no_grad()
 def evaluate_features(model: SRNN, features: Features, batch_size: int = 1024) -> Tensor:
-    """The logits `(L, N, num_classes)` after every level, in evaluation mode, on the CPU."""
+    """The logits `(L, N, num_classes)` after every level (of `concat`: after the last), in evaluation mode, on the CPU."""
     like = next(model.fc.parameters())
     with _mode(model, training=False):
-        batches = features.levels.split(batch_size, dim=1)
-        return torch.cat([head_logits(model, x.to(like.device, like.dtype)).float().cpu() for x in batches], dim=1)
+        batches = (x.to(like.device, like.dtype) for x in features.levels.split(batch_size, dim=1))
+        return torch.cat([torch.stack(list(model.exit_logits(x))).float().cpu() for x in batches], dim=1)
 
 
 @contextlib.contextmanager

@@ -97,6 +97,7 @@ def fit(
     train, val = _datasets(model, train, val, recipe)
     accelerator = _create_accelerator(recipe, cpu)
     model.metadata.pop("exit", None)  # thresholds of the weights before
+    model.zero_shot = False
     run = Run(
         model=model,
         train=train,
@@ -152,8 +153,8 @@ def _name_classes(model: SRNN, classes: Sequence[str], val_classes: Sequence[str
         )
     if val_classes is not None and list(val_classes) != list(classes):
         raise ValueError(
-            "the validation split numbers its classes otherwise than the training split, as folders with other classes "
-            "do when each is opened by itself: srnn_zoo.training.open_data opens both"
+            "the validation split numbers its classes in another way than the training split, as folders with other "
+            "classes do when each is opened by itself: srnn_zoo.training.open_data opens both"
         )
     model.pretrained_cfg["label_names"] = tuple(classes)
 

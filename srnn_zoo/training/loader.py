@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from srnn_zoo.datasets.images import ImageError
 
@@ -152,25 +152,21 @@ class _Seeded(Dataset[tuple[Any, int, list[str]]]):
 
 @contextlib.contextmanager
 def _own_random_numbers(*numbers: int) -> Iterator[None]:
-    """Seed all generators, and give those of the main process back as they were."""
-    if get_worker_info() is not None:
+    """Seed all generators, and give them back as they were."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
         _seed_cpu(_seed_of(*numbers))
-        yield
-        return
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        _seed_cpu(_seed_of(*numbers))
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 def _seed_cpu(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)  # not torch's, which would seed the GPUs as well
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
 
 
 def _seed_of(*numbers: int) -> int:

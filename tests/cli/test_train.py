@@ -1,14 +1,12 @@
-"""`srnn-zoo train`: from a folder of photographs to a saved model, and from any mistake to one sentence."""
+"""`srnn-zoo train`: from a folder of images to a saved model, and from any mistake to one sentence."""
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,22 +25,22 @@ TINY = ("--model", "srnn_test_resnet", "--no-pretrained", "--sizes", "32,64", "-
 
 @pytest.fixture
 def groceries(grocery: Path, tmp_path: Path) -> Path:
-    """Sixteen photographs of each of five classes to train with, and ten of each to validate."""
-    for split, source, count in (("train", "train", 16), ("val", "test", 10)):
+    """Twelve images of each of five classes to train on, and six of each to validate."""
+    for split, source, count in (("train", "train", 12), ("val", "test", 6)):
         for name in CLASSES:
             folder = tmp_path / "groceries" / split / name
             folder.mkdir(parents=True)
-            photographs = sorted((grocery / source / name).iterdir())
-            for photograph in photographs[:: max(1, len(photographs) // count)][:count]:
-                (folder / photograph.name).symlink_to(photograph.resolve())
+            images = sorted((grocery / source / name).iterdir())
+            for image in images[:: max(1, len(images) // count)][:count]:
+                (folder / image.name).symlink_to(image.resolve())
     return tmp_path / "groceries"
 
 
 @pytest.mark.data
-def test_a_folder_of_photographs_becomes_a_model_that_knows_them(groceries: Path, tmp_path: Path) -> None:
+def test_a_folder_of_images_becomes_a_model_that_knows_them(groceries: Path, tmp_path: Path) -> None:
     said = run(
-        *("train", groceries, "-o", tmp_path / "run", "--sizes", "64,128", "--epochs", 5, "--cpu", "--workers", 1),
-        *("--set", "batch_size=8", "--set", "lr_backbone=0.5", "--set", "ema_decay=0"),
+        *("train", groceries, "-o", tmp_path / "run", "--sizes", "48,96", "--epochs", 3, "--cpu", "--workers", 1),
+        *("--set", "batch_size=6", "--set", "lr_backbone=0.5", "--set", "ema_decay=0"),
     )
     assert said.code == 0, said.err
     assert said.out.startswith("best epoch ")
@@ -52,10 +50,10 @@ def test_a_folder_of_photographs_becomes_a_model_that_knows_them(groceries: Path
     assert top1 >= 70  # chance is 20
     val = open_split(groceries / "val", classes=list(model.pretrained_cfg["label_names"]))
     val.transform = image_transform(model)
-    loader = torch.utils.data.DataLoader(val, batch_size=25)
+    images, targets = next(iter(torch.utils.data.DataLoader(val, batch_size=len(val))))
     with torch.no_grad():
-        right = sum(int((model(images).argmax(1) == targets).sum()) for images, targets in loader)
-    assert 100 * right / len(val) == pytest.approx(top1)
+        right = model(images).argmax(1) == targets
+    assert 100 * right.float().mean().item() == pytest.approx(top1)
     predicted = run("predict", groceries / "val" / "Banana", "--model", tmp_path / "run" / "best", "--topk", 1)
     assert predicted.code == 0
     assert "Banana" in predicted.out
@@ -105,22 +103,22 @@ def test_a_trained_model_keeps_its_classifier_only_for_the_very_same_classes(
 
 
 def test_mistakes_are_refused_in_one_sentence(class_folders: Path, tmp_path: Path) -> None:
-    out = ("-o", tmp_path / "run")
-    assert "unknown recipe 'papr'; did you mean 'paper'?" in refused("train", class_folders, *out, "-r", "papr")
-    assert "no recipe nowhere.toml" in refused("train", class_folders, *out, "-r", "nowhere.toml")
-    assert "did you mean 'lr'" in refused("train", class_folders, *out, "--set", "lrr=1")
-    assert "nowhere'; give a folder of class folders" in refused("train", tmp_path / "nowhere", *out)
-    assert "unknown model 'srnn_resnet19'" in refused("train", class_folders, *out, "-m", "srnn_resnet19")
-    assert "--corrupt is skip or fatal; got 'maybe'" in refused(
-        "train", class_folders, *out, *TINY, "--corrupt", "maybe"
-    )
-    assert "holds no run to resume" in refused("train", class_folders, *out, *TINY, "--resume")
-    assert "choose 24 or less" in refused("train", class_folders, *out, *TINY, "--set", "batch_size=32")
-    assert "sizes must grow" in refused("train", class_folders, *out, "--sizes", "64,32")
+    for arguments, reason in {
+        (class_folders, "-r", "papr"): "unknown recipe 'papr'; did you mean 'paper'?",
+        (class_folders, "-r", "nowhere.toml"): "no recipe nowhere.toml",
+        (class_folders, "--set", "lrr=1"): "did you mean 'lr'",
+        (tmp_path / "nowhere",): "nowhere'; give a folder of class folders",
+        (class_folders, "-m", "srnn_resnet19"): "unknown model 'srnn_resnet19'",
+        (class_folders, *TINY, "--corrupt", "maybe"): "--corrupt is skip or fatal; got 'maybe'",
+        (class_folders, *TINY, "--resume"): "holds no run to resume",
+        (class_folders, *TINY, "--set", "batch_size=32"): "choose 24 or less",
+        (class_folders, "--sizes", "64,32"): "sizes must grow",
+    }.items():
+        assert reason in refused("train", *arguments, "-o", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_damaged_photographs_are_counted_at_the_end_or_fatal(class_folders: Path, tmp_path: Path) -> None:
+def test_damaged_images_are_counted_at_the_end_or_fatal(class_folders: Path, tmp_path: Path) -> None:
     (class_folders / "train" / "red" / "2.png").write_bytes(b"")
     said = run("train", class_folders, "-o", tmp_path / "run", "--epochs", 1, *TINY)
     assert said.code == 0
@@ -130,57 +128,42 @@ def test_damaged_photographs_are_counted_at_the_end_or_fatal(class_folders: Path
     assert "red/2.png: an empty file" in said.reason
 
 
-@pytest.fixture
-def running(class_folders: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[str], Path]]:
-    """A training with workers in a process group of its own, once it has finished an epoch."""
-    folder = tmp_path / "run"
-    arguments = ["train", str(class_folders), "-o", str(folder), *TINY, "--workers", "2", "--epochs", "400", "--cpu"]
-    process = subprocess.Popen(
-        [*COMMAND, *arguments], cwd=ROOT, text=True, stderr=subprocess.PIPE, start_new_session=True
-    )
-    try:
-        deadline = time.monotonic() + 300
-        while not (folder / "log.csv").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield process, arguments, folder
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_to_all_processes_saves_and_says_how_to_resume(
-    running: tuple[subprocess.Popen[str], list[str], Path], number: signal.Signals, code: int
-) -> None:
-    process, arguments, folder = running
-    os.killpg(process.pid, number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
-    last = err.strip().splitlines()[-1]
-    assert f"stopped by {number.name} at epoch" in last
-    assert f"resume to go on: srnn-zoo {' '.join(arguments)} --resume" in last
-    assert "Traceback" not in err
-    before = _epochs(folder)
-    refusal = run(*arguments, "--resume", "--set", "lr=0.5")
-    assert "lr 0.5, was 0.003" in refusal.reason
-    resumed = subprocess.Popen([*COMMAND, *arguments, "--resume"], cwd=ROOT, start_new_session=True)
-    try:
-        while _epochs(folder) <= before:
-            assert resumed.poll() is None
-            time.sleep(0.05)
-    finally:
-        os.killpg(resumed.pid, signal.SIGKILL)
-        resumed.wait()
+def test_a_signal_to_all_processes_saves_and_says_how_to_resume(class_folders: Path, tmp_path: Path) -> None:
+    arguments = ["train", str(class_folders), "-o", str(tmp_path / "run"), *TINY]
+    arguments += ["--workers", "2", "--epochs", "400", "--cpu"]
+    epochs = 0
+    for number, code, resume in ((signal.SIGINT, 130, []), (signal.SIGTERM, 143, ["--resume"])):
+        process = subprocess.Popen(
+            [*COMMAND, *arguments, *resume], cwd=ROOT, text=True, stderr=subprocess.PIPE, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + 300
+            while _epochs(tmp_path / "run") <= epochs:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            os.killpg(process.pid, number)
+            _, err = process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        assert process.returncode == code, err
+        last = err.strip().splitlines()[-1]
+        assert f"stopped by {number.name} at epoch" in last
+        assert f"resume to go on: srnn-zoo {' '.join(arguments)} --resume" in last
+        assert "Traceback" not in err
+        epochs = _epochs(tmp_path / "run")
+    assert "lr 0.5, was 0.003" in run(*arguments, "--resume", "--set", "lr=0.5").reason
 
 
 def _epochs(folder: Path) -> int:
-    with (folder / "log.csv").open() as file:
-        return len(list(csv.DictReader(file)))
+    """How many are in the log of a run, which may not be there yet."""
+    log = folder / "log.csv"
+    return len(log.read_text().splitlines()) - 1 if log.exists() else 0
 
 
+@pytest.mark.slow
 def test_torchrun_and_accelerate_launch_start_it_unchanged(class_folders: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     port = str(free_port())
@@ -189,14 +172,8 @@ def test_torchrun_and_accelerate_launch_start_it_unchanged(class_folders: Path, 
         "accelerate": ["accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1", "--cpu", "-m"],
     }.items():
         command = [sys.executable, "-m", *launcher, "srnn_zoo.cli", "train", str(class_folders), *TINY, "--cpu"]
-        done = subprocess.run(
-            [*command, "-o", str(tmp_path / name), "--epochs", "1"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=180,
-        )
+        command += ["-o", str(tmp_path / name), "--epochs", "1"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("best epoch 1") == 1
         assert SRNN.from_pretrained(tmp_path / name / "best").num_classes == 3

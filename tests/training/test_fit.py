@@ -12,25 +12,25 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 import srnn_zoo
 from srnn_zoo import SRNN
-from srnn_zoo.training import Recipe, fit, open_data
+from srnn_zoo.training import Interrupted, Recipe, fit, open_data, recipe
 from tests.conftest import ROOT, same_weights
 
-from .trainings import TINY, free_port, images, tiny, tiny_without_batch_norm
+from .trainings import TINY, events, free_port, images, tiny, tiny_without_batch_norm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("variant", srnn_zoo.list_cells())
 def test_every_variant_overfits_one_batch(variant: str) -> None:
-    batch = images()
-    chosen = Recipe(optimizer="adamw", lr=3e-3, epochs=30, batch_size=8, weight_decay=0.0, schedule="constant")
-    result = fit(tiny(variant=variant), batch, batch, chosen, workers=0)
-    assert result.history[0]["train_loss"] > 1
-    assert result.history[-1]["train_loss"] < 0.01
+    chosen = Recipe(optimizer="adamw", lr=5e-3, epochs=16, batch_size=8, weight_decay=0.0, schedule="constant")
+    losses = [row["train_loss"] for row in fit(tiny(variant=variant), images(), images(2), chosen, workers=0).history]
+    assert losses[0] > 1
+    assert losses[-1] < 0.02
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,30 @@ def test_every_variant_overfits_one_batch(variant: str) -> None:
 )
 def test_every_part_of_a_recipe_learns(options: dict[str, Any], settings: dict[str, Any]) -> None:
     chosen = Recipe(optimizer="adamw", lr=3e-3, epochs=12, batch_size=8, schedule="constant", **settings)
-    losses = [row["train_loss"] for row in fit(tiny(**options), images(size=64), images(size=64), chosen).history]
+    small = not chosen.random_heights and chosen.precision == "no"  # bf16 gives nan on a CPU for images of 32 pixels
+    train = images(size=32 if small else 64)
+    losses = [row["train_loss"] for row in fit(tiny(**options), train, images(2), chosen, workers=0).history]
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
 
-def test_exits_that_no_loss_reaches_are_refused() -> None:
-    with pytest.raises(ValueError, match='exits="separate" needs loss="anytime" or random_heights'):
-        fit(tiny(exits="separate"), images(), images(), TINY)
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Recipe(optimizer="adamw", lr=1e-3, epochs=8, batch_size=8, recurrence=0.25, identity_decay=300.0),
+        recipe("probe", lr=1e-3, lr_cell=1.0, epochs=8, recurrence=0.25, identity_decay=300.0),
+    ],
+    ids=["trained", "probed"],
+)
+def test_u_decays_towards_a_part_of_the_identity_wherever_it_started(chosen: Recipe) -> None:
+    distances = []
+    for settings in ({}, {"identity_decay": 0.0}):
+        model = tiny(variant="vanilla")
+        u = model.cell.get_parameter("recurrent.weight")
+        with torch.no_grad():
+            u.copy_(2 * torch.eye(len(u)))  # not the identity: as if it had been trained
+        fit(model, images(), images(2), dataclasses.replace(chosen, **settings), workers=0)
+        distances.append((u - 0.25 * torch.eye(len(u))).norm().item())
+    assert distances[0] < 0.3 * distances[1]
 
 
 def test_accumulated_steps_learn_what_one_batch_does() -> None:
@@ -61,7 +78,7 @@ def test_accumulated_steps_learn_what_one_batch_does() -> None:
     for steps in (1, 2, 4):
         model = tiny_without_batch_norm()
         chosen = Recipe(epochs=2, batch_size=8, lr=0.1, grad_accum_steps=steps)
-        fit(model, images(size=64), images(size=64), chosen, workers=0)
+        fit(model, images(size=64), images(2, size=64), chosen, workers=0)
         models.append(model)
     for other in models[1:]:
         for a, b in zip(models[0].parameters(), other.parameters(), strict=True):
@@ -70,19 +87,18 @@ def test_accumulated_steps_learn_what_one_batch_does() -> None:
 
 def test_the_folder_of_a_run_holds_what_others_read(class_folders: Path, tmp_path: Path) -> None:
     data = open_data(class_folders)
-    model = tiny(num_classes=3)
+    model, folder = tiny(num_classes=3), tmp_path / "run"
     chosen = Recipe(optimizer="adamw", lr=3e-3, epochs=3, batch_size=8)
-    result = fit(model, data.train, data.val, chosen, tmp_path / "run", workers=0, tensorboard=True, dataset="colours")
-    folder = tmp_path / "run"
+    result = fit(model, data.train, data.val, chosen, folder, workers=0, tensorboard=True, dataset="colours")
     assert Recipe.from_toml(folder / "recipe.toml") == chosen
     with (folder / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["epoch", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "seconds"]
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert all(float(row["val_top5"]) == 100 for row in rows)  # of three classes
-    assert {path.name for path in folder.iterdir()} == {
-        *("recipe.toml", "log.csv", "curves.png", "tensorboard", "best", "last", "state")
-    }
+    names = ("recipe.toml", "log.csv", "curves.png", "tensorboard", "best", "last", "state")
+    assert {path.name for path in folder.iterdir()} == set(names)
+    assert events(folder) == [(int(row["epoch"]), pytest.approx(float(row["val_loss"]))) for row in rows]
     last = SRNN.from_pretrained(folder / "last")
     assert same_weights(last, model)
     assert list(last.pretrained_cfg["label_names"]) == ["blue", "green", "red"]
@@ -93,29 +109,28 @@ def test_the_folder_of_a_run_holds_what_others_read(class_folders: Path, tmp_pat
     assert result.best["val_top1"] == max(row["val_top1"] for row in result.history)
 
 
-def test_accuracy_is_that_of_the_saved_model_counted_by_hand(tmp_path: Path) -> None:
-    val = images(11)
-    result = fit(tiny(), images(), val, TINY, tmp_path / "run", workers=0)
-    model = SRNN.from_pretrained(tmp_path / "run" / "last").eval()
+def test_accuracy_is_that_of_the_saved_model_counted_by_hand_and_old_thresholds_are_forgotten(tmp_path: Path) -> None:
+    model, val = tiny(num_classes=7), images(11)
+    model.metadata["exit"] = {"rule": "confidence", "thresholds": [0.5], "temperatures": [1.0, 1.0]}
+    row = fit(model, images(), val, TINY, tmp_path / "run", workers=0).history[-1]
+    saved = SRNN.from_pretrained(tmp_path / "run" / "last").eval()
     with torch.no_grad():
-        right = model(val.tensors[0]).argmax(1) == val.tensors[1]
-    assert result.history[-1]["val_top1"] == pytest.approx(100 * right.float().mean().item())
+        order = saved(val.tensors[0]).argsort(dim=1, descending=True)
+    right = order == val.tensors[1][:, None]
+    assert row["val_top1"] == pytest.approx(100 * right[:, 0].float().mean().item())
+    assert row["val_top5"] == pytest.approx(100 * right[:, :5].any(dim=1).float().mean().item())
+    assert "exit" not in {**model.metadata, **saved.metadata}
 
 
 def test_the_moving_average_is_what_is_measured_and_kept(tmp_path: Path) -> None:
     plain, averaged = tiny(), tiny()
+    averaged.zero_shot = True
     fit(plain, images(), images(), TINY, workers=0)
     fit(averaged, images(), images(), dataclasses.replace(TINY, ema_decay=0.9), tmp_path / "run", workers=0)
-    assert same_weights(averaged, SRNN.from_pretrained(tmp_path / "run" / "last"))
+    saved = SRNN.from_pretrained(tmp_path / "run" / "last")
+    assert same_weights(averaged, saved)
+    assert not saved.zero_shot
     assert not same_weights(averaged, plain)
-
-
-def test_training_forgets_the_thresholds_of_the_weights_before(tmp_path: Path) -> None:
-    model = tiny()
-    model.metadata["exit"] = {"rule": "confidence", "thresholds": [0.5], "temperatures": [1.0, 1.0]}
-    fit(model, images(), images(), TINY, tmp_path / "run", workers=0)
-    assert "exit" not in model.metadata
-    assert "exit" not in SRNN.from_pretrained(tmp_path / "run" / "last").metadata
 
 
 def test_patience_ends_a_run_that_gets_no_better() -> None:
@@ -125,7 +140,7 @@ def test_patience_ends_a_run_that_gets_no_better() -> None:
     assert len(history) == best + 3
 
 
-def test_damaged_pictures_are_skipped_and_listed_or_fatal(class_folders: Path, tmp_path: Path) -> None:
+def test_damaged_images_are_skipped_and_listed_or_fatal(class_folders: Path, tmp_path: Path) -> None:
     victims = [class_folders / "train" / "red" / "3.png", class_folders / "val" / "blue" / "1.png"]
     for victim in victims:
         victim.write_bytes(victim.read_bytes()[:200])
@@ -139,16 +154,20 @@ def test_damaged_pictures_are_skipped_and_listed_or_fatal(class_folders: Path, t
         fit(tiny(num_classes=3), data.train, data.val, chosen, workers=0, corrupt="fatal")
 
 
-def test_data_that_do_not_fit_the_model_are_refused(class_folders: Path) -> None:
-    data = open_data(class_folders)
-    with pytest.raises(ValueError, match="the model has 4 classes, the training split 3: create it with num_classes=3"):
-        fit(tiny(), data.train, data.val, TINY)
-    with pytest.raises(ValueError, match="batch_size must be no more than the 8 training images; got 9"):
-        fit(tiny(), images(), images(), Recipe(batch_size=9))
-    with pytest.raises(ValueError, match='precision "fp16" needs a GPU'):
-        fit(tiny(), images(), images(), Recipe(precision="fp16", batch_size=4), cpu=True)
-    with pytest.raises(ValueError, match="a process reads 3 at a time"):
-        fit(tiny(), images(), images(), Recipe(mixup=0.1, batch_size=3))
+@pytest.mark.parametrize(
+    ("options", "settings", "reason"),
+    [
+        ({}, {"batch_size": 9}, "batch_size must be no more than the 8 training images; got 9"),
+        ({}, {"precision": "fp16"}, 'precision "fp16" needs a GPU'),
+        ({}, {"mixup": 0.1, "batch_size": 3}, "a process reads 3 at a time"),
+        ({"exits": "separate"}, {}, 'exits="separate" needs loss="anytime" or random_heights'),
+    ],
+)
+def test_data_and_models_that_do_not_fit_the_recipe_are_refused(
+    options: dict[str, Any], settings: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        fit(tiny(**options), images(), images(), dataclasses.replace(TINY, **settings), cpu=True)
 
 
 def test_one_split_trains_models_of_several_sizes(class_folders: Path) -> None:
@@ -165,11 +184,6 @@ def _check_size(images: Any, size: int) -> None:
     assert largest.shape[-1] == size
 
 
-def test_streams_are_refused_with_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"hfids/flowers is a stream, .* give hfds/…, wds/… with its shards on disk"):
-        open_data("hfids/flowers")
-
-
 def test_folders_opened_one_by_one_are_refused_where_their_classes_differ(class_folders: Path) -> None:
     import shutil
 
@@ -179,12 +193,13 @@ def test_folders_opened_one_by_one_are_refused_where_their_classes_differ(class_
 
     shutil.rmtree(class_folders / "val" / "blue")
     model = tiny(num_classes=3)
-    transform = image_transform(model)
-    train, val = (ImageFolder(str(class_folders / split), transform) for split in ("train", "val"))
-    with pytest.raises(ValueError, match="numbers its classes otherwise than the training split"):
-        fit(model, train, val, Recipe(batch_size=8))
-    result = fit(model, class_folders / "train", class_folders / "val", Recipe(epochs=1, batch_size=8), workers=0)
-    assert len(result.history) == 1
+    train, val = (ImageFolder(str(class_folders / split), image_transform(model)) for split in ("train", "val"))
+    with pytest.raises(ValueError, match="numbers its classes in another way than the training split"):
+        fit(model, train, val, TINY)
+    with pytest.raises(ValueError, match="the model has 4 classes, the training split 3: create it with num_classes=3"):
+        fit(tiny(), train, val, TINY)
+    chosen = dataclasses.replace(TINY, epochs=1)
+    assert len(fit(model, class_folders / "train", class_folders / "val", chosen, workers=0).history) == 1
 
 
 def test_optional_packages_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -196,36 +211,69 @@ def test_optional_packages_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch
         fit(tiny(), images(), images(), TINY)
 
 
+class AnotherProcess:
+    """Stands in for the second of two processes: it adds nothing to any sum, or what it is told to add to the first."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *adds: float) -> None:
+        self.reductions, self.adds = 0, torch.tensor(adds, dtype=torch.float64)
+        monkeypatch.setattr(Accelerator, "num_processes", 2)
+        monkeypatch.setattr(Accelerator, "reduce", lambda accelerator, tensor, how: self.reduce(tensor))
+        monkeypatch.setattr("srnn_zoo.training.trainer.distribute_bn", lambda *args, **options: None)
+
+    def reduce(self, tensor: Tensor) -> Tensor:
+        self.reductions += 1
+        return tensor + self.adds if len(self.adds) and self.reductions == 1 else tensor
+
+
+TWICE = Recipe(epochs=1, batch_size=8, grad_accum_steps=2)
+
+
+def test_processes_wait_for_each_other_once_an_update(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other, counts = AnotherProcess(monkeypatch), []
+    for updates in (1, 4):
+        before = other.reductions
+        fit(tiny(), images(8 * updates), images(2), TWICE, tmp_path / str(updates), workers=0)
+        counts.append(other.reductions - before)
+    assert counts[1] - counts[0] == 3
+
+
+def test_what_happens_in_another_process_ends_the_run_in_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = tiny()
+    for adds, error, reason in (
+        ((0, 1, 0, 0), Interrupted, "stopped by SIGTERM at epoch 1, batch 1: nothing is saved"),
+        ((0, 0, 1, 0), Interrupted, "stopped by SIGINT at epoch 1, batch 1"),
+        ((1, 0, 0, 0), FloatingPointError, "the loss is not finite in another process at epoch 1, batch 1: choose"),
+    ):
+        AnotherProcess(monkeypatch, *adds)
+        model = tiny()
+        with pytest.raises(error, match=reason):
+            fit(model, images(16), images(2), TWICE, workers=0)
+        untouched = torch.equal(model.get_parameter("fc.weight"), start.get_parameter("fc.weight"))
+        assert untouched == (error is FloatingPointError)
+
+
 TWO = """
-import json, sys
+import sys
 sys.path.insert(0, {root!r})
 import torch
 from tests.training.trainings import images, tiny_without_batch_norm
 from srnn_zoo.training import Recipe, fit
 torch.set_num_threads(1)
 model = tiny_without_batch_norm()
-result = fit(model, images(size=64), images(11, size=64), Recipe(**{recipe!r}), {output!r}, workers=1, cpu=True)
+fit(model, images(size=64), images(11, size=64), Recipe(**{recipe!r}), {output!r}, workers=1, cpu=True)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_learn_and_measure_as_one(tmp_path: Path) -> None:
     settings = {"optimizer": "sgd", "momentum": 0.0, "lr": 1.0, "weight_decay": 0.0, "schedule": "constant"}
     settings |= {"epochs": 1, "batch_size": 8}  # one step, by the gradient itself
     script = tmp_path / "two.py"
     script.write_text(TWO.format(root=str(ROOT), recipe=settings, output=str(tmp_path / "two")))
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        str(free_port()),
-        str(script),
-    ]
-    subprocess.run(
-        launch, check=True, cwd=ROOT, capture_output=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--master_port", str(free_port()), str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(launch, check=True, cwd=ROOT, capture_output=True, timeout=120, env=environment)
     model = tiny_without_batch_norm()
     start = {name: value.clone() for name, value in model.state_dict().items()}
     result = fit(model, images(size=64), images(11, size=64), Recipe(**settings), tmp_path / "one", workers=0)  # pyright: ignore

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from srnn_zoo import SRNN
-from srnn_zoo.training import Interrupted, fit
+from srnn_zoo.training import FitResult, Interrupted, fit
 from srnn_zoo.training.state import find_state, read_progress
 from tests.conftest import ROOT, same_weights
 
-from .trainings import TINY, Hooked, augmented, images, tiny
+from .trainings import TINY, Hooked, augmented, events, images, on_one_thread, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,6 +30,23 @@ from tests.training.trainings import augmented
 torch.set_num_threads(1)
 augmented({data!r}, {output!r}, state_seconds=0)
 """
+
+
+@pytest.fixture(scope="module")
+def whole() -> SRNN:
+    """A model that was trained without interruption."""
+    model = tiny()
+    with on_one_thread():
+        fit(model, images(), images(), TINY, workers=0)
+    return model
+
+
+def resume(run: Path, whole: SRNN, **options: bool) -> FitResult:
+    """Go on with a run, which ends with the very weights of one that was not interrupted."""
+    model = tiny()
+    result = fit(model, images(), images(), TINY, run, resume=True, workers=0, **options)
+    assert same_weights(model, whole)
+    return result
 
 
 def test_a_run_that_was_killed_ends_with_the_very_weights_of_one_that_was_not(
@@ -49,18 +66,45 @@ def test_a_run_that_was_killed_ends_with_the_very_weights_of_one_that_was_not(
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    state = find_state(run / "state")
-    assert state is not None
-    here = read_progress(state)
+    here = kept(run)
     assert here["epoch"] < 3
     resumed = augmented(class_folders, run, resume=True)
     assert same_weights(resumed, whole), f"killed at epoch {here['epoch']}, update {here['update']}"
     assert same_weights(SRNN.from_pretrained(run / "best"), SRNN.from_pretrained(tmp_path / "whole" / "best"))
 
 
-def test_a_state_that_was_cut_short_is_never_picked_up(tmp_path: Path) -> None:
-    whole = tiny()
-    fit(whole, images(), images(), TINY, tmp_path / "whole", workers=0)
+def kept(run: Path) -> dict[str, int]:
+    """How far the state that is kept has come."""
+    state = find_state(run / "state")
+    assert state is not None
+    return read_progress(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "read", "place"),
+    [
+        ("SIGINT", 0, 10, "epoch 2, batch 1"),
+        ("SIGTERM", 0, 13, "epoch 2, batch 2"),
+        ("SIGTERM", 1, 11, "epoch 2, batch 2"),
+    ],
+    ids=["interrupted", "terminated", "in validation"],
+)
+def test_a_signal_saves_and_the_run_goes_on_as_if_there_had_been_none(
+    name: str, split: int, read: int, place: str, tmp_path: Path, whole: SRNN
+) -> None:
+    number, run = getattr(signal, name), tmp_path / "run"
+    splits = [images(), images()]
+    splits[split] = Hooked(read, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Interrupted, match=f"stopped by {name} at {place}: the state is saved in") as error:
+        fit(tiny(), *splits, TINY, run, workers=0, tensorboard=True)
+    assert error.value.signum == number
+    result = resume(run, whole, tensorboard=True)
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    assert events(run) == [(row["epoch"], pytest.approx(row["val_loss"])) for row in result.history]
+    assert resume(run, whole) == result  # a finished run
+
+
+def test_a_state_that_was_cut_short_is_never_picked_up(tmp_path: Path, whole: SRNN) -> None:
     run = tmp_path / "run"
     with pytest.raises(Interrupted):
         fit(tiny(), Hooked(13, lambda: os.kill(os.getpid(), signal.SIGTERM)), images(), TINY, run, workers=0)
@@ -74,91 +118,47 @@ def test_a_state_that_was_cut_short_is_never_picked_up(tmp_path: Path) -> None:
             (cut / file.name).write_bytes(content[: len(content) // 2] if file.name == damage else content)
     (cut / "optimizer.bin").unlink()
     assert find_state(run / "state") == good
-    resumed = tiny()
-    fit(resumed, images(), images(), TINY, run, resume=True, workers=0)
-    assert same_weights(resumed, whole)
+    resume(run, whole)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_saves_and_the_run_goes_on_as_if_there_had_been_none(name: str, tmp_path: Path) -> None:
-    whole = tiny()
-    fit(whole, images(), images(), TINY, workers=0)
-    number = getattr(signal, name)
-    train = Hooked(10, lambda: os.kill(os.getpid(), number))
-    with pytest.raises(Interrupted, match=f"stopped by {name} at epoch 2, batch 1: the state is saved in") as error:
-        fit(tiny(), train, images(), TINY, tmp_path / "run", workers=0)
-    assert error.value.signum == number
-    resumed = tiny()
-    fit(resumed, images(), images(), TINY, tmp_path / "run", resume=True, workers=0)
-    assert same_weights(resumed, whole)
-
-
-def test_a_signal_during_validation_loses_no_epoch(tmp_path: Path) -> None:
-    whole = tiny()
-    fit(whole, images(), images(), TINY, workers=0)
-    val = Hooked(11, lambda: os.kill(os.getpid(), signal.SIGTERM))  # in the second epoch's
-    with pytest.raises(Interrupted, match="epoch 2, batch 2"):
-        fit(tiny(), images(), val, TINY, tmp_path / "run", workers=0)
-    resumed = tiny()
-    result = fit(resumed, images(), images(), TINY, tmp_path / "run", resume=True, workers=0)
-    assert same_weights(resumed, whole)
-    assert [row["epoch"] for row in result.history] == [1, 2, 3]
-
-
-def test_a_finished_run_resumes_to_its_result(tmp_path: Path) -> None:
-    model, again = tiny(), tiny()
-    result = fit(model, images(), images(), TINY, tmp_path / "run", workers=0)
-    assert fit(again, images(), images(), TINY, tmp_path / "run", resume=True, workers=0) == result
-    assert same_weights(model, again)
-
-
-def test_a_run_is_not_resumed_with_another_recipe_model_or_data(tmp_path: Path) -> None:
-    fit(tiny(), images(), images(), TINY, tmp_path / "run", workers=0)
-    other = dataclasses.replace(TINY, lr=0.5, schedule="step")
-    with pytest.raises(ValueError, match=r"lr 0.5, was 0.003; schedule step, was constant; .*recipe\.toml"):
-        fit(tiny(), images(), images(), other, tmp_path / "run", resume=True)
-    with pytest.raises(ValueError, match="variant vanilla, was half_gru"):
-        fit(tiny(variant="vanilla"), images(), images(), TINY, tmp_path / "run", resume=True)
-    with pytest.raises(ValueError, match="training images 12, was 8"):
-        fit(tiny(), images(12), images(), TINY, tmp_path / "run", resume=True)
-
-
-def test_a_run_takes_no_other_runs_place_and_resumes_from_nothing_only_by_itself(tmp_path: Path) -> None:
+def test_a_run_is_resumed_only_as_itself_and_takes_no_other_runs_place(tmp_path: Path) -> None:
+    run, short = tmp_path / "run", dataclasses.replace(TINY, epochs=1)
     with pytest.raises(FileNotFoundError, match="run holds no run to resume"):
-        fit(tiny(), images(), images(), TINY, tmp_path / "run", resume=True)
-    fit(tiny(), images(), images(), TINY, tmp_path / "run", workers=0)
+        fit(tiny(), images(), images(), short, run, resume=True)
+    fit(tiny(), images(), images(), short, run, workers=0)
     with pytest.raises(FileExistsError, match="run holds another run: resume it, or choose another folder"):
-        fit(tiny(), images(), images(), TINY, tmp_path / "run")
+        fit(tiny(), images(), images(), short, run)
+    other = dataclasses.replace(short, lr=0.5, schedule="step")
+    for model, train, chosen, reason in (
+        (tiny(), images(), other, r"lr 0.5, was 0.003; schedule step, was constant; .*recipe\.toml"),
+        (tiny(variant="vanilla"), images(), short, "variant vanilla, was half_gru"),
+        (tiny(), images(12), short, "training images 12, was 8"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            fit(model, train, images(), chosen, run, resume=True)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path: Path) -> None:
-    train = Hooked(14, lambda: float("inf"))
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path: Path, whole: SRNN) -> None:
+    run, model = tmp_path / "run", tiny()
     reason = r"the loss is nan at epoch 2, batch 2; .*last holds the model of epoch 1: choose a lower lr"
     with pytest.raises(FloatingPointError, match=reason):
-        fit(tiny(), train, images(), TINY, tmp_path / "run", workers=0, state_seconds=0)
-    kept = find_state(tmp_path / "run" / "state")
-    assert kept is not None
-    assert (read_progress(kept)["epoch"], read_progress(kept)["update"]) == (1, 1)
-    assert all(p.isfinite().all() for p in SRNN.from_pretrained(tmp_path / "run" / "last").parameters())
-    whole, resumed = tiny(), tiny()
-    fit(whole, images(), images(), TINY, workers=0)
-    fit(resumed, images(), images(), TINY, tmp_path / "run", resume=True, workers=0)
-    assert same_weights(resumed, whole)
+        fit(model, Hooked(14, lambda: float("inf")), images(), TINY, run, workers=0, state_seconds=0)
+    assert (kept(run)["epoch"], kept(run)["update"]) == (1, 1)
+    assert all(p.isfinite().all() for p in model.parameters())  # it has not reached the optimiser
+    assert all(p.isfinite().all() for p in SRNN.from_pretrained(run / "last").parameters())
+    resume(run, whole)
 
 
 def test_weights_that_a_step_broke_take_no_good_states_place(tmp_path: Path) -> None:
     model = tiny()
     model.get_parameter("fc.weight").register_hook(lambda gradient: gradient * float("nan"))
-    with pytest.raises(
-        FloatingPointError, match="the weights are not finite after epoch 1, batch 1: choose a lower lr"
-    ):
+    reason = "the weights are not finite after epoch 1, batch 1: choose a lower lr"
+    with pytest.raises(FloatingPointError, match=reason):
         fit(model, images(), images(), TINY, tmp_path / "run", workers=0, state_seconds=0)
-    kept = find_state(tmp_path / "run" / "state")
-    assert kept is not None
-    assert read_progress(kept)["update"] == 0
+    assert kept(tmp_path / "run")["update"] == 0
 
 
-def test_a_full_disk_ends_the_run_and_the_state_before_it_survives(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run_and_the_state_before_it_survives(tmp_path: Path, whole: SRNN) -> None:
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writes fail with an error then, as on a full disk
     train = Hooked(10, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard)))
@@ -169,10 +169,5 @@ def test_a_full_disk_ends_the_run_and_the_state_before_it_survives(tmp_path: Pat
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         signal.signal(signal.SIGXFSZ, old)
-    assert [path.name for path in (run / "state").iterdir()] == [
-        path.name for path in [find_state(run / "state")] if path
-    ]
-    whole, resumed = tiny(), tiny()
-    fit(whole, images(), images(), TINY, workers=0)
-    fit(resumed, images(), images(), TINY, run, resume=True, workers=0)
-    assert same_weights(resumed, whole)
+    assert list((run / "state").iterdir()) == [find_state(run / "state")]
+    resume(run, whole)

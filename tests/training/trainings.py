@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,23 @@ def augmented(data: Path | str, output: Path | str, **options: Any) -> SRNN:
     chosen = recipe("finetune", epochs=3, batch_size=4, grad_accum_steps=2, mixup=0.1, auto_augment="rand-m5-mstd0.5")
     fit(model, splits.train, splits.val, chosen, output, workers=2, cpu=True, **options)
     return model
+
+
+@contextlib.contextmanager
+def on_one_thread() -> Iterator[None]:
+    """As in the processes that tests start, so that sums come in the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def events(run: Path) -> list[tuple[int, float]]:
+    """Epochs and validation losses in TensorBoard's file, of which a run has one."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (file,) = (run / "tensorboard").iterdir()
+    return [(event.step, event.value) for event in EventAccumulator(str(file)).Reload().Scalars("val/loss")]
 
 
 def free_port() -> int:
