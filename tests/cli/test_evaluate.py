@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,8 +89,6 @@ def test_a_name_in_several_variants_is_zero_shot(imagenet_sample: list[Path], tm
         (("data/test", "a", "--sizes", "64,32"), "--sizes: sizes must grow"),
         (("data/test", "a", "--data-dir", "x"), "data_dir goes with the name of a data set"),
         (("data/test", "a", "--output", "a/config.json"), "--output: cannot write results to a/config.json: it is a f"),
-        (("data/test", "a", "--batch-size", "0"), "Invalid value for '--batch-size'"),
-        (("data/test", "a", "--workers", "-1"), "Invalid value for '--workers'"),
         (("data/test", "a", "--device", "nope"), "--device nope is not available here"),
         (("data/test",), "Missing argument"),
     ],
@@ -113,18 +112,10 @@ def test_as_a_process_ctrl_c_leaves_what_was_done_and_says_where(place: Path, im
         for name in ("blue", "red"):
             (tmp_path / "many" / name).mkdir(parents=True, exist_ok=True)
             (tmp_path / "many" / name / f"{index}.png").symlink_to(images / name / "0.png")
-    options = ("--batch-size", "1", "--output", tmp_path / "out")
-    command = [*COMMAND, "evaluate", tmp_path / "many", "a", *options]
-    pipe = subprocess.PIPE
+    command = [*COMMAND, "evaluate", tmp_path / "many", "a", "--batch-size", "1", "--output", tmp_path / "out"]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     partial = tmp_path / "out" / "predictions.csv.partial"
-    with subprocess.Popen(
-        [str(part) for part in command],
-        cwd=place,
-        text=True,
-        stdout=pipe,
-        stderr=pipe,
-        preexec_fn=heed_ctrl_c,
-    ) as process:
+    with subprocess.Popen([*map(str, command)], cwd=place, preexec_fn=heed_ctrl_c, **pipes) as process:
         deadline = time.monotonic() + 120
         while not (partial.exists() and partial.stat().st_size > 0) and time.monotonic() < deadline:
             time.sleep(0.01)
