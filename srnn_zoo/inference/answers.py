@@ -11,7 +11,7 @@ from torch import Tensor
 
 from srnn_zoo.models.cells import log_mean_probability
 from srnn_zoo.models.cost import level_gmacs
-from srnn_zoo.models.recurrence import Levels, check_every_exit
+from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
 
 __all__ = ["CollectedAnswers", "collect", "ensembles"]
@@ -87,13 +87,14 @@ def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = 
     targets: list[Tensor] = []
     sizes: list[tuple[int, int]] = []
     for images, classes in tqdm(loader, unit="batch", leave=False, disable=None if progress else True):
-        levels = Levels(model, images.to(device) if isinstance(images, Tensor) else [x.to(device) for x in images])
+        on_device = images.to(device) if isinstance(images, Tensor) else [level.to(device) for level in images]
+        levels = model.lazy_levels(on_device)
         targets.append(torch.as_tensor(classes).cpu())
         _check_classes(targets[-1], levels.batch_size, model.num_classes)
         if sizes and sizes != levels.sizes:
             raise ValueError(f"all images must have levels of the same sizes; got {sizes}, then {levels.sizes}")
         sizes = levels.sizes
-        features = [model.level_features(levels.build(level), level) for level in range(len(sizes))]
+        features = [model.read_level(levels, level) for level in range(levels.height)]
         logits.append(torch.stack(list(model.exit_logits(features))).float().cpu())
         every = torch.stack([model.level_logits(x, level).float() for level, x in enumerate(features)])  # F(C(x_s))
         alone.append(torch.stack([_classes(answer) for answer in (*every, *ensembles(every))]).cpu())
