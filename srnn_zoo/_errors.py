@@ -1,4 +1,4 @@
-"""The sentences a user meets when something is wrong, where more than one place says them."""
+"""Errors, and error messages that more than one place gives."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["WeightsUnavailableError", "missing_extra", "unknown_name"]
 
 
 class WeightsUnavailableError(RuntimeError):
-    """Weights are not on this machine nor to be had from the network now, or cannot be read."""
+    """Weights are neither on this machine nor available from the network now, or cannot be read."""
 
 
 def unknown_name(kind: str, name: str, choices: Iterable[str], listing: str = "") -> str:
-    """`unknown model 'x'; did you mean 'y'?`, or all choices where none is close and they are few."""
+    """`unknown model 'x'; did you mean 'y'?`; or all choices, if none is close and they are few."""
     choices = sorted(choices)
     longer = [choice for choice in choices if name and choice.startswith(name)]
     close = longer[:3] or difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
