@@ -33,22 +33,13 @@ def main() -> None:
     sys.argv = sys.argv[2 if is_module else 1 :]
     if not sys.argv:
         sys.exit(USAGE)
-    if is_module:
-        try:
-            run(sys.argv[0], "__main__")
-        except ImportError as error:
-            if error.name is not None:  # an import of the program's
-                raise
-            sys.exit(f"srnn_zoo.cli.run: {error}")
-        return
-    script = Path(sys.argv[0]).resolve()
-    if not script.is_file():
-        sys.exit(f"srnn_zoo.cli.run: there is no script {sys.argv[0]}")
-    own_timm = script.parent / "timm" / "__init__.py"
-    if own_timm.is_file() and not own_timm.samefile(timm.__file__):
-        sys.exit(f"srnn_zoo.cli.run: {script.parent} has a timm of its own: start {script.name} from that folder")
-    sys.path.insert(0, str(script.parent))
-    run(str(script), "__main__")
+    program = sys.argv[0] if is_module else _script(sys.argv[0])
+    try:
+        run(program, "__main__")
+    except ImportError as error:
+        if not is_module or error.name is not None:  # one of the program's own
+            raise
+        sys.exit(f"srnn_zoo.cli.run: {error}")
 
 
 def run(program: str, name: str) -> dict[str, Any]:
@@ -60,6 +51,18 @@ def run(program: str, name: str) -> dict[str, Any]:
     return runpy.run_module(program, run_name=name, alter_sys=True)
 
 
+def _script(name: str) -> str:
+    """The absolute path of a script; its folder becomes the first to import from."""
+    script = Path(name).resolve()
+    if not script.is_file():
+        sys.exit(f"srnn_zoo.cli.run: there is no script {name}")
+    own_timm = script.parent / "timm" / "__init__.py"
+    if own_timm.is_file() and not own_timm.samefile(timm.__file__):
+        sys.exit(f"srnn_zoo.cli.run: {script.parent} has a timm of its own: start {script.name} from that folder")
+    sys.path.insert(0, str(script.parent))
+    return str(script)
+
+
 def _preparation_data(name: str, original: Any = spawn.get_preparation_data) -> dict[str, Any]:
     """What multiprocessing tells a child: to import this module as its main one, and by it the program."""
     data = original(name)
@@ -67,15 +70,11 @@ def _preparation_data(name: str, original: Any = spawn.get_preparation_data) -> 
     return {**data, "init_main_from_name": "srnn_zoo.cli.run"}
 
 
-def _run_in_child() -> dict[str, Any]:
-    program = os.environ[_PROGRAM]
-    if program.endswith(".__main__"):  # multiprocessing does not import these either: few ask for their own name
-        register()
-        return {}
-    return run(program, "__mp_main__")
-
-
 if __name__ == "__main__":
     main()
-elif __name__ == "__mp_main__":
-    globals().update(_run_in_child())
+elif __name__ == "__mp_main__":  # in a process that multiprocessing has spawned
+    # it imports no __main__.py of a package, as few of them ask for their own name
+    if os.environ[_PROGRAM].endswith(".__main__"):
+        register()
+    else:
+        globals().update(run(os.environ[_PROGRAM], "__mp_main__"))

@@ -23,7 +23,7 @@ from timm.models import (
 )
 
 from srnn_zoo._errors import unknown_name
-from srnn_zoo.transforms.pyramid import Interpolation, pair
+from srnn_zoo.transforms.pyramid import pair
 from srnn_zoo.weights.download import download_files
 from srnn_zoo.weights.saved import CONFIG_FILE, SavedModel, open_saved
 
@@ -31,7 +31,6 @@ from .backbone import create_backbone, srnn_config, unexpected_argument
 from .base_cnn import create_base_cnn
 from .entries import TimmConfig, Weights, add_weights, matching, plan_weights, weights_of
 from .initial import init_from_base_cnn, load_saved
-from .norms import Norm
 from .srnn import SRNN
 
 __all__ = ["ModelFactory", "create_model", "documented", "get_factory", "list_models", "register", "register_weights"]
@@ -68,22 +67,21 @@ def create_model(
     variant: str | None = None,
     scales: Sequence[float] | None = None,
     activation: Literal["auto", "relu", "identity"] | None = None,
-    interpolation: Interpolation | None = None,
+    interpolation: Literal["bicubic", "bilinear", "gaussian"] | None = None,
     exits: Literal["shared", "separate"] | None = None,
-    norm: Norm | None = None,
+    norm: Literal["shared", "per_level", "frozen"] | None = None,
     num_classes: int | None = None,
     in_chans: int | None = None,
     drop_rate: float | None = None,
     img_size: int | tuple[int, int] | None = None,
-    weights: StrPath | None = None,
-    pretrained_backbone: bool | StrPath = False,
-    cache_dir: StrPath | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    pretrained_backbone: bool | str | os.PathLike[str] = False,
+    cache_dir: str | os.PathLike[str] | None = None,
     **kwargs: Any,
 ) -> SRNN:
     """An SRNN by name: `srnn_` and any timm architecture, with or without one of timm's tags.
 
-    Options that are not given are those of the weights, where the weights are a saved SRNN's; else they are those that
-    stand first below.
+    What is not given, or None, is as in the saved SRNN whose weights are loaded; without one, as said here.
 
     Args:
         name: such as `"srnn_resnet18"`; with a tag of `list_pretrained()`, such as `"srnn_resnet18.half_gru_in1k"`, or
@@ -92,15 +90,15 @@ def create_model(
         pretrained: take the best weights for this architecture and variant (`list_pretrained()`). Where there are none,
             take backbone *and* classifier from timm's weights, U = I and zero gates: a zero-shot model that works
             before any training. With another `num_classes` than theirs, the classifier is new.
-        variant: what happens between two scales: `"half_gru"`, or another of `list_cells()`.
-        scales: relative sizes of the levels, `(0.5, 1.0)`; they grow and end with 1.0.
-        activation: φ: `"auto"` (see `SRNN`), `"relu"` or `"identity"`.
-        interpolation: how levels are made: `"bicubic"`, `"bilinear"` or `"gaussian"`.
-        exits: `"shared"`, one classifier for all levels, or `"separate"`, one for each.
-        norm: batch norm `"shared"` by the levels, `"per_level"`, or `"frozen"`.
-        num_classes: width of the classifier, by default the pretrained weights' own, 1000 for ImageNet.
-        in_chans: channels of the images, 3.
-        drop_rate: dropout before the classifier, 0.
+        variant: what happens between two scales, one of `list_cells()`; by default `"half_gru"`.
+        scales: relative sizes of the levels, which grow and end with 1.0; by default `(0.5, 1.0)`.
+        activation: φ; by default `"auto"`, the rectifier where the backbone's features are non-negative.
+        interpolation: how levels are made; by default `"bicubic"`.
+        exits: `"shared"`, one classifier for all levels, as is the default; or `"separate"`, one for each.
+        norm: batch norm `"shared"` by the levels, as is the default; `"per_level"`; or `"frozen"`.
+        num_classes: width of the classifier; by default the pretrained weights' own, 1000 for ImageNet.
+        in_chans: channels of the images; by default 3.
+        drop_rate: dropout before the classifier, in [0, 1); by default 0.
         img_size: the size `(H, W)` of the largest level the model is meant for; by default the one that makes the
             smallest level the backbone's own size.
         weights: a saved model (a folder, or a Hub id `"owner/name@revision"`), an SRNN's weights file, or a tag.

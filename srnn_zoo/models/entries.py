@@ -255,15 +255,9 @@ def plan_weights(
 ) -> Plan:
     """Find out what to make a model from.
 
-    Args:
-        name: such as `srnn_resnet18`.
-        arguments: of the factory, as the user gave them.
-        pretrained: whether weights are wanted.
-        weights: a saved model, a weights file, a Hub id or a tag, in place of all else.
-        pretrained_cfg: a tag, or the config of a saved model, from timm.
-        overlay: entries in place of the config's, from timm.
-        base_cnn_given: whether the user named the base CNN's weights.
-        cache_dir: where downloads go.
+    `weights`, a saved model, a weights file, a Hub id or a tag, goes before all else; then comes `pretrained_cfg` from
+    timm, a tag or the config of a saved model, with `overlay`; then the best entry, unless the base CNN's weights are
+    given.
 
     Raises:
         ValueError: for unknown weights, with the closest names, and for weights of another architecture or variant.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
 from typing import Any, cast
 
 import torchvision
 from timm.data import ImageNetInfo, infer_imagenet_subset
-from timm.models import get_arch_pretrained_cfgs
+from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
 from torchvision.models import Weights, WeightsEnum
 from torchvision.transforms import Compose
 
@@ -106,41 +106,34 @@ def _builder(name: str, weights_enum: type[WeightsOfSRNN]) -> Callable[..., SRNN
 @functools.cache
 def _weights_enum(name: str, tags: tuple[str, ...]) -> type[WeightsOfSRNN]:
     """The weights of an architecture; the same class while its entries are those of `tags`."""
+    configs, entries = get_arch_pretrained_cfgs(name), {entry.tag: entry for entry in weights_of(name)}
+    timms = {c.tag: c for c in get_arch_pretrained_cfgs(name.removeprefix("srnn_")).values() if c.has_weights and c.tag}
     members: dict[str, Weights] = {}
-    for entry in weights_of(name):
-        meta = {**vars(entry), "variant": entry.variant, "categories": list(entry.categories)}
-        members[entry.tag] = _weights(entry.url, {**entry.preprocessing, "input_size": (3, *entry.sizes[-1])}, meta)
+    for tag in (*entries, *timms):
+        config, entry = configs[f"{name}.{tag}"], entries.get(tag)
+        preprocessing = {key: getattr(config, key) for key in ("input_size", *PREPROCESSING)}
+        meta = {"architecture": name, "categories": _class_names(config)}
+        if entry is not None:
+            preprocessing["input_size"] = (3, *entry.sizes[-1])
+            url = entry.url
+            meta = {**vars(entry), "variant": entry.variant, **meta}
+        else:
+            repo = timms[tag].hf_hub_id
+            url = f"https://huggingface.co/{repo.partition('@')[0]}" if repo else str(timms[tag].url)
+            meta |= {"name": f"{name}.{tag}", "base": f"{name.removeprefix('srnn_')}.{tag}", "variant": "half_gru"}
+            meta |= {"zero_shot": config.num_classes > 0, "num_classes": config.num_classes, "license": config.license}
+            meta["recipe"] = "timm's weights of the base CNN, U = I, gates zero; no training as an SRNN"
+        members[tag.upper()] = Weights(url, partial(largest_level, **preprocessing), meta)
     best = best_weights(name, "half_gru")
-    default = best and best.tag
-    for base, config in get_arch_pretrained_cfgs(name.removeprefix("srnn_")).items():
-        if not config.has_weights or not config.tag:
-            continue
-        meta = {
-            "name": f"srnn_{base}",
-            "variant": "half_gru",
-            "base": base,
-            "zero_shot": config.num_classes > 0,
-            "recipe": "timm's weights of the base CNN, U = I, gates zero; no training as an SRNN",
-            "license": config.license,
-            "num_classes": config.num_classes,
-        }
-        preprocessing = {key: getattr(config, key) for key in sorted(PREPROCESSING)}
-        channels, height, width = config.input_size
-        preprocessing["input_size"] = (channels, 2 * height, 2 * width)
-        url = f"https://huggingface.co/{config.hf_hub_id}".partition("@")[0] if config.hf_hub_id else str(config.url)
-        members[config.tag] = _weights(url, preprocessing, meta)
-        default = default or config.tag  # timm's first is its default
+    default = best.tag if best else next(iter(timms), None)  # timm's first is its default
     if default:
-        members["default"] = members[default]
+        members["DEFAULT"] = members[default.upper()]
     create_enum = cast("Callable[..., type[WeightsOfSRNN]]", WeightsOfSRNN)
-    upper = {tag.upper(): weights for tag, weights in members.items()}
-    return create_enum(f"{name.upper()}_Weights", upper, module=torchvision.models.__name__)
+    return create_enum(f"{name.upper()}_Weights", members, module=torchvision.models.__name__)
 
 
-def _weights(url: str, preprocessing: Mapping[str, Any], meta: dict[str, Any]) -> Weights:
-    meta["architecture"] = meta["name"].partition(".")[0]
-    meta["categories"] = meta.get("categories") or _imagenet_names(meta["num_classes"])
-    return Weights(url, partial(largest_level, **preprocessing), meta)
+def _class_names(config: PretrainedCfg) -> list[str] | None:
+    return list(config.label_names) if config.label_names else _imagenet_names(config.num_classes)
 
 
 @functools.cache
