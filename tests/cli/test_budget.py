@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,28 @@ def test_pareto_takes_thresholds_from_other_images_or_from_the_calibration(saved
     assert "calibrated with rule 'margin'" in refused("pareto", images, "-m", saved, "--rule", "entropy", *FAST)
     for option, place in (("--output", "no/where.csv"), ("--plot", "no/where.png")):
         assert f"{option}: no folder no to write to" in refused("pareto", images, "-m", saved, option, place)
+
+
+def test_calibrate_and_pareto_read_a_split_a_tar_and_a_named_data_set(
+    saved: Path, images: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(images, tmp_path / "data" / "val")
+    with tarfile.open(tmp_path / "val.tar", "w") as archive:
+        archive.add(images, arcname=".")
+    reports: list[str] = []
+    for data, *options in (
+        (images,),
+        (tmp_path / "data", "--split", "val"),
+        (tmp_path / "val.tar",),
+        ("torch/image_folder", "--split", "val", "--data-dir", tmp_path / "data"),
+    ):
+        said = run("calibrate", data, "-m", saved, "--budget", 100, "--output", tmp_path / "new", *options, *FAST)
+        assert said.code == 0, said
+        reports.append(said.out)
+    assert len(set(reports)) == 1
+    options = ("--split", "val", "--calibration-data", tmp_path / "data", "--calibration-split", "val", *FAST)
+    said = run("pareto", tmp_path / "data", "-m", saved, *options)
+    assert (said.code, said.err) == (0, "")
 
 
 @pytest.mark.data
