@@ -54,7 +54,11 @@ def count_gmacs(model: Any, img_size: Size | None = None) -> Cost:
 
 def level_gmacs(model: Any, size: Size) -> float:
     """GMACs of an SRNN's backbone on one level `(H, W)` of one image."""
-    return backbone_gmacs(model.backbone, size, model.in_chans)
+    try:
+        return backbone_gmacs(model.backbone, size, model.in_chans)
+    except (AssertionError, IndexError, RuntimeError) as error:
+        model.explain(error, size)
+        raise
 
 
 def spent_gmacs(model: Any, sizes: Sequence[Size], earlier: Callable[[], float] | None = None) -> float:

