@@ -1,6 +1,6 @@
 """torch.hub's entry points: `torch.hub.load("owner/srnn-zoo", "srnn_resnet18", variant="half_gru", pretrained=True)`.
 
-One for every popular backbone, and `srnn` for any other. torch.hub takes every public callable in here for one.
+One for every popular backbone, and `srnn` for any other. torch.hub lists every public callable in here.
 """
 
 from srnn_zoo import create_model as _create_model
@@ -14,7 +14,7 @@ def srnn(backbone, pretrained=False, **kwargs):
 
     Args:
         backbone: a name from `timm.list_models()`, with or without one of timm's tags: `"convnext_tiny.fb_in1k"`.
-        pretrained: take the best weights there are; a zero-shot model where no trained SRNN is published.
+        pretrained: take the best weights available; without a trained SRNN, make a zero-shot model.
         **kwargs: as of `srnn_zoo.create_model`: `variant`, `scales`, `num_classes`, ….
 
     Examples:

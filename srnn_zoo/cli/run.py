@@ -59,7 +59,8 @@ def _script(name: str) -> str:
     own_timm = script.parent / "timm" / "__init__.py"
     if own_timm.is_file() and not own_timm.samefile(timm.__file__):
         sys.exit(f"srnn_zoo.cli.run: {script.parent} has a timm of its own: start {script.name} from that folder")
-    sys.path.insert(0, str(script.parent))
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, str(script.parent))
     return str(script)
 
 

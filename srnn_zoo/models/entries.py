@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from timm.models import PretrainedCfg, get_arch_pretrained_cfgs, get_pretrained_cfg, resolve_pretrained_cfg
+from timm.models import PretrainedCfg, get_arch_pretrained_cfgs, resolve_pretrained_cfg
 
 from srnn_zoo._errors import unknown_name
 from srnn_zoo.transforms.presets import levels_transform
@@ -213,7 +213,7 @@ _WEIGHTS: dict[str, Weights] = {}
 
 # no trained SRNN is published yet; the paper's initialisation of these base CNNs works in every cell
 for _base, _file in PIP_FILES.items():
-    _config = get_pretrained_cfg(f"{_base}.in1k") or PretrainedCfg()
+    _config = get_arch_pretrained_cfgs(_base)[f"{_base}.in1k"]
     _height, _width = _config.input_size[1:]
     for _variant in ("half_gru", "vanilla", "gru", "lstm", "mgu", "mean_logit", "mean_prob", "concat"):
         add_weights(

@@ -95,8 +95,12 @@ def _builder(name: str, weights_enum: type[WeightsOfSRNN]) -> Callable[..., SRNN
 
     def build(*, weights: Any = None, progress: bool = True, **kwargs: Any) -> SRNN:
         """An SRNN with weights of `torchvision.models.get_model_weights`; arguments as of `srnn_zoo.create_model`."""
-        member = weights_enum.verify(weights)  # old programs say pretrained=True instead
-        return create_model(name, **kwargs) if member is None else create_model(member.meta["name"], True, **kwargs)
+        member = weights_enum.verify(weights)
+        pretrained = kwargs.pop("pretrained", False)  # as programs for an old torchvision say it
+        if member is not None and pretrained:
+            raise ValueError("give either weights or pretrained=True")
+        full_name = name if member is None else member.meta["name"]
+        return create_model(full_name, pretrained or member is not None, **kwargs)
 
     build.__name__ = build.__qualname__ = name
     build.__annotations__["weights"] = weights_enum

@@ -59,16 +59,16 @@ def test_weights_are_those_of_the_srnn_and_then_timms_of_its_base_cnn() -> None:
     for name in ("srnn_resnet18", "srnn_tf_efficientnet_lite0", "srnn_convnext_tiny"):
         base = name.removeprefix("srnn_")
         own = [entry.tag for entry in srnn_weights.weights_of(name)]
-        timms = [key.partition(".")[2] for key, config in timm_configs(base).items() if config.has_weights]
+        timms = [
+            key.partition(".")[2]
+            for key, config in timm.models.get_arch_pretrained_cfgs(base).items()
+            if config.has_weights
+        ]
         enum = models.get_model_weights(name)
         assert issubclass(enum, WeightsEnum)
         assert [member.name.lower() for member in enum] == [*own, *timms]
         assert all(isinstance(member.value, Weights) for member in enum)
         assert models.get_model_weights(models.get_model_builder(name)) is enum
-
-
-def timm_configs(architecture: str) -> dict[str, Any]:
-    return timm.models.get_arch_pretrained_cfgs(architecture)
 
 
 def test_the_default_weights_are_those_of_pretrained_true() -> None:
@@ -90,19 +90,19 @@ def test_weights_are_found_by_their_full_name() -> None:
         models.get_weight("SRNN_RESNET18_Weights.A9")
 
 
-@pytest.mark.parametrize("weights", ["DEFAULT", "HALF_GRU_ZERO_SHOT_IN1K", "SRNN_TF_EFFICIENTNET_LITE0_Weights.IN1K"])
-def test_weights_may_be_given_by_name_and_are_the_ones_of_create_model(lite0: srnn_zoo.SRNN, weights: str) -> None:
-    model = models.get_model("srnn_tf_efficientnet_lite0", weights=weights, progress=False)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weights": "DEFAULT"},
+        {"weights": "HALF_GRU_ZERO_SHOT_IN1K", "progress": False},
+        {"weights": "SRNN_TF_EFFICIENTNET_LITE0_Weights.IN1K"},
+        {"pretrained": True},  # as old programs say it
+    ],
+)
+def test_weights_given_by_name_are_the_ones_of_create_model(lite0: srnn_zoo.SRNN, options: dict[str, Any]) -> None:
+    model = models.get_model("srnn_tf_efficientnet_lite0", **options)
     assert_same_state(model.state_dict(), lite0.state_dict())
     assert model.zero_shot
-
-
-def test_old_programs_say_pretrained(lite0: srnn_zoo.SRNN) -> None:
-    model = models.srnn_tf_efficientnet_lite0(pretrained=True)
-    assert_same_state(model.state_dict(), lite0.state_dict())
-    assert not models.srnn_test_resnet(pretrained=False).zero_shot
-    with pytest.raises(TypeError, match="multiple values for argument 'pretrained'"):
-        models.srnn_tf_efficientnet_lite0(weights="DEFAULT", pretrained=True)
 
 
 def test_weights_with_other_classes_are_for_fine_tuning(lite0: srnn_zoo.SRNN) -> None:
@@ -126,6 +126,8 @@ def test_unknown_weights_raise_an_error_with_the_closest_name() -> None:
         models.srnn_resnet18(weights="A1_IN1")
     with pytest.raises(TypeError, match="expected SRNN_RESNET18_Weights but received SRNN_RESNET34_Weights"):
         models.srnn_resnet18(weights=models.get_model_weights("srnn_resnet34").DEFAULT)
+    with pytest.raises(ValueError, match="either weights or pretrained=True"):
+        models.srnn_resnet18(weights="DEFAULT", pretrained=True)
     without = next(n for n in srnn_zoo.list_models() if not len(models.get_model_weights(n)))
     with pytest.raises(ValueError, match=f"there are no weights for {without}"):
         models.get_model(without, weights="DEFAULT")
