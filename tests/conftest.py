@@ -92,12 +92,12 @@ def class_folders(tmp_path: Path) -> Path:
     generator = np.random.default_rng(0)
     for split, count in {"train": 8, "val": 3}.items():
         for name, colour in {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}.items():
-            folder = tmp_path / "pictures" / split / name
+            folder = tmp_path / "images" / split / name
             folder.mkdir(parents=True)
             for index in range(count):
                 pixels = np.clip(generator.normal(colour, 60, (40, 44, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index}.png")
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 @pytest.fixture(scope="session")

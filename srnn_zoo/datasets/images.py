@@ -76,8 +76,7 @@ def open_image(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> Opene
         ImageError: if the file is missing, not an image, truncated, damaged, absurdly large, thinner than 8 pixels or
             more than 50 times as long as wide, or has values that are not finite.
     """
-    is_open = not isinstance(path, str | os.PathLike)
-    name = name or ("an image" if is_open else os.fspath(path))
+    name = _name_of(path, name)
     try:
         with _no_bomb_warning():
             file = Image.open(path)
@@ -98,7 +97,7 @@ def open_image(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> Opene
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: refused as a decompression bomb ({error})") from None
     except UnidentifiedImageError:
-        empty = not is_open and Path(path).stat().st_size == 0
+        empty = isinstance(path, str | os.PathLike) and Path(path).stat().st_size == 0
         raise ImageError(f"{name}: {'an empty file' if empty else 'not an image that Pillow can read'}") from None
     except Exception as error:  # Pillow's decoders raise nearly every kind of error for damaged files
         if isinstance(error, OSError) and error.strerror:  # the file system's, not a decoder's
@@ -113,7 +112,11 @@ def open_or_skip(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> Ope
     try:
         return open_image(path, name)
     except ImageError as error:
-        return Skipped(name or str(path), str(error))
+        return Skipped(_name_of(path, name), str(error))
+
+
+def _name_of(path: str | os.PathLike[str] | BinaryIO, name: str) -> str:
+    return name or (os.fspath(path) if isinstance(path, str | os.PathLike) else "an image")
 
 
 def _looks_like_an_image(path: Path, folder: Path) -> bool:

@@ -254,7 +254,7 @@ def _open_dataset(dataset: Any, source: str) -> Images:
     """What an open data set of timm's or torchvision's holds."""
     if getattr(dataset, "transform", None) is not None:
         raise ValueError("make the data set without a transform: the models' own is used")
-    reader: Any = getattr(dataset, "reader", None)
+    reader = getattr(dataset, "reader", None)
     if reader is None:
         names = getattr(dataset, "wnids", None) or getattr(dataset, "classes", None)  # ImageNet's classes have several
     else:
@@ -262,7 +262,7 @@ def _open_dataset(dataset: Any, source: str) -> Images:
         names = sorted(indices, key=indices.__getitem__)
         names = names if [indices[name] for name in names] == list(range(len(names))) else None
     classes = [str(name) for name in names] if names else None
-    if files := shard_files(reader):
+    if reader is not None and (files := shard_files(reader)):
         return LabelledShards(index_shards(files, reader.split_info.alt_label), source, classes, fixed_order=True)
     if isinstance(dataset, IterableDataset):
         return LabelledStream(dataset, source, classes)

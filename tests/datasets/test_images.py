@@ -209,6 +209,7 @@ def test_a_file_that_is_no_usable_image_is_refused_in_one_line(name: str, tmp_pa
     assert open_or_skip(str(path)) == Skipped(str(path), f"{path}: {reason_against(str(path))}")
     if content:
         assert open_or_skip(io.BytesIO(content), "7") == Skipped("7", f"7: {reason_against(path)}")
+        assert open_or_skip(io.BytesIO(content)) == Skipped("an image", f"an image: {reason_against(path)}")
 
 
 def test_the_smallest_and_the_longest_images_allowed_are_read(tmp_path: Path) -> None:

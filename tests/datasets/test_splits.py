@@ -21,7 +21,7 @@ from srnn_zoo import SRNN
 from srnn_zoo.datasets.images import ImageError, open_image
 from srnn_zoo.datasets.readers import LabelledFiles, open_labelled, target_indices
 from srnn_zoo.datasets.shards import index_shards
-from srnn_zoo.datasets.splits import ImageSplit, open_data, open_split
+from srnn_zoo.datasets.splits import ImageSplit, open_data
 from srnn_zoo.transforms.presets import image_transform
 
 
@@ -30,7 +30,7 @@ def test_classes_are_those_of_the_training_split(class_folders: Path) -> None:
     data = open_data(class_folders)
     assert data.train.classes == data.val.classes == ["blue", "green", "red"]
     assert {data.val[index][1] for index in range(len(data.val))} == {1, 2}
-    assert (len(data.train), len(data.val), data.name) == (24, 6, "pictures")
+    assert (len(data.train), len(data.val), data.name) == (24, 6, "images")
 
 
 @pytest.mark.data
@@ -58,7 +58,7 @@ def test_a_validation_class_that_training_never_sees_is_named(class_folders: Pat
 
 def test_splits_may_lie_anywhere_and_have_any_name(class_folders: Path) -> None:
     (class_folders / "val").rename(class_folders / "held-out")
-    with pytest.raises(FileNotFoundError, match="pictures has no validation split, no folder val or validation"):
+    with pytest.raises(FileNotFoundError, match="images has no validation split, no folder val or validation"):
         open_data(class_folders)
     assert len(open_data(class_folders, val_split="held-out").val) == 9
     assert len(open_data(class_folders / "train", val=class_folders / "held-out").val) == 9
@@ -66,18 +66,12 @@ def test_splits_may_lie_anywhere_and_have_any_name(class_folders: Path) -> None:
     assert len(open_data(class_folders).val) == 9
 
 
-def test_folders_that_are_no_data_are_refused_in_one_sentence(tmp_path: Path, class_folders: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
+def test_folders_that_are_no_data_to_train_on_are_refused_in_one_sentence(class_folders: Path) -> None:
     for split in ("train_split", "val_split"):
-        with pytest.raises(ValueError, match=r"pictures: unknown split 'tests'"):
+        with pytest.raises(ValueError, match=r"images: unknown split 'tests'"):
             open_data(class_folders, **{split: "tests"})
-    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere'; give a folder of class folders"):
-        open_data(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"no folder '.*0\.png'"):
         open_data(class_folders / "val" / "red" / "0.png")
-    with pytest.raises(ValueError, match="empty: no class folders; expected"):
-        open_data(empty, val=class_folders / "val")
     (class_folders / "train" / "pink").mkdir()
     with pytest.raises(ValueError, match="pink has no images"):
         open_data(class_folders)
@@ -85,10 +79,6 @@ def test_folders_that_are_no_data_are_refused_in_one_sentence(tmp_path: Path, cl
         shutil.rmtree(class_folders / "train" / name)
     with pytest.raises(ValueError, match="has one class only, 'red'; training needs two at least"):
         open_data(class_folders)
-    for file in (class_folders / "val").rglob("*.png"):
-        file.unlink()
-    with pytest.raises(ValueError, match="val: no images in its 3 class folders"):
-        open_split(class_folders / "val", classes=["red"])
 
 
 def test_tar_files_are_read_by_timm_with_the_same_classes(class_folders: Path, tmp_path: Path) -> None:
