@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from .losses import create_loss
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate, scale_recurrence
 from .recipe import Recipe
 
-__all__ = ["Features", "LastEpoch", "evaluate_features", "extract_features", "fit_features"]
+__all__ = ["Features", "evaluate_features", "extract_features", "fit_features"]
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,6 @@ class Features:
             raise WeightsUnavailableError(f"{path} holds no features") from error
 
 
-class LastEpoch(NamedTuple):
-    """How a fit has ended.
-
-    Attributes:
-        loss: the mean over the last epoch's images.
-        lr: the base learning rate of the last update.
-    """
-
-    loss: float
-    lr: float
-
-
 @torch.no_grad()
 def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) -> Features:
     """C(x_s) of every level of all images, on the CPU, in evaluation mode; the model's own mode is kept.
@@ -126,7 +114,7 @@ def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) 
     return Features(torch.cat(levels, dim=1), torch.cat(targets), sizes)
 
 
-def fit_features(model: SRNN, train: Features, recipe: Recipe, progress: bool = True) -> LastEpoch:
+def fit_features(model: SRNN, train: Features, recipe: Recipe, progress: bool = True) -> tuple[float, float]:
     """Fit cell and classifiers to features, in place, with the recipe's optimiser, schedule and loss.
 
     Args:
@@ -135,6 +123,9 @@ def fit_features(model: SRNN, train: Features, recipe: Recipe, progress: bool = 
         recipe: such as `recipe("probe")`. With `lr_cell=0` the cell stays as it starts; the last batch of an epoch may
             be smaller than `batch_size`.
         progress: whether to show a progress bar.
+
+    Returns:
+        the mean loss over the last epoch's images, and the base learning rate of the last update.
 
     Raises:
         ValueError: if the features have another width than this model's.
@@ -152,7 +143,7 @@ def fit_features(model: SRNN, train: Features, recipe: Recipe, progress: bool = 
     updates = math.ceil(len(targets) / recipe.batch_size)
     schedule = create_schedule(optimizer, recipe, updates)
     loss = create_loss(recipe)
-    last, update = LastEpoch(math.nan, recipe.lr), 0
+    loss_sum, lr, update = math.nan, recipe.lr, 0
     with _mode(model, training=True):
         for _ in trange(recipe.epochs, desc="probe", unit="epoch", leave=False, disable=not progress or None):
             loss_sum = 0.0
@@ -162,18 +153,18 @@ def fit_features(model: SRNN, train: Features, recipe: Recipe, progress: bool = 
                 loss_sum += (number := value.item()) * len(rows)
                 if not math.isfinite(number):
                     raise FloatingPointError(f"the loss is {number}: a smaller lr than {recipe.lr} may help")
-                last = LastEpoch(loss_sum / len(targets), learning_rate(optimizer))
+                lr = learning_rate(optimizer)
                 optimizer.zero_grad()
                 value.backward()
                 optimizer.step()
                 decay_to_identity(model, optimizer, recipe)
                 schedule.step_update(update := update + 1)
-    return last
+    return loss_sum / len(targets), lr
 
 
 @torch.no_grad()
 def evaluate_features(model: SRNN, features: Features, batch_size: int = 1024) -> Tensor:
-    """The logits `(L, N, num_classes)` after every level (of `concat`: after the last), in evaluation mode, on the CPU."""
+    """Logits `(L, N, num_classes)` after every level (of `concat`: after the last), in evaluation mode, on the CPU."""
     like = next(model.fc.parameters())
     with _mode(model, training=False):
         batches = (x.to(like.device, like.dtype) for x in features.levels.split(batch_size, dim=1))

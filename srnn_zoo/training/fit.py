@@ -53,13 +53,13 @@ def fit(
     `accelerate launch` or `torchrun` the processes share every update, and every image of the validation split.
 
     With `freeze_backbone` (the recipe `probe`) both splits are read once, with the evaluation transform, and cell and
-    classifiers are fitted to their features. Of a folder of images these are kept in `output/features`, and taken from
-    there when the run is resumed, which is otherwise to run it again. It takes one process.
+    classifiers are fitted to their features, in one process. The features of a folder of images are kept in
+    `output/features`; to resume a probe is to run it again with them.
 
     Args:
         model: has as many classes as the training split.
         train: a folder of class folders, or a dataset that gives `(tensor, class)`, the tensor `(C, H, W)` being the
-            largest level, normalised; its `classes`, where it has them, name the classes and travel with the model.
+            largest level, normalised; its `classes`, where it has them, name the classes and stay with the model.
         val: the same for validation.
         recipe: how.
         output: the run's folder: `recipe.toml`, `log.csv`, `curves.png`, `best/` and `last/` (saved models),
@@ -67,19 +67,19 @@ def fit(
         resume: go on with the run in `output`.
         corrupt: whether images that cannot be read are skipped and listed, or end the run.
         workers: processes that read images; by default up to four, 0 for none.
-        tensorboard: write TensorBoard's files to `output/tensorboard`.
+        tensorboard: write TensorBoard's file, one for the run, to `output/tensorboard`.
         dataset: name of the data set, for the saved model.
-        state_seconds: how often the state is written within an epoch; it is after every epoch.
+        state_seconds: how often the state is written within an epoch; it is always written after one.
         cpu: do not use a GPU.
         progress: show progress bars on a terminal.
 
     Raises:
-        ValueError: if the data do not fit the model or the recipe, or for resuming with another recipe; the differences
-            are listed.
+        ValueError: if the data do not fit the model or the recipe, or a run is resumed with another recipe; the
+            differences are listed.
         FileExistsError: if `output` holds another run.
         FileNotFoundError: if there is none to resume, or no such folder of images.
-        FloatingPointError: if the loss is not finite; the state before that is kept.
-        ImageError: for an image that cannot be read, if that is fatal.
+        FloatingPointError: if the loss is not finite; the last good state is kept.
+        ImageError: for an image that cannot be read, with `corrupt="fatal"`.
         OSError: if the state cannot be written; the one before it is kept.
         Interrupted: after SIGINT or SIGTERM; the state is written.
         ImportError: if accelerate, or TensorBoard where it is asked for, is not installed.
@@ -137,7 +137,7 @@ def _datasets(model: SRNN, train: Images, val: Images, recipe: Recipe) -> tuple[
 
 
 def _with_transform(split: Any, transform: Any) -> Any:
-    """A copy of a split that has no transform yet, as the caller may train another model on it."""
+    """A split that has no transform yet with one; a copy, as the caller may train another model on it."""
     if not isinstance(split, ImageSplit) or split.transform is not None:
         return split
     split = copy.copy(split)

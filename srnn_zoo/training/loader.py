@@ -1,4 +1,4 @@
-"""Loaders whose every random number follows from (seed, epoch, image), so that a run can go on where it was cut."""
+"""Loaders whose random numbers all follow from (seed, epoch, image), so that a run can go on where it was cut."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     Attributes:
         images: `(B, C, H, W)`; None where no image of the batch could be read.
         targets: `(B,)`, indices of classes.
-        skipped: for every image that could not be read one sentence.
+        skipped: one sentence for every image that could not be read.
     """
 
     images: Any
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 class TrainBatches(Sampler[list[Key]]):
     """The batches of one process: a shuffled epoch, cut into updates, and these into pieces for processes and steps.
 
-    All processes together see every image once an epoch, but for as many as would not fill an update.
+    All processes together see every image once an epoch, except those that would not fill an update.
 
     Args:
         num_images: in the training split.
@@ -58,24 +58,19 @@ class TrainBatches(Sampler[list[Key]]):
     def __init__(
         self, num_images: int, batch_size: int, grad_accum_steps: int, seed: int, num_processes: int, process: int
     ) -> None:
-        pieces = num_processes * grad_accum_steps
         if batch_size > num_images:
             raise ValueError(
                 f"batch_size must be no more than the {num_images} training images; got {batch_size}: "
                 f"choose {num_images} or less"
             )
-        if batch_size % pieces:
+        if batch_size % (num_processes * grad_accum_steps):
             raise ValueError(
                 f"batch_size must be a multiple of processes x grad_accum_steps, "
                 f"{num_processes} x {grad_accum_steps}; got {batch_size}"
             )
-        self.num_images = num_images
-        self.batch_size = batch_size
-        self.grad_accum_steps = grad_accum_steps
-        self.seed = seed
-        self.num_processes = num_processes
-        self.process = process
-        self.piece = batch_size // pieces
+        self.num_images, self.batch_size, self.grad_accum_steps = num_images, batch_size, grad_accum_steps
+        self.seed, self.num_processes, self.process = seed, num_processes, process
+        self.piece = batch_size // (num_processes * grad_accum_steps)
         self.updates = num_images // batch_size
         self._epoch, self._start = 0, 0
 
@@ -97,8 +92,7 @@ class TrainBatches(Sampler[list[Key]]):
 
 def train_loader(dataset: Dataset[Any], batches: TrainBatches, workers: int, pin_memory: bool) -> DataLoader[Any]:
     """The loader of the training split; an image that cannot be read is replaced by the next one that can."""
-    seeded = _Seeded(dataset, batches.seed, replace=True)
-    return DataLoader(seeded, batch_sampler=batches, **_options(workers, pin_memory))
+    return _loader(_Seeded(dataset, batches.seed, replace=True), batches, workers, pin_memory)
 
 
 def eval_loader(
@@ -111,8 +105,7 @@ def eval_loader(
     share = range(process, len(dataset), num_processes)  # pyright: ignore[reportArgumentType]
     keys = [(0, index) for index in share]
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
-    seeded = _Seeded(dataset, seed, replace=False)
-    return DataLoader(seeded, batch_sampler=batches, **_options(workers, pin_memory))
+    return _loader(_Seeded(dataset, seed, replace=False), batches, workers, pin_memory)
 
 
 def num_workers(workers: int | None, num_processes: int = 1) -> int:
@@ -129,12 +122,10 @@ def seed_everything(*numbers: int) -> None:
 
 
 class _Seeded(Dataset[tuple[Any, int, list[str]]]):
-    """A dataset read by `(epoch, index)`, whose random numbers follow from them, and which says what it cannot read."""
+    """A dataset read by `(epoch, index)`, which determine its random numbers, and which says what it cannot read."""
 
     def __init__(self, dataset: Any, seed: int, replace: bool) -> None:
-        self.dataset = dataset
-        self.seed = seed
-        self.replace = replace
+        self.dataset, self.seed, self.replace = dataset, seed, replace
 
     def __getitem__(self, key: Key) -> tuple[Any, int, list[str]]:
         epoch, index = key
@@ -153,20 +144,16 @@ class _Seeded(Dataset[tuple[Any, int, list[str]]]):
 @contextlib.contextmanager
 def _own_random_numbers(*numbers: int) -> Iterator[None]:
     """Seed all generators, and give them back as they were."""
-    states = random.getstate(), np.random.get_state()
+    states, seed = (random.getstate(), np.random.get_state()), _seed_of(*numbers)
     with torch.random.fork_rng(devices=[]):
-        _seed_cpu(_seed_of(*numbers))
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
         try:
             yield
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
-
-
-def _seed_cpu(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
 
 
 def _seed_of(*numbers: int) -> int:
@@ -191,14 +178,16 @@ def _collate(items: Sequence[tuple[Any, int, list[str]]]) -> Batch:
     return Batch(images, targets, skipped)
 
 
-def _options(workers: int, pin_memory: bool) -> dict[str, Any]:
-    return {
-        "num_workers": workers,
-        "persistent_workers": workers > 0,
-        "collate_fn": _collate,
-        "pin_memory": pin_memory,
-        "worker_init_fn": _leave_signals_to_the_main_process,
-    }
+def _loader(dataset: Dataset[Any], batches: Iterable[list[Key]], workers: int, pin_memory: bool) -> DataLoader[Any]:
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_main_process,
+    )
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:

@@ -68,8 +68,8 @@ def probe(run: Run, resume: bool) -> FitResult:
     train = _features(run, "training", run.train, backbone, skipped)
     val = _features(run, "validation", run.val, backbone, skipped)
     seed_everything(recipe.seed)  # of the dropout
-    last = fit_features(model, train, recipe, run.bars)
-    row = {"epoch": recipe.epochs, "lr": last.lr, "train_loss": last.loss, **_measure(model, val)}
+    loss, lr = fit_features(model, train, recipe, run.bars)
+    row = {"epoch": recipe.epochs, "lr": lr, "train_loss": loss, **_measure(model, val)}
     row["seconds"] = time.monotonic() - started
     if not math.isfinite(row["val_loss"]):
         raise FloatingPointError(f"the validation loss is {row['val_loss']}: choose a lower lr")

@@ -24,28 +24,27 @@ class Recipe:
     Args:
         optimizer: a name from `timm.optim.list_optimizers()`.
         lr: the base learning rate.
-        lr_backbone: what the base learning rate is multiplied with for the backbone.
+        lr_backbone: factor of the base learning rate for the backbone.
         lr_cell: the same for the cell.
-        lr_classifier: the same for the classifier.
-        layer_decay: the backbone's learning rates fall by this factor from layer to layer, from the last to the first;
-            1 for none.
+        lr_classifier: the same for the classifiers.
+        layer_decay: factor by which the backbone's learning rates fall from layer to layer, last to first; 1 for none.
         momentum: of optimizers that have one.
         nesterov: Nesterov's momentum, for SGD.
         weight_decay: towards zero.
         decay_1d: whether biases and the parameters of normalisation layers decay as well.
-        recurrence: r, where U is the identity, as it is at the start, training starts from r I: at 1 the state adds all
-            that the smaller levels saw, at less the larger levels count more.
-        identity_decay: after a step the cell's `U += lr * identity_decay * (r I - U)`, with the cell's learning rate; U
-            has no weight decay then. 0 for none.
+        recurrence: r: training starts from U = r I where U is the identity, as in a new model. At 1 the state adds up
+            what all levels saw; the smaller r, the more the larger levels count.
+        identity_decay: every step adds `lr * identity_decay * (r I - U)` to U, with the cell's learning rate; U has no
+            weight decay then. 0 for none.
         schedule: of the learning rate: `"step"`, `"cosine"` or `"constant"`; it moves with every update.
-        decay_epochs: of `"step"`: how often the learning rate falls.
-        decay_rate: of `"step"`: to how much of itself.
+        decay_epochs: of `"step"`: epochs after which the learning rate falls.
+        decay_rate: of `"step"`: the factor by which it falls.
         min_lr: where `"cosine"` ends.
         warmup_epochs: of linear warm-up at the start, part of `epochs`.
         warmup_lr: where it starts.
-        epochs: how often every training image is seen.
+        epochs: passes over the training images.
         batch_size: images in one update, over all processes and accumulation steps.
-        grad_accum_steps: in how many pieces a process reads its share of a batch.
+        grad_accum_steps: pieces in which a process reads its share of a batch.
         clip_grad: the greatest norm of the gradient; 0 for no limit.
         label_smoothing: in [0, 1).
         mixup: its alpha; 0 for none.
@@ -56,18 +55,18 @@ class Recipe:
         color_jitter: strength of brightness, contrast and saturation jitter; 0 for none.
         auto_augment: timm's name of a policy such as `"rand-m9-mstd0.5"`, in place of colour jitter; empty for none.
         interpolation: of the crop, `"bicubic"` or `"bilinear"`; empty for the model's own.
-        ema_decay: of the moving average of the weights, which is then what is measured and kept; 0 for none.
+        ema_decay: of the moving average of the weights; the average is then measured and kept. 0 for none.
         precision: `"no"`, `"bf16"` or `"fp16"` for mixed precision.
         channels_last: the memory format, faster for convolutions on CPU and GPU.
         grad_checkpointing: compute the backbone's activations twice rather than keep them.
         seed: of every random number.
         patience: stop after this many epochs without a better validation accuracy; 0 for never.
-        loss: of the last level, as in the paper, or `"anytime"`: of every level (`srnn_zoo.losses.AnytimeLoss`).
+        loss: `"last"`: of the last level, as in the paper; `"anytime"`: of every level (`AnytimeLoss`).
         anytime_weights: one for every level; none for equal ones.
-        distillation: of the last level's answers into the earlier ones' by the anytime loss, in [0, 1].
+        distillation: of the last level's answers into the earlier ones, by the anytime loss, in [0, 1].
         temperature: of the distillation.
         random_heights: train on pyramids cut at a random level.
-        freeze_backbone: fit the cell and the classifier alone, on features that are computed once; settings that
+        freeze_backbone: fit only the cell and the classifiers, on features that are computed once; settings that
             cannot be honoured then are refused.
 
     Raises:
@@ -244,26 +243,20 @@ def _of_type(kind: Any, name: str, value: Any) -> Any:
     raise TypeError(f"{name} must be {expected.get(kind, 'a list of numbers')}; got {value!r}")
 
 
-_AT_LEAST: dict[str, float] = {"epochs": 1, "batch_size": 1, "grad_accum_steps": 1}
-_POSITIVE = ("lr", "layer_decay", "decay_epochs", "decay_rate", "temperature")
-_UP_TO_ONE = ("layer_decay", "decay_rate", "hflip", "vflip", "distillation")
-_BELOW_ONE = ("momentum", "label_smoothing", "ema_decay")
+_RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("epochs batch_size grad_accum_steps", lambda value: value >= 1, "1 or more"),
+    ("lr layer_decay decay_epochs decay_rate temperature", lambda value: value > 0, "more than 0"),
+    ("layer_decay decay_rate hflip vflip distillation", lambda value: value <= 1, "1 at the most"),
+    ("momentum label_smoothing ema_decay", lambda value: value < 1, "less than 1"),
+)
 
 
 def _check_ranges(recipe: Recipe) -> None:
-    rules: list[tuple[Iterable[str], Callable[[float], bool], str]] = [
-        (_POSITIVE, lambda value: value > 0, "more than 0"),
-        (_UP_TO_ONE, lambda value: value <= 1, "1 at the most"),
-        (_BELOW_ONE, lambda value: value < 1, "less than 1"),
-    ]
-    for field in fields(recipe):
-        value = getattr(recipe, field.name)
-        least = _AT_LEAST.get(field.name, 0)
-        if isinstance(value, int | float) and value < least:
-            raise ValueError(f"{field.name} must be {least:g} or more; got {value:g}")
-        for names, holds, wanted in rules:
-            if field.name in names and not holds(value):
-                raise ValueError(f"{field.name} must be {wanted}; got {value:g}")
+    numbers = {name: value for name, value in vars(recipe).items() if isinstance(value, int | float)}
+    for names, holds, wanted in (*_RULES, (" ".join(numbers), lambda value: value >= 0, "0 or more")):
+        for name in names.split():
+            if not holds(numbers[name]):
+                raise ValueError(f"{name} must be {wanted}; got {numbers[name]:g}")
 
 
 def _check_together(recipe: Recipe) -> None:

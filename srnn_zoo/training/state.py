@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from safetensors import SafetensorError
 
 from srnn_zoo.datasets.images import ImageError
 from srnn_zoo.weights.files import file_sha256
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from srnn_zoo.models.srnn import SRNN
 
-__all__ = ["Interrupted", "Run", "StopSignals", "find_state", "read_progress", "write_state"]
+__all__ = ["Interrupted", "Run", "StopSignals", "do_together", "find_state", "read_progress", "write_state"]
 
 Row = Mapping[str, float]
 
@@ -188,15 +189,34 @@ def write_state(accelerator: Accelerator, folder: Path, number: int, progress: d
         shutil.rmtree(folder / f"{number:08d}", ignore_errors=True)  # a damaged one, which was passed over
         beside.replace(folder / f"{number:08d}")
 
-    is_main = accelerator.is_main_process
-    for work in (begin if is_main else None, lambda: accelerator.save_state(str(beside)), finish if is_main else None):
-        if reason := _failure(accelerator, work):
-            shutil.rmtree(beside, ignore_errors=True)
-            raise OSError(f"cannot write the state of this run to {folder}: {reason}")
-    if is_main:
-        for old in _numbered(folder):
-            if int(old.name) < number:
-                shutil.rmtree(old, ignore_errors=True)
+    main = accelerator.is_main_process
+    try:
+        for work in (begin if main else None, lambda: accelerator.save_state(str(beside)), finish if main else None):
+            do_together(accelerator, work)
+    except (OSError, RuntimeError, SafetensorError) as error:  # each writer has its own for a full disk
+        shutil.rmtree(beside, ignore_errors=True)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(f"cannot write the state of this run to {folder}: {reason}") from error
+    for old in _numbered(folder) if main else ():
+        if int(old.name) < number:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def do_together(accelerator: Accelerator, work: Callable[[], Any] | None) -> None:
+    """Do a part of the work in every process, nothing where it is None; if it fails in one, raise in all.
+
+    Raises:
+        OSError, RuntimeError, SafetensorError: as the work does; OSError where it failed in another process.
+    """
+    reason: Exception | None = None
+    try:
+        if work is not None:
+            work()
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = error
+    flag = torch.tensor(float(reason is not None), device=accelerator.device)
+    if cast(Any, accelerator.reduce(flag, "sum")).item() > 0:
+        raise reason or OSError("another process could not write to the run's folder")
 
 
 def find_state(folder: Path) -> Path | None:
@@ -229,18 +249,3 @@ def _is_complete(state: Path) -> bool:
         return all(file_sha256(state / name) == checksum for name, checksum in checksums.items())
     except (OSError, ValueError):
         return False
-
-
-def _failure(accelerator: Accelerator, work: Callable[[], Any] | None) -> str:
-    """Do a part of the work in all processes; why it failed in any of them, empty if in none."""
-    from safetensors import SafetensorError
-
-    reason = ""
-    try:
-        if work is not None:
-            work()
-    except (OSError, RuntimeError, SafetensorError) as error:  # each writer has its own for a full disk
-        reason = " ".join(str(error).split()) or type(error).__name__
-    flag = torch.tensor(float(bool(reason)), device=accelerator.device)
-    failed = cast(Any, accelerator.reduce(flag, "sum")).item() > 0
-    return (reason or "another process failed") if failed else ""

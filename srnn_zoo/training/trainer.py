@@ -24,7 +24,7 @@ from .loader import Batch, TrainBatches, eval_loader, num_workers, seed_everythi
 from .losses import TrainingForward, count_right, create_loss, create_mixup
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate, scale_recurrence
 from .run_folder import FitResult, Progress, RunFolder, merit
-from .state import Interrupted, Run, StopSignals, find_state, read_progress, write_state
+from .state import Interrupted, Run, StopSignals, do_together, find_state, read_progress, write_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,14 +60,13 @@ class Trainer:
         recipe, accelerator = self.recipe, self.accelerator
         processes = accelerator.num_processes
         share = {"num_processes": processes, "process": accelerator.process_index}
-        loading = {
-            "workers": num_workers(self.run.workers, processes),
-            "pin_memory": accelerator.device.type == "cuda",
-        }
+        workers, pin_memory = num_workers(self.run.workers, processes), accelerator.device.type == "cuda"
         train, val = self.run.train, self.run.val
         self.batches = TrainBatches(len(train), recipe.batch_size, recipe.grad_accum_steps, recipe.seed, **share)
-        self.train_loader = train_loader(train, self.batches, **loading)
-        self.val_loader = eval_loader(val, self.batches.piece, recipe.seed, **share, **loading)
+        self.train_loader = train_loader(train, self.batches, workers, pin_memory)
+        self.val_loader = eval_loader(
+            val, self.batches.piece, recipe.seed, **share, workers=workers, pin_memory=pin_memory
+        )
 
     def _prepare(self) -> None:
         """Model, loss and optimiser on their device and for their processes."""
@@ -81,14 +80,10 @@ class Trainer:
         optimizer = create_optimizer(model, recipe)
         self.schedule = create_schedule(optimizer, recipe, self.batches.updates)
         self.ema = ModelEmaV3(model, recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        self.measured = model if self.ema is None else cast("SRNN", self.ema.module)  # which is validated and saved
         self.net, self.optimizer = self.accelerator.prepare(TrainingForward(model, recipe), optimizer)
         if self.ema is not None:
             self.accelerator.register_for_checkpointing(self.ema)
-
-    @property
-    def measured(self) -> SRNN:
-        """The model that is validated and saved: the moving average where there is one."""
-        return self.model if self.ema is None else cast("SRNN", self.ema.module)
 
     def train(self, resume: bool) -> FitResult:
         """All epochs that are left."""
@@ -105,7 +100,7 @@ class Trainer:
         if self.folder is None:
             return
         folder = self.folder
-        self._main_process_does(lambda: folder.start(self.recipe))
+        self._in_main_process(lambda: folder.start(self.recipe))
         self._write_state()  # before the work, so that there is always one to go on from
 
     def _resume(self) -> None:
@@ -126,7 +121,14 @@ class Trainer:
         first = here.update * self.recipe.grad_accum_steps
         before, started = here.seconds, time.monotonic()
         self._last_state = started
-        with self._bar() as bar:
+        with tqdm(
+            total=self.batches.updates,
+            initial=here.update,
+            desc=f"epoch {here.epoch + 1}/{self.recipe.epochs}",
+            unit="batch",
+            leave=False,
+            disable=not self.run.bars,
+        ) as bar:
             for piece, batch in enumerate(self.train_loader, first):
                 seed_everything(self.recipe.seed, here.epoch, piece, self.accelerator.process_index)
                 with self.accelerator.accumulate(self.net):
@@ -210,7 +212,7 @@ class Trainer:
             self.run.report(row)
         if self.folder is not None:
             self._gather_skipped()
-            self._main_process_does(lambda: self.run.save(self.measured, here.history, here.skipped, best=is_best))
+            self._in_main_process(lambda: self.run.save(self.measured, here.history, here.skipped, best=is_best))
             self._write_state()
 
     def _out_of_patience(self) -> bool:
@@ -272,30 +274,12 @@ class Trainer:
         tensor = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
         return cast(Any, self.accelerator.reduce(tensor, "sum")).tolist()
 
+    def _in_main_process(self, work: Callable[[], Any]) -> None:
+        do_together(self.accelerator, work if self.accelerator.is_main_process else None)
+
     def _in_any_process(self, *flags: bool) -> list[bool]:
         """Which of the flags are set in any process."""
         return [count > 0 for count in self._sum(*map(float, flags))]
-
-    def _main_process_does(self, work: Callable[[], Any]) -> None:
-        """Write to the run's folder in the main process; an error there is raised in all."""
-        reason: Exception | None = None
-        if self.accelerator.is_main_process:
-            try:
-                work()
-            except OSError as error:
-                reason = error
-        if self._in_any_process(reason is not None)[0]:
-            raise reason or OSError("the main process could not write to the run's folder")
-
-    def _bar(self) -> Any:
-        return tqdm(
-            total=self.batches.updates,
-            initial=self.progress.update,
-            desc=f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}",
-            unit="batch",
-            leave=False,
-            disable=not self.run.bars,
-        )
 
 
 @torch.no_grad()
