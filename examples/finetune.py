@@ -1,4 +1,4 @@
-"""Fine-tune a zero-shot SRNN on a folder of photographs: `python examples/finetune.py FOLDER` (FOLDER/class/*.jpg)."""
+"""Fine-tune a zero-shot SRNN on a folder of images: `python examples/finetune.py FOLDER` (FOLDER/class/*.jpg)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import srnn_zoo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", help="one folder a class, pictures in it")
+    parser.add_argument("folder", help="a folder for each class, with images in it")
     parser.add_argument("--model", default="srnn_tf_efficientnet_lite0")
     parser.add_argument("--variant", default="half_gru", choices=srnn_zoo.list_cells())
     parser.add_argument("--sizes", type=int, nargs="+", default=(112, 224), help="of the levels, smallest first")

@@ -11,7 +11,7 @@
 #   MODEL     srnn_resnet18, as in the paper, or any other
 #   VARIANTS  "vanilla half_gru" as in the paper; mean_logit is the ensemble, trained
 #   SIZES     224,448
-#   WORKERS   processes that read pictures for each GPU (default 8)
+#   WORKERS   processes that read images for each GPU (default 8)
 #   SETTINGS  more options of srnn-zoo train, such as "--set precision=bf16 --set grad_accum_steps=4"
 set -euo pipefail
 

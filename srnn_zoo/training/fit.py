@@ -172,7 +172,7 @@ def _create_accelerator(recipe: Recipe, cpu: bool) -> Accelerator:
         gradient_accumulation_steps=recipe.grad_accum_steps,
         cpu=cpu,
         step_scheduler_with_optimizer=False,
-        # where no image of an update is as high as a level, what that level alone has gets no gradient
+        # where no image of an update has a certain level, the parameters of only that level get no gradient
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.random_heights)],
     )
     if recipe.precision == "fp16" and accelerator.device.type == "cpu":

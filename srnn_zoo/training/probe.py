@@ -53,7 +53,7 @@ def probe(run: Run, resume: bool) -> FitResult:
         resume: run the probe in the folder again, with the features that are there.
 
     Raises:
-        ValueError: for what a probe cannot do, and a split of which no image can be read.
+        ValueError: for what a probe cannot do, and a split that has no readable image.
         FloatingPointError: if a loss is not finite.
     """
     started = time.monotonic()
@@ -154,7 +154,7 @@ def _readable(
 
 
 def _cache_path(run: Run, split: Any, backbone: str) -> Path | None:
-    """Where features are kept that follow from files alone, and None for others'."""
+    """Where features are kept that only files determine; None for those of any other data set."""
     model, transform = run.model, repr(image_transform(run.model))
     if run.folder is None or not isinstance(split, ImageSplit) or repr(split.transform) != transform:
         return None

@@ -160,7 +160,7 @@ def draw_curves(
     drawn: list[Any] = []
     looks = itertools.cycle(itertools.product(_STYLES, COLOURS))
     for (name, epochs, values), (style, colour) in zip(curves, looks, strict=False):
-        marker = 4 if len(epochs) <= 20 else 0  # one point alone would be nothing without
+        marker = 4 if len(epochs) <= 20 else 0  # a single point needs one to be seen
         drawn += axes.plot(epochs, values, style, color=colour, linewidth=1.8, marker="o", markersize=marker)
         names.append(name)
     for (name, value), dash in zip((lines or {}).items(), itertools.cycle(_DASHES), strict=False):

@@ -158,9 +158,12 @@ class Trainer:
         self._losses.append((loss.detach(), len(images)))
 
     def _agree_on_update(self) -> tuple[bool, bool, bool]:
-        """Between gradients and step, once for all processes: refuse a loss that is not finite, and ask how to go on.
+        """Before the step of an update: refuse a loss that is not finite, and ask all processes how to go on.
 
-        The losses are read and the processes wait for each other here alone, once an update.
+        Only here, once an update, are losses read from the device, and do the processes wait for each other.
+
+        Returns:
+            whether SIGTERM has come, whether SIGINT has come, and whether it is time to write the state.
         """
         losses = torch.stack([loss for loss, _ in self._losses]).tolist()
         broken = [loss for loss in losses if not math.isfinite(loss)]

@@ -68,7 +68,7 @@ def on_one_thread() -> Iterator[None]:
 
 
 def events(run: Path) -> list[tuple[int, float]]:
-    """Epochs and validation losses in TensorBoard's file, of which a run has one."""
+    """Epochs and validation losses in TensorBoard's file; a run has only one."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (file,) = (run / "tensorboard").iterdir()
