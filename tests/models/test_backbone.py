@@ -1,15 +1,16 @@
-"""Backbones: one architecture of every timm family, the signed-feature rule, and what the adapters rewrite."""
+"""Backbones: what every one must do, one of every timm family, the signed-feature rule, and what adapters rewrite."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from srnn_zoo import create_model, init_from_base_cnn
+from srnn_zoo import SRNN, create_model, init_from_base_cnn
 from srnn_zoo.models.backbone import (
     create_backbone,
     create_timm_model,
@@ -17,6 +18,7 @@ from srnn_zoo.models.backbone import (
     prefix_group_matcher,
     size_multiple,
 )
+from tests.models.harness import SRNNTests, trained
 
 # the smallest architecture of every timm module that reads two sizes
 FAMILIES = (
@@ -33,8 +35,6 @@ FAMILIES = (
     "ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p8_224"
 ).split()
 
-HUGE = ("deepseek_vit_412m",)
-
 # those that want larger or other sizes than 64 and 128
 SIZES = {
     "deepseek_vit_412m": (56, 112),  # multiples of 14
@@ -48,6 +48,13 @@ SIZES = {
 
 # those whose base CNN has more than one classifier: there is no F to take over
 NOT_ZERO_SHOT = ("crossvit_tiny_240", "efficientvim_m1", "swiftformer_xs")
+
+# the small ones that every test run tries; `make slow` tries all families
+SAMPLE = frozenset(
+    "test_convnext densenet121 dla46x_c efficientnet_lite0 fastvit_t8 ghostnet_050 hgnetv2_b0 inception_v3 lcnet_035 "
+    "test_mambaout mobilevit_xxs test_nfnet pvt_v2_b0 regnetx_002 repvit_m1 resnet10t rexnet_100 swiftformer_xs "
+    "tiny_vit_5m_224 test_vit xcit_nano_12_p8_224 levit_128s pit_ti_224".split()
+)
 
 # the smallest architecture of every module none of whose architectures reads two sizes, and why
 ONE_SIZE = {
@@ -70,19 +77,32 @@ ONE_SIZE = {
 }
 
 
+def sampled(names: Iterable[str]) -> list[Any]:
+    return [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+class TestBackbones(SRNNTests):
+    """A convolutional net with signed features, a ViT that insists on its stride, and a rectified net without norm."""
+
+    @pytest.fixture(params=["test_convnext", "test_vit", "test_nfnet"])
+    def model(self, request: pytest.FixtureRequest) -> SRNN:
+        return trained(f"srnn_{request.param}", variant="vanilla", std=0.05)
+
+    @pytest.mark.parametrize("how", ["export", pytest.param("compile", marks=pytest.mark.slow)])
+    def test_other_representations_compute_the_same(self, model: SRNN, images: Tensor, how: str) -> None:
+        super().test_other_representations_compute_the_same(model, images, how)  # timm's ViT has no symbolic trace
+
+
 def module_of(architecture: str) -> str:
     return timm.models.model_entrypoint(architecture).__module__.rpartition(".")[2]
 
 
 def test_every_timm_family_is_accounted_for() -> None:
     covered = {module_of(name) for name in (*FAMILIES, *SIZES, *ONE_SIZE)}
-    assert covered == set(timm.list_modules()) - {"registry"}
+    assert covered == set(timm.list_modules()) - {"create"}
 
 
-@pytest.mark.parametrize(
-    "architecture",
-    [pytest.param(name, marks=pytest.mark.slow) if name in HUGE else name for name in (*FAMILIES, *SIZES)],
-)
+@pytest.mark.parametrize("architecture", sampled((*FAMILIES, *SIZES)))
 def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture: str) -> None:
     small, large = SIZES.get(architecture, (64, 128))
     model = create_model(f"srnn_{architecture}", variant="vanilla", num_classes=10).eval()
@@ -107,7 +127,7 @@ def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture
         assert both.isfinite().all()
 
 
-@pytest.mark.parametrize("architecture", ONE_SIZE)
+@pytest.mark.parametrize("architecture", sampled(ONE_SIZE))
 def test_a_family_of_one_size_says_so(architecture: str) -> None:
     model = create_model(f"srnn_{architecture}", num_classes=10).eval()
     assert model.level_sizes()[0] == tuple(model.backbone.pretrained_cfg["input_size"][1:])  # pyright: ignore
@@ -116,18 +136,23 @@ def test_a_family_of_one_size_says_so(architecture: str) -> None:
         model.level_features(torch.zeros(1, 3, 2 * size, 2 * size))
 
 
+SLOW_ACTIVATIONS = [
+    ("densenet121", "relu"),
+    ("efficientnet_b0", "identity"),
+    ("swin_tiny_patch4_window7_224", "identity"),
+]
+
+
 @pytest.mark.parametrize(
     ("architecture", "activation"),
     [
         ("resnet18", "relu"),
         ("tf_efficientnet_lite0", "relu"),
-        ("densenet121", "relu"),
         ("regnetx_002", "relu"),
         ("convnext_atto", "identity"),
         ("vit_tiny_patch16_224", "identity"),
-        ("efficientnet_b0", "identity"),
         ("mobilenetv3_small_100", "identity"),
-        ("swin_tiny_patch4_window7_224", "identity"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_ACTIVATIONS),
     ],
 )
 def test_rectified_features_get_relu_and_signed_ones_the_identity(architecture: str, activation: str) -> None:

@@ -10,7 +10,8 @@ import torch
 import torchvision
 from torch import nn
 
-from srnn_zoo import create_model, list_cells, to_base_cnn
+from srnn_zoo import create_model, to_base_cnn
+from tests.models.harness import ANYTIME
 
 IMAGES = torch.linspace(-2, 2, 3 * 96 * 96).reshape(1, 3, 96, 96).roll(1111)
 
@@ -28,10 +29,8 @@ def with_statistics(model: nn.Module) -> nn.Module:
     ("theirs", "architecture"),
     [
         ("resnet18", "resnet18"),
-        ("resnext50_32x4d", "resnext50_32x4d"),
-        ("vgg11_bn", "vgg11_bn"),
-        ("densenet121", "densenet121"),
         ("regnet_y_400mf", "regnety_004"),
+        *(pytest.param(name, name, marks=pytest.mark.slow) for name in ("resnext50_32x4d", "vgg11_bn", "densenet121")),
     ],
 )
 def test_a_torchvision_checkpoint_becomes_a_zero_shot_srnn(theirs: str, architecture: str, tmp_path: Path) -> None:
@@ -56,8 +55,13 @@ def test_and_back_to_a_checkpoint_that_torchvision_opens(name: str, tmp_path: Pa
     assert torch.allclose(again(IMAGES), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", [cell for cell in list_cells() if cell != "concat"])
-@pytest.mark.parametrize("architecture", ["test_resnet", "test_efficientnet", "test_vit", "mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    ("architecture", "variant"),
+    [
+        *(("test_resnet", variant) for variant in ANYTIME),
+        *((name, "half_gru") for name in ("test_efficientnet", "test_vit", "mobilenetv3_small_050")),
+    ],
+)
 def test_a_zero_shot_model_of_every_variant_has_a_base_cnn(architecture: str, variant: str) -> None:
     model = create_model(f"srnn_{architecture}", variant=variant, num_classes=5)
     base_cnn = to_base_cnn(model)

@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from srnn_zoo import count_gmacs, create_model
+from srnn_zoo.models import cost
+from srnn_zoo.models.cost import level_gmacs
 
 
 def test_resnet18_costs_what_is_known_of_it() -> None:
-    cost = count_gmacs(create_model("srnn_resnet18"))
-    assert cost.levels == pytest.approx((1.81, 7.25), abs=0.01)
+    found = count_gmacs(create_model("srnn_resnet18"))
+    assert found.levels == pytest.approx((1.81, 7.25), abs=0.01)
     cell = 2 * 3 * 512**2  # two levels; U, W_z and U_z
-    assert cost.head == pytest.approx((cell + 512 * 1000) / 1e9)
-    assert cost.total == pytest.approx(sum(cost.levels) + cost.head)
+    assert found.head == pytest.approx((cell + 512 * 1000) / 1e9)
+    assert found.total == pytest.approx(sum(found.levels) + found.head)
+
+
+def test_a_backbone_is_counted_once_for_a_size_without_a_copy_of_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("srnn_test_resnet").half()
+    copies: list[Any] = []
+    copy = torch.Tensor.__deepcopy__
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", lambda x, memo: copies.append(x) or copy(x, memo))
+    first = level_gmacs(model, (64, 64))
+    assert copies == []
+    assert level_gmacs(model, (128, 128)) == pytest.approx(4 * first)
+    monkeypatch.setattr(cost, "_without_values", None)
+    assert level_gmacs(model, (64, 64)) == first
+    model.backbone = create_model("srnn_test_resnet", stem_width=8).backbone
+    with pytest.raises(TypeError):  # another backbone is counted anew
+        level_gmacs(model, (64, 64))
 
 
 @pytest.mark.parametrize("name", ["srnn_test_vit3", "srnn_test_convnext", "srnn_test_nfnet"])
 def test_counting_changes_nothing(name: str) -> None:
     model = create_model(name, variant="lstm", scales=(0.25, 0.5, 1.0)).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    cost = count_gmacs(model, (128, 256))
-    assert len(cost.levels) == 3
-    assert sorted(cost.levels) == list(cost.levels)
+    found = count_gmacs(model, (128, 256))
+    assert len(found.levels) == 3
+    assert sorted(found.levels) == list(found.levels)
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

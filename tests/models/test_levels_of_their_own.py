@@ -12,29 +12,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srnn_zoo import SRNN, Anytime, Pyramid, create_model, init_from_base_cnn, list_cells, to_base_cnn
+from srnn_zoo import SRNN, Anytime, Pyramid, create_model, init_from_base_cnn, to_base_cnn
 from srnn_zoo.models.norms import LevelNorm
 from tests.conftest import same_weights
+from tests.models.harness import ANYTIME, SRNNTests, trained
 
-ANYTIME = [cell for cell in list_cells() if cell != "concat"]
-SCALES = (0.25, 0.5, 1.0)
 KINDS = [{"exits": "separate"}, {"norm": "per_level"}, {"norm": "frozen"}, {"exits": "separate", "norm": "per_level"}]
 
 
-def ids(options: dict[str, str]) -> str:
-    return "-".join(options.values())
+each_kind = pytest.mark.parametrize("options", KINDS, ids=lambda options: "-".join(options.values()))
 
 
-def trained(variant: str = "half_gru", **options: Any) -> SRNN:
-    """Every level's parts differ."""
-    model = create_model("srnn_test_resnet", variant=variant, scales=SCALES, num_classes=5, img_size=64, **options)
-    for parameter in (*model.cell.parameters(), *model.exit_fc.parameters(), *model.fc.parameters()):
-        nn.init.normal_(parameter, std=0.3)
-    for module in model.backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight, mean=1.0, std=0.1)
-            nn.init.normal_(module.get_buffer("running_mean"), std=0.1)
-    return model.eval()
+def own(variant: str = "half_gru", **options: Any) -> SRNN:
+    return trained(variant=variant, scales=(0.25, 0.5, 1.0), img_size=64, **options)
+
+
+class TestKinds(SRNNTests):
+    """Every kind of model whose levels have parts of their own."""
+
+    @pytest.fixture(params=KINDS, ids=lambda options: "-".join(options.values()))
+    def model(self, request: pytest.FixtureRequest) -> SRNN:
+        return own(**request.param)
 
 
 def by_hand(model: SRNN, levels: list[Tensor]) -> list[Tensor]:
@@ -61,11 +59,11 @@ def images() -> Tensor:
     return torch.randn(4, 3, 64, 64)
 
 
-@pytest.mark.parametrize("options", KINDS, ids=ids)
+@each_kind
 @pytest.mark.parametrize("variant", ANYTIME)
 @torch.no_grad()
 def test_every_level_is_read_by_its_own_parts(variant: str, options: dict[str, str], images: Tensor) -> None:
-    model = trained(variant, **options).double()
+    model = own(variant, **options).double()
     levels = model.levels(images.double())
     expected = by_hand(model, levels)
     for step, answer in zip(model.steps(levels), expected, strict=True):
@@ -81,24 +79,21 @@ def test_every_level_is_read_by_its_own_parts(variant: str, options: dict[str, s
         assert torch.allclose(stopped.logits, expected[level], atol=1e-12)
 
 
-@pytest.mark.parametrize("options", KINDS, ids=ids)
+@each_kind
 @torch.no_grad()
-def test_an_earlier_step_goes_on_at_its_level(options: dict[str, str], images: Tensor) -> None:
-    model = trained(**options)
+def test_a_state_alone_does_not_know_its_level(options: dict[str, str], images: Tensor) -> None:
+    model = own(**options)
     levels = model.levels(images)
-    first, *whole = model.steps(levels)
-    later = list(model.steps(levels[1:], state=first))
-    assert [step.level for step in later] == [1, 2]
-    for ours, expected in zip(later, whole, strict=True):
-        assert torch.equal(ours.logits, expected.logits)
-        assert ours.gmacs == pytest.approx(expected.gmacs)
-    if options != {"norm": "frozen"}:
+    first = next(model.steps(levels))
+    if options == {"norm": "frozen"}:
+        assert next(model.steps(levels[1:], state=first.state)).logits.shape == (4, 5)
+    else:
         with pytest.raises(ValueError, match="give the earlier step as state, not its tensor"):
             next(model.steps(levels[1:], state=first.state))
 
 
 def test_a_level_updates_its_own_statistics_alone(images: Tensor) -> None:
-    model = trained(norm="per_level").train()
+    model = own(norm="per_level").train()
     before = {key: value.clone() for key, value in model.backbone.named_buffers()}
     model(model.levels(images)[:2])
     for key, value in model.backbone.named_buffers():
@@ -107,7 +102,7 @@ def test_a_level_updates_its_own_statistics_alone(images: Tensor) -> None:
 
 
 def test_frozen_statistics_stay_and_have_no_gradient(images: Tensor) -> None:
-    model = trained(norm="frozen").train()
+    model = own(norm="frozen").train()
     before = {key: value.clone() for key, value in model.backbone.named_buffers()}
     model(images).sum().backward()
     assert before
@@ -115,9 +110,9 @@ def test_frozen_statistics_stay_and_have_no_gradient(images: Tensor) -> None:
     assert torch.equal(model(images), model.eval()(images))
 
 
-@pytest.mark.parametrize("options", KINDS, ids=ids)
+@each_kind
 def test_gradients_are_those_of_the_levels_read_by_hand(options: dict[str, str], images: Tensor) -> None:
-    model = trained(**options).double()
+    model = own(**options).double()
     levels = model.levels(images.double())
     weights = list(model.parameters())
     ours = torch.autograd.grad(torch.stack([s.logits for s in model.steps(levels)]).square().sum(), weights)
@@ -139,26 +134,26 @@ def test_gradients_are_those_of_the_levels_read_by_hand(options: dict[str, str],
     assert gradient == pytest.approx((values[0] - values[1]) / (2 * epsilon), rel=1e-4)
 
 
-@pytest.mark.parametrize("options", KINDS, ids=ids)
+@each_kind
 @torch.no_grad()
 def test_what_levels_share_in_a_saved_model_is_copied_to_each(
     options: dict[str, str], images: Tensor, tmp_path: Path
 ) -> None:
-    shared = trained()
+    shared = own()
     shared.save_pretrained(tmp_path)
-    own = create_model(f"local-dir:{tmp_path}", pretrained=True, **options).eval()
-    assert {name: getattr(own, name) for name in options} == options
-    for before, after in zip(shared.steps(images), own.steps(images), strict=True):
+    spread = create_model(f"local-dir:{tmp_path}", pretrained=True, **options).eval()
+    assert {name: getattr(spread, name) for name in options} == options
+    for before, after in zip(shared.steps(images), spread.steps(images), strict=True):
         assert torch.allclose(before.logits, after.logits, atol=1e-5)
-    own.save_pretrained(tmp_path / "own")
+    spread.save_pretrained(tmp_path / "own")
     again = create_model(f"local-dir:{tmp_path / 'own'}", pretrained=True).eval()
-    assert same_weights(own, again)
+    assert same_weights(spread, again)
 
 
-@pytest.mark.parametrize("options", KINDS, ids=ids)
+@each_kind
 @torch.no_grad()
 def test_they_are_saved_and_come_back_here_and_in_timm(options: dict[str, str], images: Tensor, tmp_path: Path) -> None:
-    model = trained(**options)
+    model = own(**options)
     model.save_pretrained(tmp_path)
     loaded = [
         SRNN.from_pretrained(tmp_path),
@@ -175,27 +170,29 @@ def test_they_are_saved_and_come_back_here_and_in_timm(options: dict[str, str], 
     assert [classifier.out_features for classifier in (*fewer.exit_fc, fewer.fc)] == [2] * (len(model.exit_fc) + 1)
 
 
-@pytest.mark.parametrize("options", KINDS, ids=ids)
+@each_kind
 @torch.no_grad()
 def test_the_papers_initialisation_gives_every_level_the_base_cnns_parts(
     options: dict[str, str], images: Tensor, tmp_path: Path
 ) -> None:
     base_cnn: Any = timm.create_model("test_resnet", num_classes=5).eval()
-    plain, own = (create_model("srnn_test_resnet", variant="vanilla", num_classes=5, **o).eval() for o in ({}, options))
-    for model in (plain, own):
+    plain, ours = (
+        create_model("srnn_test_resnet", variant="vanilla", num_classes=5, **o).eval() for o in ({}, options)
+    )
+    for model in (plain, ours):
         init_from_base_cnn(model, base_cnn)
         assert model.zero_shot
     levels = plain.levels(images)
-    for ours, expected in zip(own.steps(levels), plain.steps(levels), strict=True):
-        assert torch.allclose(ours.logits, expected.logits, atol=1e-5)
-    back: Any = to_base_cnn(own)
+    for step, expected in zip(ours.steps(levels), plain.steps(levels), strict=True):
+        assert torch.allclose(step.logits, expected.logits, atol=1e-5)
+    back: Any = to_base_cnn(ours)
     assert torch.allclose(back(images), base_cnn(images), atol=1e-5)
-    own.save_pretrained(tmp_path)
+    ours.save_pretrained(tmp_path)
     assert SRNN.from_pretrained(tmp_path).zero_shot
 
 
 def test_a_new_classifier_is_one_for_every_level() -> None:
-    model = trained(exits="separate")
+    model = own(exits="separate")
     assert list(model.state_dict())[-2:] == ["fc.weight", "fc.bias"]
     model.reset_classifier(7)
     assert [classifier.out_features for classifier in (*model.exit_fc, model.fc)] == [7, 7, 7]
@@ -205,7 +202,7 @@ def test_a_new_classifier_is_one_for_every_level() -> None:
 
 
 def test_training_moves_the_parts_of_all_levels(images: Tensor) -> None:
-    model = trained(exits="separate", norm="per_level").train()
+    model = own(exits="separate", norm="per_level").train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     loss = sum(F.cross_entropy(step.logits, torch.arange(4)) for step in model.steps(images))
@@ -215,7 +212,7 @@ def test_training_moves_the_parts_of_all_levels(images: Tensor) -> None:
     assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
-@pytest.mark.parametrize("architecture", ["tf_efficientnet_lite0", "resnet18", "regnetx_002", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("architecture", ["test_efficientnet", "resnet18", "regnetx_002", "mobilenetv3_small_050"])
 @torch.no_grad()
 def test_every_batch_norm_of_a_backbone_is_found(architecture: str) -> None:
     model = create_model(f"srnn_{architecture}", norm="per_level").eval()
@@ -227,20 +224,6 @@ def test_every_batch_norm_of_a_backbone_is_found(architecture: str) -> None:
     init_from_base_cnn(model, shared.backbone, classifier=False)
     init_from_base_cnn(shared, copy.deepcopy(shared.backbone), classifier=False)
     assert torch.equal(model.forward_features(images), shared.forward_features(images))
-
-
-@pytest.mark.parametrize("how", ["trace", "compile", "export"])
-@torch.no_grad()
-def test_other_representations_read_each_level_by_its_own_parts(how: str, images: Tensor) -> None:
-    model = trained(exits="separate", norm="per_level")
-    expected = model(images)
-    if how == "trace":
-        other: Any = torch.jit.trace(model, images)
-    elif how == "compile":
-        other = torch.compile(model, backend="eager", fullgraph=True)
-    else:
-        other = torch.export.export(model, (images,)).module()
-    assert torch.allclose(other(images), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,124 @@
+"""What every SRNN must do, whatever its variant, its backbone and the parts of its levels: test files inherit it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from srnn_zoo import SRNN, PackedPyramid, Pyramid, create_model, list_cells
+from tests.conftest import same_weights
+
+ANYTIME = [cell for cell in list_cells() if cell != "concat"]
+
+
+def trained(name: str = "srnn_test_resnet", std: float = 0.3, **options: Any) -> SRNN:
+    """A small model in evaluation mode with random weights: gates that differ, and no two levels' parts alike."""
+    model = create_model(name, **{"num_classes": 5, **options})
+    for parameter in (*model.cell.parameters(), *model.exit_fc.parameters(), *model.fc.parameters()):
+        nn.init.normal_(parameter, std=std)
+    for module in model.backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, mean=1.0, std=0.1)
+            nn.init.normal_(module.get_buffer("running_mean"), std=0.1)
+    return model.eval()
+
+
+def one_by_one(model: SRNN, images: Any) -> Tensor:
+    """The answers for images with levels `(C, H_s, W_s)` of their own, each read alone."""
+    return torch.cat([model([level[None] for level in levels]) for levels in images])
+
+
+class SRNNTests:
+    """A subclass has the fixture `model`, in evaluation mode, with random weights everywhere."""
+
+    size = 64  # of the largest level
+
+    @pytest.fixture
+    def images(self, model: SRNN) -> Tensor:
+        return torch.randn(2, model.in_chans, self.size, self.size)
+
+    def test_forward_is_forward_head_of_forward_features(self, model: SRNN, images: Tensor) -> None:
+        features = model.forward_features(images)
+        height = len(model.scales) if model.variant == "mean_prob" else 1
+        assert features.shape == (2, model.num_features, height, 1)
+        assert torch.equal(model(images), model.forward_head(features))
+        pre_logits = model.forward_head(features, pre_logits=True)
+        assert pre_logits.shape == (2, model.head_hidden_size)
+        if model.variant != "mean_prob":
+            assert torch.allclose(model.fc(pre_logits), model(images), atol=1e-5)
+
+    def test_a_tensor_its_levels_and_a_pyramid_give_the_same(self, model: SRNN, images: Tensor) -> None:
+        levels = model.levels(images)
+        for given in (levels, tuple(levels), Pyramid(levels)):
+            assert torch.equal(model(images), model(given))
+
+    @torch.no_grad()
+    def test_steps_are_the_pyramid_cut_at_each_level_and_the_last_is_the_model(
+        self, model: SRNN, images: Tensor
+    ) -> None:
+        levels = model.levels(images)
+        steps = list(model.steps(images))
+        assert [step.level for step in steps] == list(range(len(levels)))[0 if model.cell.anytime else -1 :]
+        for step in steps:
+            assert step.size == tuple(levels[step.level].shape[-2:])
+            assert torch.equal(step.logits, model(levels[: step.level + 1]))
+
+    @torch.no_grad()
+    def test_a_step_goes_on_when_larger_levels_arrive(self, model: SRNN, images: Tensor) -> None:
+        if not model.cell.anytime:
+            return
+        levels = model.levels(images)
+        first, *whole = model.steps(levels)
+        later = list(model.steps(levels[1:], state=first))
+        assert [step.level for step in later] == [step.level for step in whole]
+        for ours, expected in zip(later, whole, strict=True):
+            assert torch.equal(ours.logits, expected.logits)
+            assert ours.gmacs == pytest.approx(expected.gmacs)
+
+    @torch.no_grad()
+    def test_packed_images_are_answered_as_one_by_one(self, model: SRNN, images: Tensor) -> None:
+        model = copy.deepcopy(model).double()
+        levels = model.levels(torch.cat([images, images]).double())
+        heights = (1, len(levels), len(levels), 1) if model.cell.anytime else (len(levels),) * 4
+        mixed = [[level[i] for level in levels[:height]] for i, height in enumerate(heights)]
+        mixed[1] = [level.repeat(1, 1, 2) for level in mixed[1]]
+        pyramid = Pyramid.pack(mixed)
+        assert isinstance(pyramid, PackedPyramid)
+        assert torch.allclose(model(pyramid), one_by_one(model, mixed), atol=1e-10)
+
+    def test_every_parameter_gets_a_gradient(self, model: SRNN, images: Tensor) -> None:
+        levels = model.train().levels(images)
+        inputs = [levels]
+        if model.cell.anytime and model.exits == "shared" and model.norm != "per_level":
+            inputs.append(levels[-1:])  # from one level too, or distributed training would wait for it
+        for given in inputs:
+            model.zero_grad()
+            torch.stack([step.logits for step in model.steps(given)]).square().mean().backward()
+            assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+    def test_it_is_copied_pickled_and_saved_whole(self, model: SRNN, images: Tensor, tmp_path: Path) -> None:
+        model.save_pretrained(tmp_path)
+        new = create_model(f"local-dir:{tmp_path}").eval()
+        new.load_state_dict(model.state_dict())
+        others = (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), new, SRNN.from_pretrained(tmp_path).eval())
+        for other in others:
+            assert same_weights(model, other)
+            assert torch.equal(other(images), model(images))
+
+    @pytest.mark.filterwarnings("error::torch.jit.TracerWarning", "ignore::FutureWarning")
+    @pytest.mark.parametrize("how", ["trace", "fx", "export", pytest.param("compile", marks=pytest.mark.slow)])
+    @torch.no_grad()
+    def test_other_representations_compute_the_same(self, model: SRNN, images: Tensor, how: str) -> None:
+        make: dict[str, Any] = {
+            "trace": lambda: torch.jit.trace(model, images),
+            "fx": lambda: torch.fx.symbolic_trace(model),
+            "export": lambda: torch.export.export(model, (images,)).module(),
+            "compile": lambda: torch.compile(model, backend="aot_eager", fullgraph=True),
+        }
+        assert torch.allclose(make[how]()(images), model(images), atol=1e-4)
