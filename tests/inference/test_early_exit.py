@@ -12,88 +12,90 @@ import pytest
 import torch
 from torch import Tensor
 
-from srnn_zoo import SRNN, LazyLevels, PackedPyramid, Pyramid, create_model, list_cells
+from srnn_zoo import SRNN, LazyLevels, PackedPyramid, Pyramid, create_model
 from srnn_zoo.inference.early_exit import Anytime
 from srnn_zoo.inference.exits import Confidence, Deadline, Decision, Entropy, FixedLevel, Margin, Patience, exit_rule
 from srnn_zoo.models.cost import level_gmacs
+from tests.models import harness
+from tests.models.harness import ANYTIME
 
-ANYTIME = [cell for cell in list_cells() if cell != "concat"]
-SCALES = (0.25, 0.5, 1.0)
+SIZES = (16, 32, 64)
 
 
 def trained(variant: str = "half_gru", **options: Any) -> SRNN:
-    """Not as it was made: gates that differ, and answers that change from level to level."""
-    model = create_model("srnn_test_resnet", variant=variant, scales=SCALES, num_classes=5, **options)
-    for parameter in (*model.cell.parameters(), *model.fc.parameters()):
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model.eval()
+    """Answers change from level to level."""
+    return harness.trained(variant=variant, scales=(0.25, 0.5, 1.0), **options)
+
+
+@pytest.fixture(scope="module", params=ANYTIME)
+def model(request: pytest.FixtureRequest) -> SRNN:
+    """Of every variant that can stop early. Do not change it."""
+    torch.manual_seed(0)
+    return trained(request.param)
 
 
 @pytest.fixture
 def images() -> Tensor:
-    return torch.randn(9, 3, 128, 128) * torch.logspace(-1, 0.5, 9).view(-1, 1, 1, 1)
+    return torch.randn(9, 3, 64, 64) * torch.logspace(-1, 0.5, 9).view(-1, 1, 1, 1)
 
 
-@pytest.mark.parametrize("variant", ANYTIME)
-@pytest.mark.parametrize("rule", ["confidence:1.1", "margin:2", "entropy:1.5", "level:2", "deadline:1e9"])
-def test_where_nothing_stops_the_answers_are_the_models_bit_for_bit(rule: str, variant: str, images: Tensor) -> None:
-    model = trained(variant)
-    logits, levels, gmacs = Anytime(model, rule)(images)
-    with torch.no_grad():
-        assert torch.equal(logits, model(images))
-    assert levels.tolist() == [2] * 9
-    assert gmacs.tolist() == pytest.approx([sum(level_gmacs(model, (s, s)) for s in (32, 64, 128))] * 9)
-
-
-@pytest.mark.parametrize("variant", ANYTIME)
-@pytest.mark.parametrize("rule", ["confidence:0", "margin:0", "level:0", "deadline:1e-6"])
-def test_where_all_stop_only_the_first_level_is_read(
-    rule: str, variant: str, images: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = trained(variant)
-    read: list[torch.Size] = []
+def watch(model: SRNN, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes that its backbone reads from now on."""
+    read: list[tuple[int, ...]] = []
     level_features = model.level_features
-    monkeypatch.setattr(model, "level_features", lambda x, index: read.append(x.shape) or level_features(x))
-    logits, levels, _ = Anytime(model, rule)(images)
-    assert read == [(9, 3, 32, 32)]
-    assert levels.tolist() == [0] * 9
+    monkeypatch.setattr(model, "level_features", lambda x, i: read.append(tuple(x.shape)) or level_features(x, i))
+    return read
+
+
+def test_where_nothing_stops_the_answers_are_the_models_bit_for_bit(model: SRNN, images: Tensor) -> None:
     with torch.no_grad():
-        assert torch.equal(logits, next(iter(model.steps(images))).logits)
+        expected = model(images)
+    for rule in ("confidence:1.1", "margin:2", "entropy:1.5", "level:2", "deadline:1e9"):
+        logits, stopped_at, gmacs = Anytime(model, rule)(images)
+        assert torch.equal(logits, expected)
+        assert stopped_at.tolist() == [2] * 9
+        assert gmacs.tolist() == pytest.approx([sum(level_gmacs(model, (s, s)) for s in SIZES)] * 9)
 
 
-@pytest.mark.parametrize("variant", ANYTIME)
-@pytest.mark.parametrize("rule_type", [Confidence, Margin, Entropy])
-@pytest.mark.parametrize("given", ["images", "levels"])
-def test_an_image_that_stops_has_the_logits_of_a_pyramid_cut_there(
-    given: str, rule_type: Any, variant: str, images: Tensor
+def test_where_all_stop_only_the_first_level_is_read(
+    model: SRNN, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = trained(variant)
     with torch.no_grad():
-        every = [step.logits for step in model.steps(images)]
-    scores = [rule_type(0).score(logits.softmax(1)) for logits in every]
-    rule = rule_type([score.median().item() for score in scores[:2]])
-    x: Any = images if given == "images" else model.levels(images)
-    logits, levels, _ = Anytime(model, rule)(x)
-    assert len(set(levels.tolist())) > 1
-    for index, level in enumerate(levels.tolist()):
-        sure = [bool(scores[s][index] >= rule.threshold(s)) for s in range(2)]
-        assert level == (sure.index(True) if True in sure else 2)
-        with torch.no_grad():
-            alone = list(model.steps(images[index : index + 1]))[level].logits
-        assert torch.allclose(logits[index], alone[0], rtol=1e-4, atol=1e-4)
+        expected = next(iter(model.steps(images))).logits
+    read = watch(model, monkeypatch)
+    for rule in ("confidence:0", "margin:0", "level:0", "deadline:1e-6"):
+        read.clear()
+        logits, stopped_at, _ = Anytime(model, rule)(images)
+        assert read == [(9, 3, 16, 16)]
+        assert stopped_at.tolist() == [0] * 9
+        assert torch.equal(logits, expected)
+
+
+@pytest.mark.parametrize("given", ["images", "levels"])
+@torch.no_grad()
+def test_an_image_that_stops_has_the_logits_of_a_pyramid_cut_there(given: str, model: SRNN, images: Tensor) -> None:
+    every = [step.logits for step in model.steps(images)]
+    alone = [list(model.steps(image[None])) for image in images]
+    for rule_type in (Confidence, Margin, Entropy):
+        scores = [rule_type(0).score(logits.softmax(1)) for logits in every]
+        rule = rule_type([score.median().item() for score in scores[:2]])
+        logits, stopped_at, _ = Anytime(model, rule)(images if given == "images" else model.levels(images))
+        assert len(set(stopped_at.tolist())) > 1
+        for index, level in enumerate(stopped_at.tolist()):
+            sure = [bool(scores[s][index] >= rule.threshold(s)) for s in range(2)]
+            assert level == (sure.index(True) if True in sure else 2)
+            assert torch.allclose(logits[index], alone[index][level].logits[0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_level_is_built_and_read_only_for_images_that_are_unsure(
     images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = trained()
-    read: list[int] = []
-    level_features = model.level_features
-    monkeypatch.setattr(model, "level_features", lambda x, index: read.append(len(x)) or level_features(x))
+    read = watch(model, monkeypatch)
     _, levels, gmacs = Anytime(model, lambda decision: torch.arange(len(decision.logits)) % 3 == 0)(images)
-    assert read == [9, 6, 4]
+    assert [shape[0] for shape in read] == [9, 6, 4]
     assert levels.tolist() == [0, 1, 2, 0, 2, 1, 0, 2, 2]
-    costs = torch.tensor([level_gmacs(model, (s, s)) for s in (32, 64, 128)], dtype=torch.float64).cumsum(0)
+    costs = torch.tensor([level_gmacs(model, (s, s)) for s in SIZES], dtype=torch.float64).cumsum(0)
     assert torch.equal(gmacs, costs[levels].float())
 
 
@@ -138,7 +140,7 @@ def test_a_deadline_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained()
     level_features = model.level_features
     monkeypatch.setattr(model, "level_features", lambda x, index: time.sleep(0.05) or level_features(x))
-    images = torch.randn(2, 3, 256, 256)
+    images = torch.randn(2, 3, 128, 128)
     Anytime(model, "level:0")(images)  # counts the GMACs, once
     start = time.perf_counter()
     _, levels, _ = Anytime(model, "deadline:100")(images)
@@ -214,17 +216,19 @@ def test_it_is_a_module_that_moves_and_saves_with_its_model(tmp_path: Path) -> N
 
 def mixed_images() -> list[list[Tensor]]:
     """Images of heights 1 to 3 and of two shapes."""
-    sizes = [(32, 32), (64, 64), (128, 128)]
-    wide = [(32, 48), (64, 96), (128, 192)]
+    sizes = [(size, size) for size in SIZES]
+    wide = [(size, 3 * size // 2) for size in SIZES]
     heights = (2, 3, 1, 3, 3, 2, 1, 3, 2)
     kinds = (sizes, sizes, wide, wide, sizes, wide, sizes, wide, sizes)
     return [[torch.randn(3, *size) for size in kind[:height]] for kind, height in zip(kinds, heights, strict=True)]
 
 
-def in_sequence(images: list[list[Tensor]]) -> list[LazyLevels]:
-    """The same levels, built when they are read."""
+def in_sequence(images: list[list[Tensor]], built: list[tuple[int, int]] | None = None) -> list[LazyLevels]:
+    """The same levels, built when they are read, and their sizes noted in `built`."""
 
     def build(levels: list[Tensor], size: tuple[int, int]) -> Tensor:
+        if built is not None:
+            built.append(size)
         return next(level for level in levels if tuple(level.shape[-2:]) == size)
 
     return [LazyLevels(levels, [(x.shape[-2], x.shape[-1]) for x in levels], build) for levels in images]
@@ -241,47 +245,34 @@ def test_images_of_mixed_heights_stop_as_they_would_alone(variant: str, lazy: bo
     whole = Anytime(model, "confidence:1.1")(pyramid)
     assert torch.allclose(whole.logits, model(pyramid), atol=1e-10)
     assert (whole.stopped_at + 1).tolist() == pyramid.heights
+    fast, alone = Anytime(model, "level:9"), Anytime(model, "level:9")
     for rule in ("confidence:0.7", "patience:2", "level:1", "margin:0", Confidence((0.6, 0.8, 0.9))):
-        logits, levels, gmacs = Anytime(model, rule)(pyramid) if isinstance(rule, str) else _mixed(model, rule, pyramid)
-        for index, levels_of_one in enumerate(images):
-            one = rule if isinstance(rule, str) else Confidence(rule.thresholds[: len(levels_of_one) - 1] or 0.5)
-            alone = Anytime(model, "level:9")
-            alone.exit = exit_rule(one) if isinstance(one, str) else one
-            expected = alone([level[None] for level in levels_of_one])
-            assert levels[index] == expected.stopped_at[0]
+        fast.exit = exit_rule(rule) if isinstance(rule, str) else rule
+        logits, stopped_at, gmacs = fast(pyramid)
+        for index, levels in enumerate(images):
+            alone.exit = fast.exit
+            if isinstance(rule, Confidence):
+                alone.exit = Confidence(rule.thresholds[: len(levels) - 1] or 0.5)  # pyright: ignore
+            expected = alone([level[None] for level in levels])
+            assert stopped_at[index] == expected.stopped_at[0]
             assert torch.allclose(logits[index], expected.logits[0], atol=1e-10)
             assert gmacs[index] == pytest.approx(expected.gmacs[0].item())
 
 
-def _mixed(model: SRNN, rule: Confidence, pyramid: PackedPyramid) -> Any:
-    fast = Anytime(model, "level:9")
-    fast.exit = rule
-    return fast(pyramid)
-
-
-def test_of_mixed_heights_only_what_is_unsure_and_has_the_level_is_built_and_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_of_mixed_heights_only_what_is_unsure_and_has_the_level_is_built_and_read() -> None:
     model = trained()
-    images = mixed_images()
     built: list[tuple[int, int]] = []
-
-    def build(levels: list[Tensor], size: tuple[int, int]) -> Tensor:
-        built.append(size)
-        return next(level for level in levels if tuple(level.shape[-2:]) == size)
-
-    lazy = [LazyLevels(levels, [(x.shape[-2], x.shape[-1]) for x in levels], build) for levels in images]
     seen: list[Decision] = []
 
     def rule(decision: Decision) -> Tensor:
         seen.append(decision)
         return torch.arange(len(decision.logits)) % 2 == 0
 
-    _, levels, gmacs = Anytime(model, rule)(Pyramid.pack(lazy))
+    _, levels, gmacs = Anytime(model, rule)(Pyramid.pack(in_sequence(mixed_images(), built)))
     assert levels.tolist() == [0, 0, 0, 0, 1, 0, 0, 2, 1]  # a rule sees the tallest images first
     assert [(d.level, len(d.logits), d.answers.shape[1]) for d in seen] == [(0, 7, 1), (1, 2, 2)]
     assert len(built) == 9 + 3 + 1
-    assert seen[1].gmacs + level_gmacs(model, (128, 192)) == pytest.approx(gmacs.sum().item(), rel=1e-5)
+    assert seen[1].gmacs + level_gmacs(model, (64, 96)) == pytest.approx(gmacs.sum().item(), rel=1e-5)
 
 
 def test_the_host_waits_for_the_device_once_a_level(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
