@@ -29,8 +29,8 @@ SIDES = [40, 70, 33, 150, 64, 128, 90, 35]
 HEIGHTS = [1, 2, 1, 3, 2, 3, 2, 1]
 
 
-class Pictures(Dataset[Any]):
-    """Plain pictures of these sides, with their index as target."""
+class Images(Dataset[Any]):
+    """Plain images of these sides, with their index as target."""
 
     def __init__(self, transform: Any) -> None:
         self.transform = transform
@@ -47,7 +47,7 @@ class Pictures(Dataset[Any]):
 def test_a_dataloader_gives_packed_pyramids_that_a_model_reads(levels_in_sequence: bool, num_workers: int) -> None:
     model = create_model("srnn_test_resnet", num_classes=3).eval()
     variable = ScalePyramid.variable(32, levels_in_sequence=levels_in_sequence)
-    dataset = Pictures(create_transform(model, sizes=variable))
+    dataset = Images(create_transform(model, sizes=variable))
     sampler = HeightBatchSampler(HEIGHTS, batch_size=3)
     loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=pyramid_collate, num_workers=num_workers)
     seen: list[int] = []
@@ -60,9 +60,8 @@ def test_a_dataloader_gives_packed_pyramids_that_a_model_reads(levels_in_sequenc
     assert sorted(seen) == list(range(len(SIDES)))
 
 
-@pytest.mark.data
-def test_photographs_of_mixed_shapes_train_a_model(grocery: Path) -> None:
-    model = create_model("srnn_test_resnet", num_classes=81).train()
+def test_images_of_mixed_shapes_train_a_model(grocery: Path) -> None:
+    model = create_model("srnn_test_resnet", num_classes=len(ImageFolder(grocery / "train").classes)).train()
     variable = ScalePyramid.variable(64, max_height=2, keep_aspect=True, small="upsample")
     dataset = ImageFolder(grocery / "train", create_transform(model, train=True, sizes=variable))
     pyramid, targets = next(iter(DataLoader(dataset, batch_size=6, shuffle=True, collate_fn=pyramid_collate)))

@@ -23,8 +23,8 @@ from srnn_zoo import Pyramid, ScalePyramid, create_model, create_transform
 
 
 @pytest.fixture
-def picture() -> Image.Image:
-    """A smooth picture with some noise, 96 wide and 64 high."""
+def image() -> Image.Image:
+    """A smooth image with some noise, 96 wide and 64 high."""
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 255, 96)[None, :, None] * np.linspace(0.3, 1, 64)[:, None, None]
     return Image.fromarray((ramp + rng.uniform(0, 20, (64, 96, 3))).clip(0, 255).astype(np.uint8))
@@ -32,11 +32,11 @@ def picture() -> Image.Image:
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "gaussian"])
 def test_every_kind_of_image_gives_levels_of_its_own_kind_and_nearly_the_same_values(
-    picture: Image.Image, interpolation: Any
+    image: Image.Image, interpolation: Any
 ) -> None:
     pyramid = ScalePyramid((16, 32), interpolation)
-    uint8 = TF.pil_to_tensor(picture)
-    from_pil, from_uint8, from_float = pyramid(picture), pyramid(uint8), pyramid(uint8 / 255)
+    uint8 = TF.pil_to_tensor(image)
+    from_pil, from_uint8, from_float = pyramid(image), pyramid(uint8), pyramid(uint8 / 255)
     assert [level.size for level in from_pil] == [(24, 16), (48, 32)]
     for pil, integer, floating in zip(from_pil, from_uint8, from_float, strict=True):
         assert isinstance(pil, Image.Image)
@@ -47,8 +47,7 @@ def test_every_kind_of_image_gives_levels_of_its_own_kind_and_nearly_the_same_va
         assert ((floating * 255).clamp(0, 255) - reference).abs().max() <= 1.5
 
 
-@pytest.mark.data
-def test_pillow_uint8_and_float_levels_of_photographs_agree_within_the_stated_bounds(
+def test_pillow_uint8_and_float_levels_of_images_agree_within_the_stated_bounds(
     imagenet_sample: list[Path],
 ) -> None:
     """The bounds that docs/pyramids.md states; benchmarks/resize_agreement.py measures the distances themselves."""
@@ -66,16 +65,16 @@ def test_pillow_uint8_and_float_levels_of_photographs_agree_within_the_stated_bo
 
 
 @pytest.mark.parametrize("kind", ["pil", "tensor"])
-def test_levels_are_resized_from_the_image_itself(picture: Image.Image, kind: str) -> None:
-    image: Any = picture if kind == "pil" else TF.pil_to_tensor(picture) / 255
-    both, alone = ScalePyramid((16, 48))(image)[0], ScalePyramid((16,))(image)[0]
+def test_levels_are_resized_from_the_image_itself(image: Image.Image, kind: str) -> None:
+    given: Any = image if kind == "pil" else TF.pil_to_tensor(image) / 255
+    both, alone = ScalePyramid((16, 48))(given)[0], ScalePyramid((16,))(given)[0]
     assert both.tobytes() == alone.tobytes() if kind == "pil" else torch.equal(both, alone)
 
 
-def test_a_size_is_a_short_side_or_a_height_and_width(picture: Image.Image) -> None:
-    levels = ScalePyramid((16, (40, 50)))(picture)
+def test_a_size_is_a_short_side_or_a_height_and_width(image: Image.Image) -> None:
+    levels = ScalePyramid((16, (40, 50)))(image)
     assert [(x.height, x.width) for x in levels] == [(16, 24), (40, 50)]
-    portrait = picture.transpose(Image.Transpose.ROTATE_90)
+    portrait = image.transpose(Image.Transpose.ROTATE_90)
     assert [(x.height, x.width) for x in ScalePyramid((16,))(portrait)] == [(24, 16)]
     batch = torch.rand(2, 5, 3, 64, 96)
     for interpolation in ("bicubic", "gaussian"):
@@ -102,9 +101,9 @@ def test_bad_sizes_and_names_are_refused_in_one_sentence(arguments: tuple[Any, .
         ScalePyramid(*arguments)
 
 
-def test_other_modes_must_be_converted_for_a_gaussian_pyramid(picture: Image.Image) -> None:
+def test_other_modes_must_be_converted_for_a_gaussian_pyramid(image: Image.Image) -> None:
     with pytest.raises(ValueError, match="needs an L or RGB image; got mode P"):
-        ScalePyramid((8,), "gaussian")(picture.convert("P"))
+        ScalePyramid((8,), "gaussian")(image.convert("P"))
 
 
 def test_what_is_no_image_is_a_type_error() -> None:
@@ -112,30 +111,30 @@ def test_what_is_no_image_is_a_type_error() -> None:
         ScalePyramid((8,))(np.zeros((8, 8, 3)))  # pyright: ignore
 
 
-def test_the_eval_preset_is_timms_crop_at_the_largest_level(lite0: srnn_zoo.SRNN, picture: Image.Image) -> None:
+def test_the_eval_preset_is_timms_crop_at_the_largest_level(lite0: srnn_zoo.SRNN, image: Image.Image) -> None:
     from timm.data import create_transform as timm_transform
     from timm.data import resolve_model_data_config
 
-    small, large = create_transform(lite0)(picture)
+    small, large = create_transform(lite0)(image)
     assert (small.shape, large.shape) == ((3, 224, 224), (3, 448, 448))
-    expected = timm_transform(**resolve_model_data_config(lite0))(picture)
+    expected = timm_transform(**resolve_model_data_config(lite0))(image)
     assert torch.allclose(large, expected, atol=1e-6)
     crop = (large * 0.5 + 0.5) * 255
     halved = F.interpolate(crop[None], (224, 224), mode="bicubic", antialias=True, align_corners=False)[0]
     assert ((small * 0.5 + 0.5) * 255 - halved).abs().max() <= 1.5  # uint8 rounding, between the two passes too
 
 
-def test_the_model_builds_the_same_levels_on_device(lite0: srnn_zoo.SRNN, picture: Image.Image) -> None:
-    small, large = create_transform(lite0)(picture)
+def test_the_model_builds_the_same_levels_on_device(lite0: srnn_zoo.SRNN, image: Image.Image) -> None:
+    small, large = create_transform(lite0)(image)
     built = lite0.levels(large[None])
     assert torch.equal(built[1][0], large)
     assert (built[0][0] - small).abs().max() <= 1.5 * 2 / 255  # rounding to grey levels, in units of std 0.5
 
 
-def test_the_train_preset_takes_one_crop_for_all_levels(picture: Image.Image) -> None:
+def test_the_train_preset_takes_one_crop_for_all_levels(image: Image.Image) -> None:
     model = create_model("srnn_test_resnet")
     transform = create_transform(model, train=True, sizes=(32, 64))
-    first, second = transform(picture), transform(picture)
+    first, second = transform(image), transform(image)
     assert not torch.equal(first[1], second[1])
     for small, large in (first, second):
         halved = F.interpolate(large[None], (32, 32), mode="bicubic", antialias=True, align_corners=False)[0]
@@ -145,14 +144,14 @@ def test_the_train_preset_takes_one_crop_for_all_levels(picture: Image.Image) ->
     assert "RandAugment" in repr(create_transform(model, train=True, auto_augment="rand-m9"))
 
 
-def test_presets_follow_the_models_scales_and_channels(picture: Image.Image) -> None:
+def test_presets_follow_the_models_scales_and_channels(image: Image.Image) -> None:
     model = create_model("srnn_test_resnet", scales=(0.25, 0.5, 1.0), in_chans=1)
-    levels = create_transform(model)(picture)
+    levels = create_transform(model)(image)
     assert [tuple(x.shape) for x in levels] == [(1, 160, 160), (1, 320, 320), (1, 640, 640)]
     five = create_model("srnn_test_resnet", in_chans=5)
     assert create_transform(five)(torch.rand(5, 64, 64))[0].shape == (5, 160, 160)
     with pytest.raises(TypeError, match="has 1 or 3 channels"):
-        create_transform(five)(picture)
+        create_transform(five)(image)
 
 
 def test_statistics_and_interpolation_can_be_replaced_and_erasing_is_refused() -> None:
@@ -166,9 +165,8 @@ def test_statistics_and_interpolation_can_be_replaced_and_erasing_is_refused() -
     assert create_transform(create_model("srnn_test_resnet", interpolation="gaussian"))
 
 
-@pytest.mark.data
 def test_a_plain_dataloader_feeds_a_model_in_both_presets(grocery: Path) -> None:
-    model = create_model("srnn_test_resnet", num_classes=81)
+    model = create_model("srnn_test_resnet", num_classes=len(ImageFolder(grocery / "train").classes))
     for train in (False, True):
         dataset = ImageFolder(grocery / "train", create_transform(model, train=train, sizes=(64, 128)))
         levels, targets = next(iter(DataLoader(dataset, batch_size=4)))
@@ -215,15 +213,15 @@ def test_as_many_levels_as_the_image_has_pixels_for_and_none_upsampled(
 @pytest.mark.parametrize("keep_aspect", [False, True])
 @pytest.mark.parametrize("interpolation", ["bicubic", "gaussian"])
 def test_variable_levels_show_one_centre_crop_resized_from_the_image(
-    picture: Image.Image, interpolation: Any, keep_aspect: bool
+    image: Image.Image, interpolation: Any, keep_aspect: bool
 ) -> None:
     transform = ScalePyramid.variable(
         16, max_height=3, keep_aspect=keep_aspect, multiple=5, interpolation=interpolation
     )
-    part = picture.crop((8, 0, 88, 64) if keep_aspect else (16, 0, 80, 64))  # 16 x 24 is rounded down to 16 x 20
+    part = image.crop((8, 0, 88, 64) if keep_aspect else (16, 0, 80, 64))  # 16 x 24 is rounded down to 16 x 20
     uint8 = TF.pil_to_tensor
-    for image, cropped in ((picture, part), (uint8(picture), uint8(part)), (uint8(picture) / 255, uint8(part) / 255)):
-        levels = transform(image)
+    for kind, cropped in ((image, part), (uint8(image), uint8(part)), (uint8(image) / 255, uint8(part) / 255)):
+        levels = transform(kind)
         assert [size_of(level) for level in levels] == transform.level_sizes(64, 96)
         for level in levels:
             (expected,) = ScalePyramid((size_of(level),), interpolation)(cropped)
@@ -244,10 +242,10 @@ def test_small_images_are_refused_or_upsampled_to_the_least_height_as_asked() ->
         ScalePyramid.variable(32, small="upsample")(torch.rand(3, 0, 5))
 
 
-def test_levels_in_sequence_are_those_built_at_once_and_pickle(picture: Image.Image) -> None:
+def test_levels_in_sequence_are_those_built_at_once_and_pickle(image: Image.Image) -> None:
     model = create_model("srnn_test_resnet")
     at_once, lazily = (
-        create_transform(model, sizes=ScalePyramid.variable(16, levels_in_sequence=lazily))(picture)
+        create_transform(model, sizes=ScalePyramid.variable(16, levels_in_sequence=lazily))(image)
         for lazily in (False, True)
     )
     assert repr(lazily) == "LazyLevels(sizes=[(16, 16), (32, 32), (64, 64)])"
@@ -256,14 +254,14 @@ def test_levels_in_sequence_are_those_built_at_once_and_pickle(picture: Image.Im
     assert lazily[1] is not lazily[1]
 
 
-def test_the_training_preset_of_variable_levels_flips_and_jitters_at_native_resolution(picture: Image.Image) -> None:
+def test_the_training_preset_of_variable_levels_flips_and_jitters_at_native_resolution(image: Image.Image) -> None:
     model = create_model("srnn_test_resnet")
     transform = create_transform(model, train=True, sizes=ScalePyramid.variable(16, max_height=2))
     assert "RandomHorizontalFlip" in repr(transform)
     assert "ColorJitter" in repr(transform)
     assert "Crop" not in repr(transform)
-    assert not torch.equal(transform(picture)[1], transform(picture)[1])
-    assert [level.shape for level in transform(picture)] == [(3, 16, 16), (3, 32, 32)]
+    assert not torch.equal(transform(image)[1], transform(image)[1])
+    assert [level.shape for level in transform(image)] == [(3, 16, 16), (3, 32, 32)]
 
 
 @pytest.mark.parametrize(
