@@ -1,0 +1,141 @@
+"""From images to the features of their levels: what an SRNN reads, and how its backbone reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import Any, NoReturn, TypeAlias, cast
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from srnn_zoo.transforms.packed import PackedPyramid, in_order
+from srnn_zoo.transforms.pyramid import Levels, build_levels, check_levels, level_sizes
+
+from .backbone import family, native_size
+from .norms import select_level
+
+__all__ = ["Images", "LevelReader"]
+
+Images: TypeAlias = Tensor | Sequence[Tensor] | PackedPyramid
+"""The largest level `(B, C, H, W)`, the levels, smallest first, or images of mixed heights."""
+
+
+class LevelReader:
+    """The levels of an input, and C(x_s) of each."""
+
+    backbone: Any
+    in_chans: int
+    interpolation: str
+    norm: str
+    size_multiple: int
+    checkpoints_levels: bool
+    pretrained_cfg: dict[str, Any]
+    _ratios: list[tuple[int, int]]
+
+    def levels(self, x: Images) -> list[Tensor]:
+        """The levels of an input, smallest first: built from one tensor, or checked where they are given."""
+        if not (torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy)):  # a traced tensor has nothing to check
+            self._check(x)
+        if isinstance(x, Sequence):
+            return list(x)
+        return build_levels(cast(Tensor, x), self._ratios, self.interpolation, self.size_multiple)
+
+    def lazy_levels(self, x: Images) -> Levels | PackedPyramid:
+        """The levels of an input, each built when `read_level` reads it."""
+        if isinstance(x, PackedPyramid):
+            return x
+        self._check(x)
+        if isinstance(x, Sequence):
+            return Levels(x)
+        return Levels([x], self.level_sizes((x.shape[-2], x.shape[-1])), self.interpolation)
+
+    def _check(self, x: Any) -> None:
+        """Raise the error that says why this model cannot read an input."""
+        if isinstance(x, Sequence):
+            check_levels(x)
+            self.check_images(x[0])
+        elif isinstance(x, Tensor):
+            self.check_images(x)
+            self.level_sizes((x.shape[-2], x.shape[-1]))
+        else:
+            raise TypeError(f"an SRNN reads a tensor, a list of levels or a Pyramid; got {type(x).__name__}")
+
+    def check_images(self, x: Tensor) -> None:
+        """Raise the error that says why this model cannot read images."""
+        if x.dim() != 4:
+            raise ValueError(f"images must be (B, C, H, W); got shape {tuple(x.shape)}")
+        if x.shape[1] != self.in_chans:
+            raise ValueError(f"this model reads {self.in_chans} channels; got {x.shape[1]}, shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise TypeError(f"images must be float and normalised (srnn_zoo.create_transform); got {x.dtype}")
+
+    def level_features(self, level: Tensor, index: int | None = None) -> Tensor:
+        """C(x_s): the pooled features `(B, D)` of one level `(B, C, H, W)`.
+
+        Args:
+            level: its images.
+            index: of the level, 0 for the smallest, by default the last; only `norm="per_level"` asks.
+        """
+        try:
+            if self.checkpoints_levels and torch.is_grad_enabled():
+                return cast(Tensor, checkpoint(self._backbone_features, level, index, use_reentrant=False))
+            return self._backbone_features(level, index)
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, IndexError, RuntimeError) as error:
+            self.explain(error, (level.shape[-2], level.shape[-1]))
+
+    def explain(self, error: Exception, size: tuple[int, int]) -> NoReturn:
+        """Raise what a backbone says of a level of another size than its own as an error that names both sizes."""
+        native = native_size(self.backbone)
+        if size == native:
+            raise error
+        raise ValueError(
+            f"backbone {self.pretrained_cfg['architecture']!r} ({family(self.backbone)}) cannot read a level of "
+            f"{size[0]} x {size[1]}; it was made for {native[0]} x {native[1]}. It says: {error}"
+        ) from error
+
+    def _backbone_features(self, level: Tensor, index: int | None) -> Tensor:
+        if self.norm == "per_level":
+            select_level(self.backbone, index)
+        return self.backbone(level)
+
+    def read_level(
+        self,
+        levels: Levels | PackedPyramid,
+        level: int,
+        wanted: Container[int] | None = None,
+        index: int | None = None,
+    ) -> Tensor:
+        """C(x_s) of a level of a batch, `(b, D)`.
+
+        Args:
+            levels: the batch, from `lazy_levels`.
+            level: which of its levels.
+            wanted: rows of the images asked for (packed places in a batch of mixed heights), by default all.
+            index: as for `level_features`, by default `level`.
+        """
+        parts: list[Tensor] = []
+        order: list[int] = []
+        for rows, images in levels.groups(level, wanted):
+            self.check_images(images)
+            parts.append(self.level_features(images, level if index is None else index))
+            order += rows
+            del images  # or it would live while the next is built
+        return in_order(parts, order)
+
+    def level_sizes(self, img_size: tuple[int, int] | None = None) -> list[tuple[int, int]]:
+        """`(H_s, W_s)` of the levels built from an image of that size, by default `img_size`.
+
+        Raises:
+            ValueError: if the image is too small for these levels.
+        """
+        height, width = img_size or self.img_size
+        return level_sizes(height, width, self._ratios, self.size_multiple)
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """`(H, W)` of the largest level this model is meant for."""
+        height, width = self.pretrained_cfg["input_size"][-2:]
+        return height, width
