@@ -21,10 +21,10 @@ from .thresholds import NEVER, Outcome, fit_temperature, measure, search, use_up
 
 __all__ = ["budget_rule", "calibrate", "check_calibrated", "fit_rule", "stored_curve"]
 
-MIN_IMAGES = 10  # fewer say nothing of thresholds
-FEW_IMAGES = 200  # of fewer, the accuracy is not known to 7 points
+MIN_IMAGES = 10  # fewer say nothing about thresholds
+FEW_IMAGES = 200  # with fewer, the accuracy is not known to 7 points
 MAX_STORED = 64  # points of the curve that travel with the model
-SLACK = 1e-6  # relative, for sums that round
+SLACK = 1e-6  # relative, for rounded sums
 
 
 def calibrate(
@@ -48,10 +48,10 @@ def calibrate(
         model: in eval mode.
         loader: batches of images or levels, with their class indices `(B,)`; or what `collect` made of them. At least
             10 images; a warning is given below 200, and for classes without an image.
-        budget_gmacs: mean cost of an image that must not be exceeded; the most accurate thresholds are taken.
-        spend: take those that use the budget up instead, by MSDNet's rule, which looks at no target: steadier where
-            held-out images are few, as the most accurate of many is partly luck then.
-        target_accuracy: top-1 accuracy in per cent that must be reached; the cheapest thresholds are taken.
+        budget_gmacs: the most that an image may cost on average; the most accurate thresholds are taken.
+        target_accuracy: the least top-1 accuracy, in per cent; the cheapest thresholds are taken.
+        spend: take the thresholds that use the budget up, by MSDNet's rule, which looks at no target. That is steadier
+            with few held-out images, where the most accurate of many thresholds is partly luck.
         rule: one of `list_exits(scored=True)`: `"confidence"`, `"margin"`, `"entropy"`, or a registered one.
 
     Raises:
@@ -103,7 +103,7 @@ def budget_rule(
 
     Args:
         model: calibrated or not.
-        gmacs: what an image may cost on average, in billions of multiply-accumulates of the backbone.
+        gmacs: the most that an image may cost on average, in billions of multiply-accumulates of the backbone.
         sizes: of the levels that will be read, by default the model's own.
 
     Returns:
@@ -130,7 +130,7 @@ def budget_rule(
 
 
 def check_calibrated(model: SRNN, sizes: Sequence[int | Sequence[int]]) -> None:
-    """Raise the error that says why a model's calibration is not one for levels of these sizes.
+    """Refuse a model that was not calibrated for levels of these sizes.
 
     Raises:
         ValueError: if the model was never calibrated, or for levels of other sizes.
@@ -141,7 +141,7 @@ def check_calibrated(model: SRNN, sizes: Sequence[int | Sequence[int]]) -> None:
     theirs, ours = [tuple(size) for size in stored["sizes"]], [pair(size) for size in sizes]
     if theirs != ours:
         raise ValueError(
-            f"the model was calibrated for levels of {_sizes_text(theirs)}; its thresholds say nothing of levels of "
+            f"the model was calibrated for levels of {_sizes_text(theirs)}; its thresholds say nothing about levels of "
             f"{_sizes_text(ours)}: use those sizes, or calibrate for these"
         )
 
@@ -154,12 +154,12 @@ def fit_rule(answers: CollectedAnswers, rule: str) -> ScoreRule:
     """
     scored = score_rule(rule)
     if len(answers.gmacs) == 1:
-        raise ValueError("of one level only there is none to stop at")
+        raise ValueError("a model of one level cannot stop earlier")
     return scored(NEVER, [fit_temperature(logits, answers.targets) for logits in answers.logits])
 
 
 def stored_curve(model: SRNN) -> list[Outcome]:
-    """What calibration has stored, as measured on the held-out images, cheapest first."""
+    """What calibration stored, as measured on the held-out images, cheapest first."""
     points = model.metadata["exit"]["curve"]
     return [Outcome(tuple(point["thresholds"]), point["gmacs"], point["top1"], ()) for point in points]
 
@@ -181,18 +181,18 @@ def _reaching(curve: Sequence[Outcome], accuracy: float) -> Outcome:
 
 
 def _thinned(curve: Sequence[Outcome]) -> list[Outcome]:
-    """At most 64 of a curve: for budgets at equal distances, what keeps each."""
+    """At most 64 points of a curve: the best for each of 64 budgets at equal distances."""
     low, high = curve[0].gmacs, curve[-1].gmacs
     budgets = [low + (high - low) * step / (MAX_STORED - 1) for step in range(MAX_STORED)]
     return sorted({_within(curve, budget) for budget in budgets}, key=lambda outcome: outcome.gmacs)
 
 
 def _check_calibration_set(model: SRNN, answers: CollectedAnswers) -> None:
-    """Refuse answers that are not this model's, or say nothing; warn of those that say little."""
+    """Refuse answers of another model, and those that say nothing; warn where they say little."""
     levels, images, classes = answers.logits.shape
     if (levels, classes) != (len(model.scales), model.num_classes):
         raise ValueError(
-            f"the model has {len(model.scales)} levels and {model.num_classes} classes; the answers are of {levels} "
+            f"the model has {len(model.scales)} levels and {model.num_classes} classes; the answers have {levels} "
             f"levels and {classes} classes"
         )
     if images < MIN_IMAGES:

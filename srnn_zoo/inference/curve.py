@@ -35,7 +35,7 @@ class Point:
         accuracy: top-1, in per cent.
         stop_shares: the share of the images that stopped at each level, in [0, 1]; empty for the base CNN.
         thresholds: for every level but the last.
-        optimistic: whether the thresholds were chosen on the very images on which they were measured.
+        optimistic: whether the thresholds were chosen on the same images on which they were measured.
     """
 
     name: str
@@ -56,9 +56,9 @@ def pareto(
 ) -> list[Point]:
     """Accuracy against mean cost: early exit, every level by itself, the base CNN on single scales, and its ensembles.
 
-    A curve whose thresholds were chosen on the images on which it is measured promises too much. So they should come
-    from other images: those of `thresholds_from`, or those on which the model was calibrated. Only without either are
-    they chosen on the same images, and the points are marked as optimistic then.
+    A curve promises too much if its thresholds were chosen on the images on which it is measured. So they should come
+    from other images: those of `thresholds_from`, or those on which the model was calibrated. Without either they are
+    chosen on the same images, and the points are marked as optimistic.
 
     Args:
         source: a model in eval mode; or what `collect` made, without a loader.

@@ -138,7 +138,7 @@ def test_calibrate_writes_thresholds_into_the_folder_and_predict_uses_them(saved
         assert sum(spent) / len(spent) == pytest.approx(stored["held_out"]["gmacs"], abs=1e-6)  # the same images
         assert said.err.count("\n") == 2
         reason = refused("predict", images, "-m", saved, "--sizes", "48,96", *option)
-        assert "was calibrated for levels of 32 x 32 + 64 x 64; its thresholds say nothing of levels of 48" in reason
+        assert "was calibrated for levels of 32 x 32 + 64 x 64; its thresholds say nothing about levels of 48" in reason
     said = run("predict", images, "-m", saved, "--budget", 100, "--json")
     assert said.err.startswith("the budget pays for every level: all are read\n")
     assert {item["stopped_at"] for item in parsed(said)} == {1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -10,12 +11,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from srnn_zoo import SRNN, create_model
-from srnn_zoo.inference.answers import CollectedAnswers, collect
+from srnn_zoo.inference.answers import CollectedAnswers, collect, ensembles
 
 from .synthetic_answers import synthetic_answers
 
 
+@functools.cache
 def model(**options: Any) -> SRNN:
+    """A model for all tests here; none changes it."""
+    torch.manual_seed(0)
     options = {"scales": (0.25, 0.5, 1.0), "num_classes": 10, **options}
     net = create_model("srnn_test_resnet", **options).eval()
     torch.nn.init.normal_(net.fc.weight, std=1.0)  # pyright: ignore -- answers that differ
@@ -63,9 +67,16 @@ def test_the_base_cnn_alone_and_its_ensembles_are_kept_and_no_level_is_read_twic
 
 
 def test_two_levels_of_an_untrained_half_gru_answer_as_the_logit_ensemble_does() -> None:
-    net = model(scales=(0.5, 1.0))
-    found = collect(net, [(coloured(50), torch.zeros(50, dtype=torch.long))], progress=False)
+    found = collect(model(scales=(0.5, 1.0)), [(coloured(50), torch.zeros(50, dtype=torch.long))], progress=False)
     assert torch.equal(found.logits[1].argmax(1), torch.as_tensor(found.logit_ensemble))
+
+
+def test_ensembles_are_the_mean_of_logits_and_the_logarithm_of_the_mean_probability() -> None:
+    logits = torch.randn(3, 5, 7) * 40  # some probabilities are zero in float32
+    mean, log_mean = ensembles(logits)
+    assert torch.equal(mean, logits.mean(0))
+    assert log_mean.isfinite().all()
+    torch.testing.assert_close(log_mean.double(), logits.double().softmax(2).mean(0).log(), rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_not_finite_is_never_right() -> None:
@@ -109,7 +120,7 @@ def test_what_cannot_be_collected_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot stop early"):
         collect(model(variant="concat"), [], progress=False)
     with pytest.raises(ValueError, match="training mode"):
-        collect(model().train(), [], progress=False)
+        collect(create_model("srnn_test_resnet").train(), [], progress=False)
     with pytest.raises(ValueError, match="no classifier"):
         collect(create_model("srnn_test_resnet", num_classes=0).eval(), [], progress=False)
     batches = [(torch.randn(1, 3, size, size), torch.zeros(1, dtype=torch.long)) for size in (64, 96)]

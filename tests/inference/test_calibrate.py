@@ -145,7 +145,9 @@ def test_a_model_that_was_never_calibrated_stops_at_the_largest_level_that_all_i
 
 def test_a_calibration_is_of_its_sizes_only(net: SRNN, answers: CollectedAnswers) -> None:
     calibrate(net, answers, budget_gmacs=2.0)
-    reason = r"calibrated for levels of 16 x 16 \+ 32 x 32 \+ 64 x 64; its thresholds say nothing of levels of 16 x 16"
+    reason = (
+        r"calibrated for levels of 16 x 16 \+ 32 x 32 \+ 64 x 64; its thresholds say nothing about levels of 16 x 16"
+    )
     for sizes in ([16, 32, 96], [16, 32]):
         with pytest.raises(ValueError, match=reason):
             budget_rule(net, 1.0, sizes=sizes)
@@ -223,9 +225,9 @@ def test_what_is_not_finite_never_stops_and_is_warned_of(net: SRNN, answers: Col
 
 def test_answers_of_another_model_and_one_level_are_refused(answers: CollectedAnswers) -> None:
     for options in ({"num_classes": 9}, {"scales": (0.5, 1.0)}):
-        with pytest.raises(ValueError, match="the answers are of 3 levels and 10 classes"):
+        with pytest.raises(ValueError, match="the answers have 3 levels and 10 classes"):
             calibrate(model(**options), answers, budget_gmacs=2.0)
-    with pytest.raises(ValueError, match="one level"):
+    with pytest.raises(ValueError, match="a model of one level cannot stop earlier"):
         calibrate(model(scales=(1.0,)), synthetic_answers(levels=1), budget_gmacs=2.0)
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from srnn_zoo import SRNN, calibrate, collect, create_model, pareto, write_pareto
-from srnn_zoo.inference.answers import CollectedAnswers
 from srnn_zoo.inference.curve import Point
 
 from .synthetic_answers import synthetic_answers
@@ -24,11 +23,19 @@ def of_kind(points: list[Point], kind: str) -> list[Point]:
     return [point for point in points if point.kind == kind]
 
 
-@pytest.fixture
-def net() -> SRNN:
+@pytest.fixture(scope="module")
+def made_once() -> SRNN:
+    torch.manual_seed(0)
     net = create_model("srnn_test_resnet", num_classes=10, img_size=64).eval()
     torch.nn.init.normal_(net.fc.weight, std=1.0)  # pyright: ignore -- answers that differ
     return net
+
+
+@pytest.fixture
+def net(made_once: SRNN) -> SRNN:
+    """A model of two levels that was never calibrated."""
+    made_once.metadata.pop("exit", None)
+    return made_once
 
 
 def batches(count: int, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -70,10 +77,11 @@ def test_thresholds_from_held_out_images_are_measured_on_others_and_promise_less
     assert sum(too_much) / len(too_much) > 0.5  # points of accuracy
 
 
-def test_a_model_gives_single_scales_at_their_own_cost_and_ensembles_at_that_of_all_levels(net: SRNN) -> None:
-    loader = batches(150)
-    points = pareto(net, loader)
-    answers = collect(net, loader, progress=False)
+def test_a_model_gives_single_scales_at_their_own_cost_and_ensembles_at_that_of_all_levels(
+    net: SRNN, tmp_path: Path
+) -> None:
+    points = pareto(net, batches(100))
+    answers = collect(net, batches(100), progress=False)
     costs = answers.gmacs.tolist()
     small, large = of_kind(points, "single scale")
     assert (small.name, large.name) == ("single scale 32 x 32", "single scale 64 x 64")
@@ -82,45 +90,37 @@ def test_a_model_gives_single_scales_at_their_own_cost_and_ensembles_at_that_of_
     right = (answers.single_scales == answers.targets).float().mean(1) * 100
     assert (small.accuracy, large.accuracy) == pytest.approx(right.tolist())
     ensembles = of_kind(points, "ensemble")
-    assert [(p.name, p.gmacs) for p in ensembles] == [
-        ("logit ensemble", costs[1]),
-        ("probability ensemble", costs[1]),
-    ]
+    assert [(p.name, p.gmacs) for p in ensembles] == [("logit ensemble", costs[1]), ("probability ensemble", costs[1])]
     assert ensembles[0].accuracy == of_kind(points, "level")[1].accuracy  # an untrained half-GRU of two levels
 
-
-def test_a_calibrated_model_is_measured_at_its_stored_thresholds(net: SRNN) -> None:
-    calibrate(net, batches(200), target_accuracy=2.0, rule="margin")
-    points = of_kind(pareto(net, batches(200, seed=1)), "curve")
-    assert {p.name for p in points} == {"margin"}
-    assert not any(p.optimistic for p in points)
-    stored = {tuple(point["thresholds"]) for point in net.metadata["exit"]["curve"]}
-    assert {p.thresholds for p in points} == stored
-    test = collect(net, batches(200, seed=1), progress=False)
-    assert of_kind(pareto(test, thresholds_from=net), "curve") == points
-    with pytest.raises(ValueError, match="calibrated with rule 'margin', not 'entropy': give thresholds_from"):
-        pareto(net, batches(50), rule="entropy")
-    others = pareto(net, batches(100), thresholds_from=batches(100, seed=2), rule="entropy")
-    assert not any(p.optimistic for p in others)
-    assert others[0].name == "entropy"
-    with pytest.raises(ValueError, match="its thresholds say nothing of levels of 48 x 48"):
-        pareto(dataclasses.replace(test, sizes=((48, 48), (96, 96))), thresholds_from=net)
-
-
-def test_the_table_holds_every_point(tmp_path: Path, net: SRNN) -> None:
-    points = pareto(net, batches(100))
     write_pareto(points, tmp_path / "pareto.csv")
     rows = list(csv.DictReader((tmp_path / "pareto.csv").open(encoding="utf-8")))
-    assert [(row["name"], row["kind"], float(row["accuracy"]), float(row["gmacs"])) for row in rows] == [
-        (p.name, p.kind, p.accuracy, p.gmacs) for p in points
-    ]
-    assert [[float(t) for t in row["thresholds"].split()] for row in rows] == [
-        pytest.approx(p.thresholds, rel=1e-5) for p in points
-    ]
-    assert {row["optimistic"] for row in rows} == {"True", "False"}
+    assert list(rows[0]) == ["name", "kind", "gmacs", "accuracy", "exits", "thresholds", "optimistic"]
+    for row, point in zip(rows, points, strict=True):
+        assert (row["name"], row["kind"], row["optimistic"]) == (point.name, point.kind, str(point.optimistic))
+        assert (float(row["accuracy"]), float(row["gmacs"])) == (point.accuracy, point.gmacs)
+        for column, values in (("exits", point.stop_shares), ("thresholds", point.thresholds)):
+            assert [float(value) for value in row[column].split()] == pytest.approx(values, rel=1e-5)
     with pytest.raises(ValueError, match="no points"):
         write_pareto([], tmp_path / "empty.csv")
     assert not (tmp_path / "empty.csv").exists()
+
+
+def test_a_calibrated_model_is_measured_at_its_stored_thresholds(net: SRNN) -> None:
+    held_out, test = (collect(net, batches(200, seed), progress=False) for seed in (0, 1))
+    calibrate(net, held_out, target_accuracy=2.0, rule="margin")
+    points = of_kind(pareto(net, batches(200, seed=1)), "curve")
+    assert {p.name for p in points} == {"margin"}
+    assert not any(p.optimistic for p in points)
+    assert {p.thresholds for p in points} == {tuple(p["thresholds"]) for p in net.metadata["exit"]["curve"]}
+    assert of_kind(pareto(test, thresholds_from=net), "curve") == points
+    with pytest.raises(ValueError, match="calibrated with rule 'margin', not 'entropy': give thresholds_from"):
+        pareto(net, batches(50), rule="entropy")
+    others = pareto(net, batches(50), thresholds_from=batches(50, seed=2), rule="entropy")
+    assert not any(p.optimistic for p in others)
+    assert others[0].name == "entropy"
+    with pytest.raises(ValueError, match="its thresholds say nothing about levels of 48 x 48"):
+        pareto(dataclasses.replace(test, sizes=((48, 48), (96, 96))), thresholds_from=net)
 
 
 def test_what_makes_no_curve_is_refused(net: SRNN) -> None:
@@ -133,9 +133,8 @@ def test_what_makes_no_curve_is_refused(net: SRNN) -> None:
         ((dataclasses.replace(answers, sizes=SIZES),), {"thresholds_from": answers}, "levels of other sizes"),
         ((answers,), {"thresholds_from": net}, "never calibrated"),
         ((answers, batches(50)), {}, "takes no loader"),
-        ((synthetic_answers(levels=1),), {}, "one level only"),
+        ((synthetic_answers(levels=1),), {}, "a model of one level cannot stop"),
         ((net, []), {}, "the loader gave no image"),
     ]:
         with pytest.raises(ValueError, match=reason):
             pareto(*arguments, **options)
-    assert isinstance(answers, CollectedAnswers)
