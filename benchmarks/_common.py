@@ -17,8 +17,6 @@ import torchvision
 
 import srnn_zoo
 
-__all__ = ["RESULTS", "grocery", "imagenet_sample", "report"]
-
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from srnn_zoo.models.cells import HalfGRU, register_cell
 
-__all__ = ["FUSIONS", "IDEAS", "Trial"]
-
 
 @dataclass(frozen=True)
 class Trial:

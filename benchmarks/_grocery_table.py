@@ -12,8 +12,6 @@ from torch import Tensor
 
 from srnn_zoo.evaluation import mcnemar, wilson
 
-__all__ = ["compare", "summarise"]
-
 Right = Mapping[str, Sequence[Tensor]]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["WeightsUnavailableError", "missing_extra", "unknown_name"]
-
 
 class WeightsUnavailableError(RuntimeError):
     """Weights are neither on this machine nor available from the network now, or cannot be read."""

@@ -28,7 +28,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
         try:
             runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
         except SystemExit as stopped:
-            assert not stopped.code, capfd.readouterr().err
+            if stopped.code:
+                raise
         return capfd.readouterr().out
 
     return run

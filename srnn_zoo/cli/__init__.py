@@ -1,7 +1,5 @@
 """The command `srnn-zoo`: one file a command."""
 
-from __future__ import annotations
-
 from . import budget, evaluate, models, predict, train  # importing a command registers it
 from .app import main
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-__all__ = ["class_indices", "class_names", "label_names"]
-
 
 def class_names(model: Any) -> list[str]:
     """Names to show: from the model's config, ImageNet's where the number of classes says so, else `class 0`, …."""

@@ -13,8 +13,6 @@ from typing import BinaryIO, NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["ImageError", "OpenedImage", "Skipped", "find_images", "open_image", "open_or_skip"]
-
 MIN_SIDE = 8  # pixels; below, there is nothing to recognise
 MAX_ASPECT = 50  # long side over short side; above, the crop is a speck and the resize is huge
 

@@ -15,8 +15,6 @@ from srnn_zoo.transforms.presets import create_transform
 from .images import Skipped
 from .readers import Images, Labelled, LabelledImages, LabelledStream, open_labelled, target_indices
 
-__all__ = ["Batch", "ImageLoader", "load_batches"]
-
 Transforms = Sequence[Callable[[Any], Sequence[Tensor]]]
 
 

@@ -20,18 +20,6 @@ from .classes import class_indices
 from .images import ImageError, Skipped, find_images, open_or_skip
 from .shards import index_shards, shard_files
 
-__all__ = [
-    "Labelled",
-    "LabelledFiles",
-    "LabelledImages",
-    "LabelledShards",
-    "LabelledStream",
-    "named_prefix",
-    "open_labelled",
-    "register_reader",
-    "target_indices",
-]
-
 StrPath: TypeAlias = str | os.PathLike[str]
 
 _SPLITS = ("train", "val", "validation", "test")

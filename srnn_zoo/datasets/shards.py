@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["ShardImage", "index_shards", "shard_files"]
-
 _KINDS = ("jpg", "png", "webp", "jpeg")  # those that timm reads, and the other name of the first
 
 

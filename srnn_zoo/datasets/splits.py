@@ -13,8 +13,6 @@ from torch.utils.data import Dataset
 from .images import ImageError, Skipped
 from .readers import LabelledFiles, LabelledImages, LabelledShards, class_folders, named_prefix, open_labelled
 
-__all__ = ["ImageSplit", "TrainingData", "open_data", "open_split"]
-
 _logger = logging.getLogger(__name__)
 
 StrPath = str | os.PathLike[str]

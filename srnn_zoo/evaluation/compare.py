@@ -18,9 +18,7 @@ from srnn_zoo.datasets.readers import Images, LabelledImages, open_labelled, tar
 from srnn_zoo.models.srnn import SRNN
 
 from .methods import LOGIT_ENSEMBLE, PROBABILITY_ENSEMBLE, Method, Pass, ScoredBatch, base_methods, passes, srnn_method
-from .table import McNemar, Row, Table, check_folder, mcnemar, predictions_file, wilson
-
-__all__ = ["LOGIT_ENSEMBLE", "PROBABILITY_ENSEMBLE", "McNemar", "Row", "Table", "evaluate", "mcnemar", "wilson"]
+from .table import Row, Table, check_folder, predictions_file
 
 
 def evaluate(

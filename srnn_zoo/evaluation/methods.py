@@ -19,17 +19,6 @@ from srnn_zoo.transforms.presets import create_transform
 
 from .table import Row
 
-__all__ = [
-    "LOGIT_ENSEMBLE",
-    "PROBABILITY_ENSEMBLE",
-    "Method",
-    "Pass",
-    "ScoredBatch",
-    "base_methods",
-    "passes",
-    "srnn_method",
-]
-
 PROBABILITY_ENSEMBLE = "probability ensemble"
 LOGIT_ENSEMBLE = "logit ensemble"
 

@@ -19,8 +19,6 @@ from srnn_zoo.inference.curve import Point
 from srnn_zoo.inference.predict import Answer, Prediction
 from srnn_zoo.training.run_folder import COLOURS, COLUMNS, INK, PALE, QUIET, draw_curves, style_axes
 
-__all__ = ["Curve", "check_plot_file", "plot_curves", "plot_pareto", "plot_predictions", "read_curve"]
-
 _ACCENT = COLOURS[0]
 _TITLE: dict[str, Any] = {"color": INK, "fontsize": 12, "fontweight": "bold", "parse_math": False}
 _MAX_BARS = 8  # more classes would overlap

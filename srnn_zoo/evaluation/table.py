@@ -18,18 +18,6 @@ from torch import Tensor
 from srnn_zoo._errors import unknown_name
 from srnn_zoo.datasets.images import Skipped
 
-__all__ = [
-    "PARTIAL",
-    "PREDICTIONS_FILE",
-    "McNemar",
-    "Row",
-    "Table",
-    "check_folder",
-    "mcnemar",
-    "predictions_file",
-    "wilson",
-]
-
 PREDICTIONS_FILE = "predictions.csv"
 PARTIAL = ".partial"  # ends the name of a file that is not complete
 _TABLES = ("table.csv", "table.md")

@@ -14,8 +14,6 @@ from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
 
-__all__ = ["CollectedAnswers", "collect", "ensembles"]
-
 
 @dataclass(frozen=True, eq=False)
 class CollectedAnswers:

@@ -19,8 +19,6 @@ from .early_exit import Anytime
 from .exits import FixedLevel, ScoreRule, score_rule, stored_rule
 from .thresholds import NEVER, Outcome, fit_temperature, measure, search, use_up
 
-__all__ = ["budget_rule", "calibrate", "check_calibrated", "fit_rule", "stored_curve"]
-
 MIN_IMAGES = 10  # fewer say nothing about thresholds
 FEW_IMAGES = 200  # with fewer, the accuracy is not known to 7 points
 MAX_STORED = 64  # points of the curve that travel with the model

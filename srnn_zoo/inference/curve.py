@@ -17,8 +17,6 @@ from .calibrate import check_calibrated, fit_rule, stored_curve
 from .exits import ScoreRule, stored_rule
 from .thresholds import measure, search
 
-__all__ = ["Point", "pareto", "write_pareto"]
-
 Loader = Iterable[tuple[Any, Tensor]]
 Thresholds = list[tuple[float, ...]]
 

@@ -19,8 +19,6 @@ from srnn_zoo.transforms.pyramid import Levels
 
 from .exits import Decision, ExitRule, ScoreRule, exit_rule, stored_rule
 
-__all__ = ["Anytime", "AnytimeOutput"]
-
 
 class AnytimeOutput(NamedTuple):
     """Answers in the order of the images.

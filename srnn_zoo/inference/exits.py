@@ -10,23 +10,6 @@ from torch import Tensor
 
 from srnn_zoo._errors import unknown_name
 
-__all__ = [
-    "Confidence",
-    "Deadline",
-    "Decision",
-    "Entropy",
-    "ExitRule",
-    "FixedLevel",
-    "Margin",
-    "Patience",
-    "ScoreRule",
-    "exit_rule",
-    "list_exits",
-    "register_exit",
-    "score_rule",
-    "stored_rule",
-]
-
 
 class Decision(NamedTuple):
     """What a rule decides on: N images that have read a level and could read another one.

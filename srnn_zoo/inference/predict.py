@@ -19,8 +19,6 @@ from srnn_zoo.transforms.presets import create_transform
 from .early_exit import Anytime
 from .exits import Decision, ExitRule, ScoreRule
 
-__all__ = ["Answer", "Prediction", "predict"]
-
 
 class Answer(NamedTuple):
     """What the model says of an image after one level.

@@ -11,8 +11,6 @@ from torch import Tensor
 from .answers import CollectedAnswers
 from .exits import ScoreRule
 
-__all__ = ["NEVER", "Outcome", "fit_temperature", "measure", "search", "use_up"]
-
 NEVER = 2.0  # a threshold above every score
 _RATES = 241  # of MSDNet's search
 _GRID = 2048  # combinations of quantiles at most

@@ -12,19 +12,6 @@ from torch import Tensor, nn
 
 from srnn_zoo._errors import unknown_name
 
-__all__ = [
-    "create_backbone",
-    "create_timm_model",
-    "family",
-    "has_nonnegative_features",
-    "native_size",
-    "prefix_feature_info",
-    "prefix_group_matcher",
-    "size_multiple",
-    "srnn_config",
-    "unexpected_argument",
-]
-
 # Constructor arguments that make an architecture accept images of several sizes, in the order they are tried.
 _FLEXIBLE_SIZE_ARGS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 

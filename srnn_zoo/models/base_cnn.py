@@ -21,8 +21,6 @@ from srnn_zoo.weights.files import file_sha256, why_unreadable
 
 from .backbone import create_timm_model
 
-__all__ = ["PIP_FILES", "PipFile", "create_base_cnn"]
-
 _logger = logging.getLogger(__name__)
 
 StrPath = str | os.PathLike[str]

@@ -17,23 +17,6 @@ from torch.nn import functional as F
 
 from srnn_zoo._errors import unknown_name
 
-__all__ = [
-    "GRU",
-    "LSTM",
-    "MGU",
-    "Cell",
-    "Concat",
-    "HalfGRU",
-    "MeanLogit",
-    "MeanProb",
-    "Vanilla",
-    "check_variant",
-    "create_cell",
-    "list_cells",
-    "log_mean_probability",
-    "register_cell",
-]
-
 Activation = Literal["relu", "identity"]
 CellT = TypeVar("CellT", bound="type[Cell]")
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from .backbone import create_timm_model, native_size
 from .norms import state_of_level
 
-__all__ = ["to_base_cnn"]
-
 # what a factory takes for the SRNN, not for its backbone
 _SRNN_ARGUMENTS = frozenset(
     "variant scales activation interpolation exits norm num_classes drop_rate global_pool img_size backbone_img_size "

@@ -11,8 +11,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["Cost", "backbone_gmacs", "count_gmacs", "level_gmacs", "spent_gmacs"]
-
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Size = tuple[int, int]
 

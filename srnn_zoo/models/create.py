@@ -33,8 +33,6 @@ from .entries import TimmConfig, Weights, add_weights, matching, plan_weights, w
 from .initial import init_from_base_cnn, load_saved
 from .srnn import SRNN
 
-__all__ = ["ModelFactory", "create_model", "documented", "get_factory", "list_models", "register", "register_weights"]
-
 PREFIX = "srnn_"
 
 default_cfgs: dict[str, DefaultCfg] = {}  # timm's register_model reads it

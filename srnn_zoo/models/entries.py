@@ -25,20 +25,6 @@ from .cells import list_cells
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
-__all__ = [
-    "PREPROCESSING",
-    "Plan",
-    "Weights",
-    "add_weights",
-    "best_weights",
-    "find_weights",
-    "get_weights",
-    "list_pretrained",
-    "matching",
-    "plan_weights",
-    "weights_of",
-]
-
 PREPROCESSING = ("mean", "std", "crop_pct", "crop_mode", "interpolation")  # the keys of timm's that belong to weights
 
 StrPath = str | os.PathLike[str]

@@ -17,8 +17,6 @@ from srnn_zoo.weights.saved import SavedModel
 from .cells import create_cell
 from .norms import spread_state
 
-__all__ = ["init_from_base_cnn", "load_saved"]
-
 _logger = logging.getLogger(__name__)
 
 _BACKBONE = "backbone."

@@ -13,8 +13,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from srnn_zoo._errors import unknown_name
 
-__all__ = ["NORMS", "LevelNorm", "Norm", "convert_norms", "select_level", "spread_state", "state_of_level"]
-
 Norm = Literal["shared", "per_level", "frozen"]
 NORMS: tuple[str, ...] = ("shared", "per_level", "frozen")
 

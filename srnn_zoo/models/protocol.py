@@ -8,8 +8,6 @@ from timm.layers import use_reentrant_ckpt
 
 from .backbone import prefix_group_matcher
 
-__all__ = ["TimmProtocol"]
-
 
 class TimmProtocol:
     """What timm's optimisers and scripts ask of an SRNN, beside its forward."""

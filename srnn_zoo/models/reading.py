@@ -15,8 +15,6 @@ from srnn_zoo.transforms.pyramid import Levels, build_levels, check_levels, leve
 from .backbone import family, native_size
 from .norms import select_level
 
-__all__ = ["Images", "LevelReader"]
-
 Images: TypeAlias = Tensor | Sequence[Tensor] | PackedPyramid
 """The largest level `(B, C, H, W)`, the levels, smallest first, or images of mixed heights."""
 

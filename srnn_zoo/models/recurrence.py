@@ -16,8 +16,6 @@ from srnn_zoo.transforms.pyramid import Levels
 from .cells import Cell
 from .cost import spent_gmacs
 
-__all__ = ["Step", "check_every_exit", "scan", "steps"]
-
 
 def scan(cell: Cell, features: Iterable[Tensor], state: Tensor | None = None) -> Iterator[Tensor]:
     """The loop over scale: the state `(B_s, S)` after every level, smallest first.

@@ -19,8 +19,6 @@ from .protocol import TimmProtocol
 from .reading import Images, LevelReader
 from .recurrence import Step, scan, steps
 
-__all__ = ["SRNN", "Step"]
-
 _NOT_STORED = frozenset({"weights", "pretrained_backbone", "pretrained_model_args"})
 
 

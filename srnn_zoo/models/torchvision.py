@@ -21,8 +21,6 @@ from .create import create_model, list_models
 from .entries import PREPROCESSING, best_weights, weights_of
 from .srnn import SRNN
 
-__all__ = ["WeightsOfSRNN", "largest_level", "register"]
-
 
 def register() -> None:
     """Make every SRNN known to torchvision: `get_model`, `list_models`, `get_weight`, `torchvision.models.srnn_…`.

@@ -22,8 +22,6 @@ from .losses import create_loss
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate, scale_recurrence
 from .recipe import Recipe
 
-__all__ = ["Features", "evaluate_features", "extract_features", "fit_features"]
-
 
 @dataclass(frozen=True)
 class Features:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     Images: TypeAlias = Dataset[Any] | str | os.PathLike[str]
 
-__all__ = ["FitResult", "fit"]
-
 
 def fit(
     model: SRNN,

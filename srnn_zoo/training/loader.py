@@ -17,8 +17,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from srnn_zoo.datasets.images import ImageError
 
-__all__ = ["Batch", "TrainBatches", "eval_loader", "num_workers", "seed_everything", "train_loader"]
-
 Key = tuple[int, int]  # epoch, index of an image
 
 _MAX_UNREADABLE = 100  # in a row; then it is not a file that is damaged, but the data set

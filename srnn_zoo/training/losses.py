@@ -17,16 +17,6 @@ from srnn_zoo.transforms.pyramid import Pyramid
 
 from .recipe import Recipe
 
-__all__ = [
-    "AnytimeLoss",
-    "EveryExit",
-    "TrainingForward",
-    "count_right",
-    "create_loss",
-    "create_mixup",
-    "random_heights",
-]
-
 
 class EveryExit(nn.Module):
     """A model that answers after every level in one forward, `(L, B, num_classes)`, smallest level first.

@@ -18,15 +18,6 @@ if TYPE_CHECKING:
 
     from srnn_zoo.models.srnn import SRNN
 
-__all__ = [
-    "create_optimizer",
-    "create_schedule",
-    "decay_to_identity",
-    "learning_rate",
-    "parameter_groups",
-    "scale_recurrence",
-]
-
 
 def create_optimizer(model: SRNN, recipe: Recipe) -> Optimizer:
     """The recipe's optimiser, by timm, over `parameter_groups`."""

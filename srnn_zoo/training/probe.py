@@ -33,8 +33,6 @@ from .state import Interrupted, Run, StopSignals
 if TYPE_CHECKING:
     from srnn_zoo.models.srnn import SRNN
 
-__all__ = ["check_probe", "probe"]
-
 _logger = logging.getLogger(__name__)
 
 _HONOURED = frozenset(

@@ -14,8 +14,6 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from srnn_zoo._errors import missing_extra, unknown_name
 
-__all__ = ["PRESETS", "Recipe", "recipe"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

@@ -15,20 +15,6 @@ from srnn_zoo._errors import missing_extra
 
 from .recipe import Recipe
 
-__all__ = [
-    "COLOURS",
-    "COLUMNS",
-    "INK",
-    "PALE",
-    "QUIET",
-    "FitResult",
-    "Progress",
-    "RunFolder",
-    "draw_curves",
-    "merit",
-    "style_axes",
-]
-
 COLUMNS = ("epoch", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "seconds")
 
 Row = Mapping[str, float]

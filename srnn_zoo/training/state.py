@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from srnn_zoo.models.srnn import SRNN
 
-__all__ = ["Interrupted", "Run", "StopSignals", "do_together", "find_state", "read_progress", "write_state"]
-
 Row = Mapping[str, float]
 
 _logger = logging.getLogger(__name__)

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from srnn_zoo.models.srnn import SRNN
 
-__all__ = ["Trainer"]
-
 _logger = logging.getLogger(__name__)
 
 

@@ -12,8 +12,6 @@ from torch.utils.data import Sampler, default_collate
 
 from .pyramid import Pyramid
 
-__all__ = ["HeightBatchSampler", "pyramid_collate"]
-
 
 def pyramid_collate(batch: Sequence[Any]) -> Any:
     """`collate_fn` of a `DataLoader` whose images have levels of any height: a `Pyramid` or `PackedPyramid`.

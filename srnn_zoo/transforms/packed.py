@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["LazyLevels", "PackedPyramid", "Packing", "in_order"]
-
 Size = tuple[int, int]
 
 

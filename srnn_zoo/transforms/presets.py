@@ -17,15 +17,6 @@ from .scale_pyramid import ScalePyramid, VariablePyramid
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
-__all__ = [
-    "NormalizeLevels",
-    "ScalePyramid",
-    "VariablePyramid",
-    "create_transform",
-    "image_transform",
-    "levels_transform",
-]
-
 
 class NormalizeLevels:
     """Levels of uint8 or float [0, 1] images to normalised float tensors `(C, H_s, W_s)`.

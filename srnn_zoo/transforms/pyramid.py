@@ -18,20 +18,6 @@ from srnn_zoo._errors import unknown_name
 
 from .packed import LazyLevels, PackedPyramid
 
-__all__ = [
-    "INTERPOLATIONS",
-    "Interpolation",
-    "Levels",
-    "Pyramid",
-    "build_levels",
-    "check_interpolation",
-    "check_levels",
-    "level_sizes",
-    "pair",
-    "resize",
-    "scale_ratios",
-]
-
 Interpolation: TypeAlias = str
 """A name in `INTERPOLATIONS`."""
 

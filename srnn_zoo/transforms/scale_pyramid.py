@@ -14,8 +14,6 @@ from torch import Tensor
 from .packed import LazyLevels
 from .pyramid import ANTIALIASED, Interpolation, check_interpolation, pair, resize
 
-__all__ = ["ScalePyramid", "VariablePyramid"]
-
 ImageT = TypeVar("ImageT", Image.Image, Tensor)
 
 

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_label_names", "check_metadata", "is_generated", "model_card", "plain"]
-
 # a card with this line is written anew with every save; a card without it is left alone
 MARK = "<!-- Written by srnn-zoo with every save. Delete this line to keep a text of your own. -->"
 

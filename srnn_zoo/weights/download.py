@@ -13,8 +13,6 @@ from urllib.parse import urlparse
 
 from srnn_zoo._errors import WeightsUnavailableError
 
-__all__ = ["cached_hub_file", "download_files", "explain_hub_error", "split_hub_id", "why_unreachable"]
-
 _logger = logging.getLogger(__name__)
 
 NETWORK_TIMEOUT = 1.5  # seconds after which a host counts as out of reach

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from srnn_zoo._errors import WeightsUnavailableError
 
-__all__ = ["digest", "file_sha256", "read_weights", "why_unreadable", "write_weights"]
-
 DIGEST_KEY = "sha256"  # in the header of a safetensors file: of names, types, shapes and values
 
 

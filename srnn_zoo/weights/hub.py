@@ -23,8 +23,6 @@ from .saved import CARD_FILE, CONFIG_FILE, FORMAT_VERSION, UNFINISHED, WEIGHTS_F
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-__all__ = ["HubMixin"]
-
 _STRUCTURE = ("variant", "scales", "activation", "exits", "norm")  # what a weights file alone must say of its model
 
 StrPath = str | os.PathLike[str]

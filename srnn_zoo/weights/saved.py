@@ -19,18 +19,6 @@ from srnn_zoo._errors import WeightsUnavailableError
 from .download import download_files, split_hub_id
 from .files import DIGEST_KEY, read_weights
 
-__all__ = [
-    "CARD_FILE",
-    "CONFIG_FILE",
-    "FORMAT_VERSION",
-    "UNFINISHED",
-    "WEIGHTS_FILES",
-    "SavedModel",
-    "open_saved",
-    "package_version",
-    "read_config",
-]
-
 FORMAT_VERSION = 1  # of the key `srnn` in config.json; raised when an older srnn-zoo would misread it
 DISTRIBUTION = "srnn-zoo"
 CONFIG_FILE = "config.json"

@@ -14,8 +14,6 @@ from urllib.parse import unquote
 if TYPE_CHECKING:
     from .hub_server import HubServer
 
-__all__ = ["Answer", "Call", "Files", "Repository", "answer", "as_json"]
-
 Files = Mapping[str, bytes]
 LFS_SUFFIXES = (".safetensors", ".bin")
 

@@ -22,8 +22,6 @@ from .hub_api import Answer, Call, Files, Repository, answer, as_json
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["HubServer", "Request", "redirect_client"]
-
 
 class Request(NamedTuple):
     """What somebody asked for, and what they got; `status` is 0 where the hub stayed silent."""
