@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -24,11 +23,13 @@ from srnn_zoo.datasets.shards import index_shards
 from srnn_zoo.datasets.splits import ImageSplit, open_data
 from srnn_zoo.transforms.presets import image_transform
 
+CLASSES = ["blue", "green", "red"]
+
 
 def test_classes_are_those_of_the_training_split(class_folders: Path) -> None:
     shutil.rmtree(class_folders / "val" / "blue")
     data = open_data(class_folders)
-    assert data.train.classes == data.val.classes == ["blue", "green", "red"]
+    assert data.train.classes == data.val.classes == CLASSES
     assert {data.val[index][1] for index in range(len(data.val))} == {1, 2}
     assert (len(data.train), len(data.val), data.name) == (24, 6, "images")
 
@@ -88,7 +89,7 @@ def test_tar_files_are_read_by_timm_with_the_same_classes(class_folders: Path, t
         with tarfile.open(tmp_path / f"{split}.tar", "w") as archive:
             archive.add(class_folders / split, arcname=".")
     data = open_data(tmp_path / "train.tar", val=tmp_path / "val.tar")
-    assert data.val.classes == ["blue", "green", "red"]
+    assert data.val.classes == CLASSES
     assert (len(data.train), len(data.val), data.name) == (24, 6, "train")
     assert [data.val[index][1] for index in (0, 1, 2, 4, 5)] == [1, 1, 1, 2, 2]
     with pytest.raises(ImageError, match=r"red/0\.png: not an image"):
@@ -107,24 +108,33 @@ def test_torchvisions_and_hugging_faces_data_sets_are_read_by_their_names(
         name, files = "torch/image_folder", class_folders
     data = open_data(name, data_dir=files)
     assert (len(data.train), len(data.val), data.name) == (24, 9, name)
-    assert data.train.classes == data.val.classes == ["blue", "green", "red"]
+    assert data.train.classes == data.val.classes == CLASSES
     image, target = data.val[3]
     assert (image.mode, target) == ("RGB", 1)
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
 
 
 @pytest.fixture
 def shards(class_folders: Path, tmp_path: Path) -> Path:
     """The images as WebDataset: two shards to train with, one to validate, and the info file that timm reads."""
-    webdataset = pytest.importorskip("webdataset")
+    pytest.importorskip("webdataset")
     splits: dict[str, dict[str, object]] = {}
     for split, count in (("train", 2), ("validation", 1)):
         images = sorted((class_folders / split.removesuffix("idation")).rglob("*.png"))
         names = [f"{split}-{shard}.tar" for shard in range(count)]
         for shard, name in enumerate(names):
-            with webdataset.TarWriter(os.fspath(tmp_path / name)) as writer:
-                for number, image in list(enumerate(images))[shard::count]:
-                    target = ["blue", "green", "red"].index(image.parent.name)
-                    writer.write({"__key__": f"{number:04d}", "png": image.read_bytes(), "cls": target})
+            files: dict[str, bytes] = {}
+            for number, image in list(enumerate(images))[shard::count]:
+                files[f"{number:04d}.png"] = image.read_bytes()
+                files[f"{number:04d}.cls"] = str(CLASSES.index(image.parent.name)).encode()
+            write_tar(tmp_path / name, files)
         lengths = [len(images) // count] * count
         splits[split] = {"name": split, "filenames": names, "shard_lengths": lengths, "num_samples": len(images)}
     (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}), encoding="utf-8")
@@ -136,45 +146,33 @@ def test_shards_of_webdataset_are_read_in_any_order(shards: Path, class_folders:
     assert (len(data.train), len(data.val), data.train.classes) == (24, 9, ["0", "1", "2"])
     files = sorted((class_folders / "val").rglob("*.png"))
     for index in (8, 0, 3):
-        image, target = data.val[index]
-        assert image == open_image(files[index]).image
-        assert target == ["blue", "green", "red"].index(files[index].parent.name)
+        assert data.val[index] == (open_image(files[index]).image, CLASSES.index(files[index].parent.name))
     assert sorted(data.train[index][1] for index in range(24)) == sorted(8 * [0, 1, 2])
 
 
 def test_a_label_in_the_shards_json_is_the_class_and_a_negative_one_leaves_out(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        for name, content in (
-            ("x/1.png", b"one"),
-            ("x/1.json", b'{"kind": 3}'),
-            ("2.JPG", b"two"),
-            ("2.json", b'{"kind": -1}'),
-        ):
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
+    files = {"x/1.png": b"one", "x/1.json": b'{"kind": 3}', "2.JPG": b"two", "2.json": b'{"kind": -1}'}
+    write_tar(tmp_path / "a.tar", files)
     [image] = index_shards([tmp_path / "a.tar"], "kind")
     assert (image.name, image.target, image.open().read()) == ("a.tar/x/1.png", 3, b"one")
     with pytest.raises(ValueError, match=r"a\.tar: x/1 has no class \(sort in its \.json\)"):
         index_shards([tmp_path / "a.tar"], "sort")
 
 
-def test_shards_that_are_damaged_are_refused_and_images_skipped(shards: Path, tmp_path: Path) -> None:
-    webdataset = pytest.importorskip("webdataset")
-    for sample, reason in (
-        ({"png": b"no image"}, r"train-1\.tar: 7 has no class \(\.cls\)"),
-        ({"cls": 0, "txt": "a cat"}, r"train-1\.tar: 7 has no image \(jpg, png, webp, jpeg\)"),
+def test_shards_that_are_damaged_are_refused_and_images_skipped(shards: Path) -> None:
+    shard = shards / "train-1.tar"
+    for files, reason in (
+        ({"7.png": b"no image"}, r"train-1\.tar: 7 has no class \(\.cls\)"),
+        ({"7.cls": b"0", "7.txt": b"a cat"}, r"train-1\.tar: 7 has no image \(jpg, png, webp, jpeg\)"),
     ):
-        with webdataset.TarWriter(os.fspath(shards / "train-1.tar")) as writer:
-            writer.write({"__key__": "7", **sample})
+        write_tar(shard, files)
         with pytest.raises(ValueError, match=reason):
             open_data("wds/colours", data_dir=shards)
-    with webdataset.TarWriter(os.fspath(shards / "train-1.tar")) as writer:
-        writer.write({"__key__": "7", "png": b"no image", "cls": 1})
+    write_tar(shard, {"7.png": b"no image", "7.cls": b"1"})
     train = open_data("wds/colours", data_dir=shards).train
     with pytest.raises(ImageError, match=r"train-1\.tar/7\.png: not an image"):
         train[len(train) - 1]
-    (shards / "train-1.tar").write_bytes(b"x" * 2000)
+    shard.write_bytes(b"x" * 2000)
     with pytest.raises(ValueError, match=r"train-1\.tar is no tar file, or a damaged one"):
         open_data("wds/colours", data_dir=shards)
 
