@@ -122,7 +122,7 @@ def levels_transform(
     """`create_transform` from a config with timm's keys (`input_size`, `mean`, `std`, `crop_pct`, …), without a model.
 
     Args:
-        config: of which the channels, cropping, interpolation and statistics are used; what is missing is as timm's
+        config: its channels, cropping, interpolation and statistics are used; what is missing is as timm's
             configs have it by default (ImageNet's statistics, bicubic, a centre crop of 0.875).
         sizes: sizes of the levels, smallest first, or `ScalePyramid.variable(…)`.
         train: as for `create_transform`.

@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils.data import default_collate
+from torchvision.transforms.v2 import functional as TF
 
-from srnn_zoo import Pyramid
-from srnn_zoo.transforms.pyramid import build_levels, level_size, resize, scale_ratios
-
-INTERPOLATIONS = ["bicubic", "bilinear", "gaussian"]
+from srnn_zoo import Pyramid, ScalePyramid, create_model, create_transform
+from srnn_zoo.transforms.pyramid import INTERPOLATIONS, build_levels, level_size, resize, scale_ratios
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
@@ -52,7 +51,7 @@ def test_level_sizes_are_the_nearest_multiples(length: int, scale: float, multip
     height=st.integers(1, 40),
     width=st.integers(1, 40),
     target=st.tuples(st.integers(1, 60), st.integers(1, 60)),
-    interpolation=st.sampled_from(INTERPOLATIONS),
+    interpolation=st.sampled_from(sorted(INTERPOLATIONS)),
 )
 def test_a_constant_image_stays_constant(height: int, width: int, target: tuple[int, int], interpolation: str) -> None:
     level = resize(torch.full((1, 2, height, width), 0.7, dtype=torch.float64), list(target), interpolation)
@@ -107,6 +106,22 @@ def test_half_types_are_resized_in_float32_on_the_cpu(dtype: torch.dtype) -> Non
         level = resize(images, [16, 16], interpolation)
         assert level.dtype == dtype
         assert torch.allclose(level.float(), resize(images.float(), [16, 16], interpolation), atol=1e-2)
+
+
+def test_another_interpolation_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(INTERPOLATIONS, "area", lambda images, size: F.interpolate(images, size, mode="area"))
+    model = create_model("srnn_test_resnet", interpolation="area")
+    images = torch.rand(1, 3, 32, 32)
+    expected = F.avg_pool2d(images, 2)
+    assert torch.allclose(model.levels(images)[0], expected)
+    image = TF.to_pil_image(images[0])
+    for given, error in ((images[0], 1e-6), (TF.pil_to_tensor(image), 1.5), (image, 1.5)):
+        (level,) = ScalePyramid((16,), "area")(given)
+        level = level if isinstance(level, torch.Tensor) else TF.pil_to_tensor(level)
+        assert (level.float() - expected[0] * (1 if level.is_floating_point() else 255)).abs().max() <= error
+    assert "interpolation='area'" in repr(create_transform(model, sizes=(16, 32)))
+    with pytest.raises(ValueError, match="choose one of area, bicubic, bilinear, gaussian"):
+        ScalePyramid((16,), "lanczos")
 
 
 def test_bicubic_levels_are_torchs_antialiased_ones_and_keep_the_memory_format() -> None:
