@@ -115,8 +115,8 @@ def test_another_interpolation_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> 
     expected = F.avg_pool2d(images, 2)
     assert torch.allclose(model.levels(images)[0], expected)
     image = TF.to_pil_image(images[0])
-    for given, error in ((images[0], 1e-6), (TF.pil_to_tensor(image), 1.5), (image, 1.5)):
-        (level,) = ScalePyramid((16,), "area")(given)
+    for kind, error in ((images[0], 1e-6), (TF.pil_to_tensor(image), 1.5), (image, 1.5)):
+        (level,) = ScalePyramid((16,), "area")(kind)
         level = level if isinstance(level, torch.Tensor) else TF.pil_to_tensor(level)
         assert (level.float() - expected[0] * (1 if level.is_floating_point() else 255)).abs().max() <= error
     assert "interpolation='area'" in repr(create_transform(model, sizes=(16, 32)))
