@@ -136,12 +136,11 @@ def stored_rule(model: Any, thresholds: Sequence[float] | None = None) -> ScoreR
     stored: dict[str, Any] | None = model.metadata.get("exit")
     if not stored:
         raise ValueError('the model was never calibrated: give exit="confidence:0.9", or use srnn_zoo.calibrate')
-    name, module = stored["rule"], stored.get("module", "__main__")
-    if name not in list_exits(scored=True):
-        place = "the module of its class" if module == "__main__" else module
+    name, module = stored["rule"], stored.get("module", "")
+    if module and name not in list_exits(scored=True):
         raise ValueError(
-            f"the model was calibrated with rule {name!r}, which is not registered here: import {place} first "
-            "(a command takes --import)"
+            f"the model was calibrated with rule {name!r} of module {module}: import it first "
+            f"(on the command line --import {module})"
         )
     return score_rule(name)(stored["thresholds"] if thresholds is None else thresholds, stored["temperatures"])
 

@@ -178,7 +178,7 @@ def test_rules_and_cells_of_ones_own_are_imported_from_the_current_folder(
         sys.modules.pop("my_own", None)
     del exits._EXITS["first"], cells._CELLS["keep_last"]
     reason = refused("predict", images, "-m", saved, "--exit", "calibrated")
-    assert "calibrated with rule 'first', which is not registered here: import my_own first" in reason
+    assert "rule 'first' of module my_own: import it first (on the command line --import my_own)" in reason
     reason = refused("predict", images, "-m", saved, "--import", "my_fault")
     assert reason == "srnn-zoo: --import: cannot import 'my_fault' (ZeroDivisionError: division by zero)"
 

@@ -52,7 +52,7 @@ def test_a_rule_of_ones_own_is_used_wherever_the_others_are() -> None:
     assert type(budget_rule(net, 1e3)) is First
     del exits._EXITS["first"]
     for use in (lambda: Anytime(net), lambda: budget_rule(net, 1e3)):
-        with pytest.raises(ValueError, match=f"rule 'first', which is not registered here: import {__name__} first"):
+        with pytest.raises(ValueError, match=f"rule 'first' of module {__name__}: import it first"):
             use()
 
 
