@@ -23,34 +23,17 @@ _MAX_UNREADABLE = 100  # in a row; then it is not a file that is damaged, but th
 
 
 class Batch(NamedTuple):
-    """What a loader gives.
+    """What a loader gives."""
 
-    Attributes:
-        images: `(B, C, H, W)`; None where no image of the batch could be read.
-        targets: `(B,)`, indices of classes.
-        skipped: one sentence for every image that could not be read.
-    """
-
-    images: Any
-    targets: Tensor
-    skipped: list[str]
+    images: Any  # (B, C, H, W); None where no image of the batch could be read
+    targets: Tensor  # (B,), indices of classes
+    skipped: list[str]  # one sentence for every image that could not be read
 
 
 class TrainBatches(Sampler[list[Key]]):
     """The batches of one process: a shuffled epoch, cut into updates, and these into pieces for processes and steps.
 
-    All processes together see every image once an epoch, except those that would not fill an update.
-
-    Args:
-        num_images: in the training split.
-        batch_size: images in one update.
-        grad_accum_steps: pieces of an update that one process reads one after the other.
-        seed: of the order.
-        num_processes: how many share an update.
-        process: which of them this is.
-
-    Raises:
-        ValueError: if there are fewer images than in an update, or an update cannot be cut into equal pieces.
+    All processes together see every image once an epoch, except those that would not fill an update of `batch_size`.
     """
 
     def __init__(

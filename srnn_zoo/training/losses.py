@@ -153,12 +153,7 @@ def random_heights(
 class TrainingForward(nn.Module):
     """The model as training calls it: the largest level in, logits `(B, K)` of the last level, or `(L, B, K)` of all.
 
-    Args:
-        model: the SRNN.
-        recipe: whose `loss` and `random_heights` decide.
-
-    Raises:
-        ValueError: for a model that cannot answer as the loss needs, or has classifiers that no loss would train.
+    It refuses a model that cannot answer as the recipe's loss needs, or has classifiers that the loss would not train.
     """
 
     def __init__(self, model: SRNN, recipe: Recipe) -> None:
@@ -185,11 +180,7 @@ def create_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def create_mixup(recipe: Recipe, num_classes: int, batch_size: int) -> Mixup | None:
-    """timm's mixup and cutmix, or None where the recipe has neither.
-
-    Raises:
-        ValueError: for batches of an odd number of images, which cannot be mixed in pairs.
-    """
+    """timm's mixup and cutmix, or None where the recipe has neither."""
     if recipe.mixup == 0 and recipe.cutmix == 0:
         return None
     if batch_size % 2:

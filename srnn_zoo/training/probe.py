@@ -44,16 +44,7 @@ _IMAGES_AT_A_TIME = 32  # that the backbone reads; the features do not depend on
 
 
 def probe(run: Run, resume: bool) -> FitResult:
-    """Extract features, fit and validate, and leave behind what every run does.
-
-    Args:
-        run: with splits that give images with the evaluation transform.
-        resume: run the probe in the folder again, with the features that are there.
-
-    Raises:
-        ValueError: for what a probe cannot do, and a split that has no readable image.
-        FloatingPointError: if a loss is not finite.
-    """
+    """Extract features, fit and validate, and leave behind what every run does; the splits give evaluation images."""
     started = time.monotonic()
     if (processes := run.accelerator.num_processes) > 1:
         raise ValueError(f"a probe runs in one process; got {processes}: start it without launcher")
@@ -78,11 +69,7 @@ def probe(run: Run, resume: bool) -> FitResult:
 
 
 def check_probe(model: SRNN, recipe: Recipe) -> None:
-    """Refuse what a probe cannot do.
-
-    Raises:
-        ValueError: for settings that it cannot honour, and a loss that the model cannot be trained by.
-    """
+    """Refuse settings that a probe cannot honour, and a loss that the model cannot be trained by."""
     usual = vars(PRESETS["probe"])
     settings = {name: value for name, value in vars(recipe).items() if value != usual[name]}
     if others := [f"{name}={value}" for name, value in settings.items() if name not in _HONOURED]:

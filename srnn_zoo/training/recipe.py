@@ -278,22 +278,9 @@ def _check_together(recipe: Recipe) -> None:
         raise ValueError(unknown_name("optimizer", recipe.optimizer, names, "timm.optim.list_optimizers() has all"))
 
 
-# section 4 of the paper; what it does not say is as in PyTorch's ImageNet example, which it builds on
-_PAPER = Recipe(
-    optimizer="sgd",
-    nesterov=True,
-    momentum=0.9,
-    lr=0.001,
-    schedule="step",
-    decay_epochs=30,
-    decay_rate=0.1,
-    epochs=65,
-    weight_decay=1e-4,
-    decay_1d=True,
-    batch_size=256,
-    color_jitter=0.4,
-    interpolation="bicubic",
-)
+# section 4 of the paper, with what it does not say from PyTorch's ImageNet example, which it builds on; SGD and its
+# momentum, the steps of the learning rate, the weight decay and the jitter of colours are the defaults of a recipe
+_PAPER = Recipe(lr=0.001, schedule="step", epochs=65, batch_size=256, decay_1d=True, interpolation="bicubic")
 
 _FINETUNE = Recipe(
     optimizer="adamw",

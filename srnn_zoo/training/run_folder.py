@@ -64,15 +64,7 @@ def merit(row: Row) -> tuple[float, float]:
 
 
 class RunFolder:
-    """The folder of a run. Close it when the run ends.
-
-    Args:
-        path: the folder.
-        tensorboard: whether to write TensorBoard's file as well.
-
-    Raises:
-        ImportError: if TensorBoard is asked for and not installed.
-    """
+    """The folder of a run. Close it when the run ends."""
 
     def __init__(self, path: Path, tensorboard: bool = False) -> None:
         self.path = path
@@ -83,11 +75,7 @@ class RunFolder:
         self._writer: Any = None
 
     def start(self, recipe: Recipe) -> None:
-        """Make the folder.
-
-        Raises:
-            FileExistsError: if it holds another run.
-        """
+        """Make the folder, unless it holds another run."""
         if any((self.path / name).exists() for name in ("recipe.toml", "state", "log.csv")):
             raise FileExistsError(f"{self.path} holds another run: resume it, or choose another folder")
         self.path.mkdir(parents=True, exist_ok=True)

@@ -170,10 +170,8 @@ class StopSignals:
 def write_state(accelerator: Accelerator, folder: Path, number: int, progress: dict[str, Any]) -> None:
     """Write model, optimiser and whatever else is registered with the accelerator, and `progress`, as state `number`.
 
-    All processes call this. The states before it go once this one is complete.
-
-    Raises:
-        OSError: in every process, if it cannot be written; the state before it is still there.
+    All processes call this. Earlier states go once this one is complete; if it fails in a process, they stay, and an
+    OSError is raised in all.
     """
     beside = folder / _UNFINISHED
 
@@ -201,11 +199,7 @@ def write_state(accelerator: Accelerator, folder: Path, number: int, progress: d
 
 
 def do_together(accelerator: Accelerator, work: Callable[[], Any] | None) -> None:
-    """Do a part of the work in every process, nothing where it is None; if it fails in one, raise in all.
-
-    Raises:
-        OSError, RuntimeError, SafetensorError: as the work does; OSError where it failed in another process.
-    """
+    """Do a part of the work in every process, nothing where it is None; if it fails in one, raise in all."""
     reason: Exception | None = None
     try:
         if work is not None:

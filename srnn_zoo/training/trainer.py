@@ -35,15 +35,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains a model by a run's recipe.
-
-    Args:
-        run: what to do.
-        signals: which ask for a stop.
-
-    Raises:
-        ValueError: for data, a model or processes that the recipe does not fit.
-    """
+    """Trains a model by a run's recipe, until a signal asks for a stop."""
 
     def __init__(self, run: Run, signals: StopSignals) -> None:
         self.run, self.signals = run, signals

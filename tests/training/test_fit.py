@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torchvision.datasets import ImageFolder
 
 import srnn_zoo
 from srnn_zoo import SRNN
-from srnn_zoo.training import Interrupted, Recipe, fit, open_data, recipe
+from srnn_zoo.training import Interrupted, Recipe, fit, image_transform, open_data, recipe
 from tests.conftest import ROOT, same_weights
 
 from .trainings import TINY, events, free_port, images, tiny, tiny_without_batch_norm
@@ -173,24 +175,14 @@ def test_data_and_models_that_do_not_fit_the_recipe_are_refused(
 def test_one_split_trains_models_of_several_sizes(class_folders: Path) -> None:
     data = open_data(class_folders)
     for size in (32, 64):
-        model = srnn_zoo.create_model("srnn_test_resnet", num_classes=3, img_size=size)
-        model.register_forward_pre_hook(lambda module, args, size=size: _check_size(args[0], size))
+        model, read = tiny(3, size), []
+        model.backbone.register_forward_hook(lambda *args, read=read: read.append(args[1][0].shape[-1]))
         fit(model, data.train, data.val, Recipe(epochs=1, batch_size=8), workers=0)
+        assert set(read) == {size // 2, size}
     assert data.train.transform is None
 
 
-def _check_size(images: Any, size: int) -> None:
-    largest = images if isinstance(images, Tensor) else images[-1]
-    assert largest.shape[-1] == size
-
-
 def test_folders_opened_one_by_one_are_refused_where_their_classes_differ(class_folders: Path) -> None:
-    import shutil
-
-    from torchvision.datasets import ImageFolder
-
-    from srnn_zoo.training import image_transform
-
     shutil.rmtree(class_folders / "val" / "blue")
     model = tiny(num_classes=3)
     train, val = (ImageFolder(str(class_folders / split), image_transform(model)) for split in ("train", "val"))

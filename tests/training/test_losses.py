@@ -39,15 +39,13 @@ def test_it_is_the_weighted_sum_of_cross_entropies_and_divergences(logits: Tenso
     assert found.item() == pytest.approx(float(expected), abs=1e-12)
 
 
-def test_without_arguments_it_is_the_mean_cross_entropy_of_the_levels(logits: Tensor, targets: Tensor) -> None:
+def test_equal_weights_are_the_mean_cross_entropy_and_all_on_the_last_level_the_plain_one(
+    logits: Tensor, targets: Tensor
+) -> None:
     expected = torch.stack([F.cross_entropy(answer, targets) for answer in logits]).mean()
     assert torch.allclose(AnytimeLoss()(logits, targets), expected)
-    soft = F.one_hot(targets, 5).double()
-    assert torch.allclose(AnytimeLoss()(list(logits), soft), expected)
-
-
-def test_all_weight_on_the_last_level_is_plain_cross_entropy_bit_for_bit(logits: Tensor, targets: Tensor) -> None:
-    assert torch.equal(AnytimeLoss((0, 0, 3))(logits, targets), F.cross_entropy(logits[2], targets))
+    assert torch.allclose(AnytimeLoss()(list(logits), F.one_hot(targets, 5).double()), expected)
+    assert torch.equal(AnytimeLoss((0, 0, 3))(logits, targets), F.cross_entropy(logits[2], targets))  # bit for bit
 
 
 def test_the_last_level_learns_nothing_from_distillation(logits: Tensor, targets: Tensor) -> None:

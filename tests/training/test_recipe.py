@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-import srnn_zoo
 from srnn_zoo import SRNN
 from srnn_zoo.training import PRESETS, Recipe, recipe
 from srnn_zoo.training.optimizer import (
@@ -21,6 +20,8 @@ from srnn_zoo.training.optimizer import (
     parameter_groups,
     scale_recurrence,
 )
+
+from .trainings import tiny
 
 
 def learning_rates(chosen: Recipe, updates_per_epoch: int) -> list[float]:
@@ -62,60 +63,52 @@ def test_a_cosine_warms_up_update_by_update_and_ends_at_its_floor() -> None:
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
 
 
-def test_backbone_cell_and_classifier_have_learning_rates_of_their_own(model: SRNN) -> None:
-    chosen = Recipe(lr_backbone=0.1, lr_cell=0.2, lr_classifier=3.0, weight_decay=0.5)
+def groups(model: SRNN, chosen: Recipe) -> dict[str, tuple[float, float]]:
+    """The factor of the learning rate, and the weight decay, of every parameter."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    scales = {
-        names[id(parameter)]: (group["lr_scale"], group["weight_decay"])
-        for group in parameter_groups(model, chosen)
-        for parameter in group["params"]
-    }
-    assert scales.keys() == set(names.values())
-    assert scales["backbone.layer1.0.conv1.weight"] == (0.1, 0.5)
-    assert scales["backbone.layer1.0.bn1.weight"] == (0.1, 0.0)
-    assert scales["cell.gate_input.weight"] == (0.2, 0.5)
-    assert scales["fc.weight"] == (3.0, 0.5)
-    assert scales["fc.bias"] == (3.0, 0.0)
+    found = parameter_groups(model, chosen)
+    return {names[id(p)]: (group["lr_scale"], group["weight_decay"]) for group in found for p in group["params"]}
+
+
+def test_backbone_cell_and_classifier_have_learning_rates_of_their_own(model: SRNN) -> None:
+    found = groups(model, Recipe(lr_backbone=0.1, lr_cell=0.2, lr_classifier=3.0, weight_decay=0.5, identity_decay=0.1))
+    assert found.keys() == {name for name, _ in model.named_parameters()}
+    assert found["backbone.layer1.0.conv1.weight"] == (0.1, 0.5)
+    assert found["backbone.layer1.0.bn1.weight"] == (0.1, 0.0)
+    assert found["cell.gate_input.weight"] == (0.2, 0.5)
+    assert found["cell.recurrent.weight"] == (0.2, 0.0)  # which decays to the identity instead
+    assert found["fc.weight"] == (3.0, 0.5)
+    assert found["fc.bias"] == (3.0, 0.0)
 
 
 def test_layer_decay_lowers_the_learning_rate_towards_the_first_layer(model: SRNN) -> None:
-    groups = parameter_groups(model, Recipe(layer_decay=0.5))
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    scale = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    scale = {name: scale for name, (scale, _) in groups(model, Recipe(layer_decay=0.5)).items()}
     assert scale["backbone.conv1.0.weight"] < scale["backbone.layer1.0.conv1.weight"]
     assert scale["backbone.layer1.0.conv1.weight"] < scale["backbone.layer4.0.conv1.weight"]
     assert scale["fc.weight"] == scale["cell.recurrent.weight"] == 1.0
 
 
-def test_u_decays_to_the_identity_instead_of_to_zero() -> None:
-    model = srnn_zoo.create_model("srnn_test_resnet", num_classes=3)
-    chosen = Recipe(lr=0.5, lr_cell=0.5, weight_decay=0.1, recurrence=0.5, identity_decay=0.2)
+def test_u_starts_as_a_part_of_the_identity_unless_it_was_trained_and_decays_to_that_part() -> None:
+    model = tiny()
+    chosen = Recipe(lr=0.5, lr_cell=0.5, weight_decay=0.1, recurrence=0.25, identity_decay=0.2)
+    weight = model.cell.get_parameter("recurrent.weight")
+    target = 0.25 * torch.eye(len(weight))
+    for _ in range(2):  # at the second time it is no identity any more
+        scale_recurrence(model, chosen)
+        assert torch.equal(weight.detach(), target)
     optimizer = create_optimizer(model, chosen)
     create_schedule(optimizer, chosen, updates_per_epoch=1)
-    weight = model.cell.get_parameter("recurrent.weight")
-    (group,) = [g for g in optimizer.param_groups if any(p is weight for p in g["params"])]
-    assert group["weight_decay"] == 0
     with torch.no_grad():
         weight.copy_(torch.randn_like(weight))
-    before, identity = weight.detach().clone(), torch.eye(len(weight))
+    before = weight.detach().clone()
     decay_to_identity(model, optimizer, chosen)
-    torch.testing.assert_close(weight.detach(), before + 0.25 * 0.2 * (0.5 * identity - before))
+    torch.testing.assert_close(weight.detach(), before + 0.25 * 0.2 * (target - before))
 
 
 def test_cells_without_u_have_nothing_that_decays_to_the_identity() -> None:
-    model = srnn_zoo.create_model("srnn_test_resnet", num_classes=3, variant="mean_logit")
-    chosen = Recipe(recurrence=0.5, identity_decay=0.5)
+    model, chosen = tiny(variant="mean_logit"), Recipe(recurrence=0.5, identity_decay=0.5)
     scale_recurrence(model, chosen)
     decay_to_identity(model, create_optimizer(model, chosen), chosen)
-
-
-def test_u_starts_as_a_part_of_the_identity_unless_it_was_trained() -> None:
-    model = srnn_zoo.create_model("srnn_test_resnet", num_classes=3)
-    weight = model.cell.get_parameter("recurrent.weight")
-    scale_recurrence(model, Recipe(recurrence=0.25))
-    assert torch.equal(weight.detach(), 0.25 * torch.eye(len(weight)))
-    scale_recurrence(model, Recipe(recurrence=0.25))
-    assert torch.equal(weight.detach(), 0.25 * torch.eye(len(weight)))
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -19,9 +19,9 @@ from srnn_zoo.training import Recipe, fit, open_data, recipe
 TINY = Recipe(optimizer="adamw", lr=3e-3, epochs=3, batch_size=4, weight_decay=0.0, schedule="constant")
 
 
-def tiny(num_classes: int = 4, **options: Any) -> SRNN:
+def tiny(num_classes: int = 4, img_size: int = 32, **options: Any) -> SRNN:
     torch.manual_seed(0)
-    return srnn_zoo.create_model("srnn_test_resnet", num_classes=num_classes, img_size=32, **options)
+    return srnn_zoo.create_model("srnn_test_resnet", num_classes=num_classes, img_size=img_size, **options)
 
 
 def images(count: int = 8, size: int = 32) -> TensorDataset:
