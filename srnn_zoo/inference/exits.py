@@ -14,6 +14,8 @@ from srnn_zoo._errors import unknown_name
 class Decision(NamedTuple):
     """What a rule decides on: N images that have read a level and could read another one.
 
+    In a batch of mixed heights the images with most levels come first.
+
     Attributes:
         level: index of the level, 0 for the smallest.
         logits: `(N, K)` after it.

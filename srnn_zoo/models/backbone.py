@@ -17,20 +17,8 @@ _FLEXIBLE_SIZE_ARGS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {
 
 # timm's modules whose models read only multiples of their stride (tests/models/test_backbone.py tries every module).
 _STRICT_STRIDE_FAMILIES = frozenset(
-    {
-        "csatv2",
-        "deepseek_vit",
-        "deit",
-        "dla",
-        "eva",
-        "gemma4_vit",
-        "hieradet_sam2",
-        "hrnet",
-        "naflexvit",
-        "qwen3_vit",
-        "vision_transformer",
-        "vision_transformer_sam",
-    }
+    "csatv2 deepseek_vit deit dla eva gemma4_vit hieradet_sam2 hrnet naflexvit qwen3_vit vision_transformer "
+    "vision_transformer_sam".split()
 )
 
 # entries of a backbone's config that are not true of an SRNN over it
@@ -40,7 +28,7 @@ _BACKBONE_ONLY = frozenset((*_WEIGHTS_SOURCE, *_TEST_SIZES, "notes"))
 
 
 def create_timm_model(architecture: str, **kwargs: Any) -> nn.Module:
-    """`timm.create_model`, told to accept several image sizes where the architecture can be told so.
+    """`timm.create_model`, with the option to accept several image sizes where the architecture has one.
 
     Raises:
         ValueError: for an unknown architecture, with the closest names.
@@ -83,7 +71,7 @@ def native_size(backbone: nn.Module) -> tuple[int, int]:
 
 
 def size_multiple(backbone: nn.Module) -> int:
-    """What level sizes are rounded to: the stride where a backbone insists on it, else 1."""
+    """What level sizes are rounded to: the stride of a backbone that reads only its multiples, otherwise 1."""
     if family(backbone) not in _STRICT_STRIDE_FAMILIES:
         return 1
     feature_info = cast("list[dict[str, Any]]", backbone.feature_info)
@@ -97,11 +85,8 @@ def has_nonnegative_features(backbone: nn.Module) -> bool:
     Found out by looking: two random images, of low and of high contrast, are passed through the backbone with whatever
     weights it has. A rectified net cannot give a negative feature; any other gives some among its hundreds.
     """
-    if next(backbone.parameters()).is_meta:
-        with (
-            torch.device("cpu"),
-            torch.random.fork_rng(devices=[]),
-        ):  # weights without values show nothing; a twin with values does
+    if next(backbone.parameters()).is_meta:  # weights without values show nothing; a twin with values does
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             config = cast("dict[str, Any]", backbone.pretrained_cfg)
             return has_nonnegative_features(create_backbone(config["architecture"]))
     training = [module for module in backbone.modules() if module.training]

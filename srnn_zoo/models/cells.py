@@ -84,7 +84,7 @@ def check_variant(variant: str, saved_as: str = "") -> None:
         saved_as: what a saved model says of it: module and class, such as `"my_cells.KeepLast"`.
 
     Raises:
-        ValueError: with the module to import, or else the closest names.
+        ValueError: with the module to import, or with the closest names.
     """
     if variant in _CELLS:
         return

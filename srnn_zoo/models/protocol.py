@@ -10,7 +10,7 @@ from .backbone import prefix_group_matcher
 
 
 class TimmProtocol:
-    """What timm's optimisers and scripts ask of an SRNN, beside its forward."""
+    """What timm's optimisers and scripts call, besides forward."""
 
     backbone: Any
     fc: Any
@@ -24,7 +24,7 @@ class TimmProtocol:
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in the backbone. Non-reentrant only, as the levels share the backbone.
 
-        With a batch norm for each level, a level is one checkpoint; else the backbone's own blocks are.
+        With a batch norm for each level, every level is one checkpoint; otherwise every block of the backbone is.
         """
         if enable and use_reentrant_ckpt():
             raise ValueError("an SRNN needs non-reentrant checkpointing: unset TIMM_REENTRANT_CKPT")

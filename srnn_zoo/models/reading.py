@@ -73,7 +73,7 @@ class LevelReader:
 
         Args:
             level: its images.
-            index: of the level, 0 for the smallest, by default the last; only `norm="per_level"` asks.
+            index: of the level, 0 for the smallest, by default the last; for `norm="per_level"` only.
         """
         try:
             if self.checkpoints_levels and torch.is_grad_enabled():
@@ -134,6 +134,6 @@ class LevelReader:
 
     @property
     def img_size(self) -> tuple[int, int]:
-        """`(H, W)` of the largest level this model is meant for."""
+        """`(H, W)` of the largest level that this model is for."""
         height, width = self.pretrained_cfg["input_size"][-2:]
         return height, width

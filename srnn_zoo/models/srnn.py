@@ -42,8 +42,8 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         num_classes: width of the classifier; 0 for none.
         drop_rate: dropout before the classifier, in [0, 1).
         global_pool: `"avg"`, or `""` with `num_classes=0` to get the state as a map.
-        img_size: the size of the largest level `(H, W)` this model is meant for; by default the one that makes the
-            smallest level the backbone's own size.
+        img_size: the size `(H, W)` of the largest level that this model is for; by default, the smallest level then has
+            the backbone's own size.
 
     Attributes:
         pretrained_cfg: timm's: the preprocessing and what the weights are.
@@ -116,7 +116,7 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         return self.forward_head(self._read(levels), level=len(levels) - 1)
 
     def forward_features(self, x: Images) -> Tensor:
-        """The last state h_n as a map `(B, D, 1, 1)`; for `mean_prob`, whose mean comes later, `(B, D, n, 1)`.
+        """The last state h_n as a map `(B, D, 1, 1)`; of `mean_prob`, which takes the mean later, `(B, D, n, 1)`.
 
         In a batch of mixed heights that n is their least common multiple, and every level fills an equal share of it.
         """
@@ -147,7 +147,7 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         Args:
             x: the map.
             pre_logits: whether to leave out the classifier.
-            level: index of the level after which that was the state, by default the last; only `exits="separate"` asks.
+            level: index of the level that this is the state after, by default the last; for `exits="separate"` only.
         """
         if self.global_pool == "":
             return x
@@ -247,7 +247,7 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         return super().train(mode)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As `nn.Module.load_state_dict`; what is loaded is not known to be zero-shot."""
+        """As `nn.Module.load_state_dict`; the model is not zero-shot afterwards, as nobody knows what was loaded."""
         self.zero_shot = False
         return super().load_state_dict(state_dict, strict, assign)
 
