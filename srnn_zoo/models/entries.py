@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -326,7 +327,7 @@ def _check_kind(saved: SavedModel, name: str, arguments: Mapping[str, Any]) -> N
     if variant and asked != variant and any(key.startswith("cell.") for key in saved.state):
         raise ValueError(f"the weights of {saved.source} are of variant {variant!r}; asked for {asked!r}")
     module = saved.about.get("cell", "").rpartition(".")[0]
-    if module and asked == variant and variant not in list_cells():
+    if module and module not in sys.modules and asked == variant and variant not in list_cells():
         raise ValueError(
             f"the model of {saved.source} has the cell {variant!r} of module {module}: import it first "
             f"(on the command line --import {module})"
