@@ -94,8 +94,6 @@ def fit(
     folder = RunFolder(Path(output), tensorboard) if output is not None else None
     train, val = _datasets(model, train, val, recipe)
     accelerator = _create_accelerator(recipe, cpu)
-    model.metadata.pop("exit", None)  # thresholds of the weights before
-    model.zero_shot = False
     run = Run(
         model=model,
         train=train,

@@ -51,7 +51,7 @@ def probe(run: Run, resume: bool) -> FitResult:
     check_probe(run.model, run.recipe)
     _begin(run, resume)
     model, recipe = run.model, run.recipe
-    run.move_model()
+    run.prepare_model()
     backbone = digest({key: value.cpu() for key, value in model.backbone.state_dict().items()})
     skipped: list[str] = []
     train = _features(run, "training", run.train, backbone, skipped)

@@ -61,8 +61,10 @@ class Run:
         unsafe = self.recipe.precision == "bf16" and self.accelerator.device.type == "cpu"
         return torch.channels_last if self.recipe.channels_last and not unsafe else torch.contiguous_format
 
-    def move_model(self) -> None:
-        """To the device, in the memory format."""
+    def prepare_model(self) -> None:
+        """To the device, in the memory format; what belongs to the weights before the training is forgotten."""
+        self.model.metadata.pop("exit", None)
+        self.model.zero_shot = False
         self.model.to(self.accelerator.device).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
 
     def describe(self) -> dict[str, Any]:

@@ -61,17 +61,18 @@ class Trainer:
     def _prepare(self) -> None:
         """Model, loss and optimiser on their device and for their processes."""
         model, recipe = self.model, self.recipe
-        self.run.move_model()
+        forward = TrainingForward(model, recipe)
+        self.mixup = create_mixup(recipe, model.num_classes, self.batches.piece)
+        self.run.prepare_model()
         if recipe.grad_checkpointing:
             model.set_grad_checkpointing()
         scale_recurrence(model, recipe)  # a run that is resumed has its weights loaded over this
         self.loss = create_loss(recipe)
-        self.mixup = create_mixup(recipe, model.num_classes, self.batches.piece)
         optimizer = create_optimizer(model, recipe)
         self.schedule = create_schedule(optimizer, recipe, self.batches.updates)
         self.ema = ModelEmaV3(model, recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.measured = model if self.ema is None else cast("SRNN", self.ema.module)  # which is validated and saved
-        self.net, self.optimizer = self.accelerator.prepare(TrainingForward(model, recipe), optimizer)
+        self.net, self.optimizer = self.accelerator.prepare(forward, optimizer)
         if self.ema is not None:
             self.accelerator.register_for_checkpointing(self.ema)
 

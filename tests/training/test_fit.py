@@ -168,8 +168,11 @@ def test_damaged_images_are_skipped_and_listed_or_fatal(class_folders: Path, tmp
 def test_data_and_models_that_do_not_fit_the_recipe_are_refused(
     options: dict[str, Any], settings: dict[str, Any], reason: str
 ) -> None:
+    model = tiny(**options)
+    model.zero_shot = True
     with pytest.raises(ValueError, match=reason):
-        fit(tiny(**options), images(), images(), dataclasses.replace(TINY, **settings), cpu=True)
+        fit(model, images(), images(), dataclasses.replace(TINY, **settings), cpu=True)
+    assert model.zero_shot  # as it was
 
 
 def test_one_split_trains_models_of_several_sizes(class_folders: Path) -> None:
