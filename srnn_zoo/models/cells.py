@@ -68,33 +68,13 @@ def create_cell(variant: str, dim: int, *, activation: Activation = "relu", heig
     Raises:
         ValueError: for an unknown variant, with the closest names.
     """
-    check_variant(variant)
+    if variant not in _CELLS:
+        raise ValueError(unknown_name("variant", variant, list_cells()))
     parameters = inspect.signature(_CELLS[variant]).parameters.values()
     options: dict[str, Any] = {"activation": activation, "height": height}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):  # a cell need not take what it does not use
         options = {p.name: options[p.name] for p in parameters if p.name in options}
     return _CELLS[variant](dim, **options)
-
-
-def check_variant(variant: str, saved_as: str = "") -> None:
-    """Refuse a variant that is not registered.
-
-    Args:
-        variant: its name.
-        saved_as: what a saved model says of it: module and class, such as `"my_cells.KeepLast"`.
-
-    Raises:
-        ValueError: with the module to import, or with the closest names.
-    """
-    if variant in _CELLS:
-        return
-    module, _, name = saved_as.rpartition(".")
-    if module in ("", "__main__", __name__):
-        raise ValueError(unknown_name("variant", variant, list_cells()))
-    raise ValueError(
-        f"variant {variant!r} is the cell {name} of {module}, which is not imported here: "
-        f"import {module} first (--import {module} in a command)"
-    )
 
 
 class Cell(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from srnn_zoo import Cell, create_model, list_cells, register_cell
 from srnn_zoo.models import cells
-from srnn_zoo.models.cells import check_variant, create_cell
+from srnn_zoo.models.cells import create_cell
 
 RECURRENT = ["vanilla", "half_gru", "gru", "lstm", "mgu"]
 BASELINES = ["mean_logit", "mean_prob", "concat"]
@@ -243,15 +243,6 @@ def test_a_cells_constructor_takes_only_what_it_uses(monkeypatch: pytest.MonkeyP
         register_cell(cls.__name__)(cls)
         cell = create_cell(cls.__name__, DIM, activation="identity", height=3)
         assert (cell.dim, cell.activation, cell.height) == (DIM, *expected)
-
-
-def test_a_variant_that_a_saved_model_names_with_its_module_says_what_to_import() -> None:
-    with pytest.raises(ValueError, match=r"'keep' is the cell Keep of my_cells, .* import my_cells first \(--import"):
-        check_variant("keep", "my_cells.Keep")
-    for saved_as in ("__main__.Keep", "srnn_zoo.models.cells.Keep", ""):
-        with pytest.raises(ValueError, match="unknown variant 'keep'; choose one of"):
-            check_variant("keep", saved_as)
-    check_variant("vanilla", "anything.Else")
 
 
 def test_the_papers_variants_come_first_in_the_list() -> None:

@@ -6,7 +6,6 @@ import copy
 import itertools
 import os
 import pickle
-import random
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -92,13 +91,6 @@ def sample(imagenet_sample: list[Path]) -> Images:
 
 def test_images_of_60_to_4000_pixels_give_the_loops_answers_and_gradients(model: SRNN, sample: Images) -> None:
     assert_as_one_by_one(model, sample)
-
-
-def test_the_batchs_order_is_restored(model: SRNN) -> None:
-    images = squares([1, 3, 2, 3, 1, 2])
-    expected = model(Pyramid.pack(images))
-    shuffled = random.Random(0).sample(range(6), 6)
-    assert torch.allclose(model(Pyramid.pack([images[i] for i in shuffled])), expected[shuffled], atol=1e-12)
 
 
 def test_forward_is_forward_head_of_forward_features(model: SRNN) -> None:
