@@ -32,7 +32,7 @@ def calibrate(
     target_accuracy: Annotated[float | None, typer.Option(help="Top-1 accuracy to reach, in per cent.")] = None,
     rule: RuleOption = None,
     spend: Annotated[
-        bool, typer.Option("--spend", help="Use the budget up, instead of what was most accurate within it.")
+        bool, typer.Option("--spend", help="Use the budget up, rather than the most accurate thresholds in it.")
     ] = False,
     sizes: app.SizesOption = None,
     output: Annotated[
@@ -47,16 +47,18 @@ def calibrate(
     """Find exit thresholds on held-out images, and save them with the model.
 
     They keep --budget at the best accuracy, or reach --target-accuracy at the least cost. Afterwards
-    `srnn-zoo predict --exit calibrated` uses them, and `--budget` takes those of any other budget. Use images that
-    the model was neither trained on nor will be tested with.
+    `srnn-zoo predict --exit calibrated` uses them, and `--budget` those for any other budget. Use images on which the
+    model was not trained and will not be tested.
     """
     from srnn_zoo.datasets.loader import ImageLoader
     from srnn_zoo.inference.calibrate import calibrate as find_thresholds
+    from srnn_zoo.inference.exits import score_rule
 
     if (budget is None) == (target_accuracy is None):
         app.fail("give either --budget or --target-accuracy")
     if spend and budget is None:
         app.fail("--spend is about a budget: give --budget")
+    score_rule(rule or "confidence")  # refuses an unknown one before the work
     folder = _output_folder(model, output, changes=sizes is not None or variant is not None)
     level_sizes = app.parse_sizes(sizes)
     network = _load(model, variant, level_sizes, device)
@@ -103,7 +105,9 @@ def pareto(
     from srnn_zoo.inference.calibrate import check_calibrated
     from srnn_zoo.inference.curve import pareto as measure
     from srnn_zoo.inference.curve import write_pareto
+    from srnn_zoo.inference.exits import score_rule
 
+    score_rule(rule or "confidence")  # refuses an unknown one before the work
     if output is not None and not output.absolute().parent.is_dir():
         app.fail(f"--output: no folder {output.parent} to write to")
     if output is not None and output.is_dir():
@@ -126,7 +130,7 @@ def pareto(
     typer.echo(_points_as_text(points))
     if points[0].optimistic:
         app.say(
-            "the thresholds were chosen on these very images, so that the curve promises too much: give "
+            "the thresholds were chosen on these same images, so the curve promises too much: give "
             "--calibration-data, or calibrate the model first"
         )
     if output is not None:

@@ -46,7 +46,7 @@ def evaluate(
 ) -> None:
     """Compare models with single scales and with ensembles of scales: the paper's Table 1.
 
-    Images that cannot be read are in no figure, listed at the end, and make the command exit with 1.
+    Images that cannot be read count in no figure. They are listed at the end, and make the command exit with 1.
     """
     from srnn_zoo import evaluation
     from srnn_zoo.evaluation.table import PARTIAL, PREDICTIONS_FILE, check_folder

@@ -158,7 +158,7 @@ def _as_text(prediction: Prediction, width: int = 34) -> str:
 
 
 def _summarise(stopped: list[tuple[int, float]], network: SRNN, levels: list[tuple[int, int]]) -> None:
-    """Say how many images stopped at each level, what they cost on average, and what all levels would have."""
+    """Say how many images stopped at each level, and what they cost on average beside all levels."""
     from srnn_zoo.models.cost import level_gmacs
 
     count = Counter(level for level, _ in stopped)

@@ -56,7 +56,7 @@ def train(
         typer.Option(help="Batch norm: shared, per_level or frozen. [default: shared]", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
-    corrupt: Annotated[str, typer.Option(help="skip images that cannot be read, or take them for fatal.")] = "skip",
+    corrupt: Annotated[str, typer.Option(help="What to do with images that cannot be read: skip or fatal.")] = "skip",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images. [default: up to 4]")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's files as well.")] = False,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
@@ -118,7 +118,7 @@ def _create(name: str, classes: list[str], **options: Any) -> SRNN:
     """A model for these classes; its classifier is a new one unless it was trained for the very same."""
     from timm.data import ImageNetInfo
 
-    of_imagenet = classes == ImageNetInfo().label_names()  # whose pretrained classifier is part of the paper's start
+    of_imagenet = classes == ImageNetInfo().label_names()  # the paper starts from its classifier
     network = app.create(name, num_classes=len(classes), **options)
     names = network.pretrained_cfg.get("label_names")
     if not of_imagenet and (names is None or list(names) != classes):

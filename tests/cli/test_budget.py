@@ -268,7 +268,7 @@ def test_pareto_shows_writes_and_draws_every_kind_of_point(saved: Path, images: 
         assert re.search(rf"^{name} +[\d.]+ +[\d.]+ %", said.out, re.MULTILINE)
     assert "logit ensemble" in said.out
     assert said.err.splitlines() == [
-        "the thresholds were chosen on these very images, so that the curve promises too much: give "
+        "the thresholds were chosen on these same images, so the curve promises too much: give "
         "--calibration-data, or calibrate the model first",
         f"written to {table}",
         f"drawn to {plot}",
