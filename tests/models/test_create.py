@@ -76,7 +76,7 @@ def test_an_architecture_registered_with_timm_later_gets_a_name_too() -> None:
     def entry(pretrained: bool = False, **kwargs: Any) -> Any:
         return timm.create_model("test_resnet", pretrained=pretrained, **kwargs)
 
-    entry.__name__ = name
+    entry.__name__, entry.__module__ = name, "srnn_zoo.models.create"  # else timm lists this file among its own
     timm.models.register_model(entry)
     model = create_model(f"srnn_{name}", num_classes=3).eval()
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 3)
