@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from srnn_zoo import SRNN, Anytime, budget_rule, calibrate, create_model
-from srnn_zoo.inference.answers import CollectedAnswers
+from srnn_zoo.inference.answers import CollectedAnswers as Answers
 from srnn_zoo.inference.exits import FixedLevel, ScoreRule
 from srnn_zoo.inference.thresholds import measure, use_up
 from srnn_zoo.models.cost import level_gmacs
@@ -39,7 +39,7 @@ def net(made_once: SRNN) -> SRNN:
 
 
 @pytest.fixture
-def answers() -> CollectedAnswers:
+def answers() -> Answers:
     return synthetic_answers()
 
 
@@ -51,7 +51,7 @@ def no_warning() -> Iterator[None]:
         yield
 
 
-def result(answers: CollectedAnswers, rule: Any) -> tuple[float, float]:
+def result(answers: Answers, rule: Any) -> tuple[float, float]:
     """Mean cost and accuracy of a rule."""
     [outcome] = measure(answers, rule, [rule.thresholds])
     return outcome.gmacs, outcome.accuracy
@@ -61,7 +61,7 @@ def result(answers: CollectedAnswers, rule: Any) -> tuple[float, float]:
     ("budget", "rule"),
     [(1.0, "confidence"), (2.0, "entropy"), (4.0, "confidence"), (4.0, "margin"), (4.0, "entropy"), (6.9, "margin")],
 )
-def test_a_budget_is_kept_and_used(budget: float, rule: str, net: SRNN, answers: CollectedAnswers) -> None:
+def test_a_budget_is_kept_and_used(budget: float, rule: str, net: SRNN, answers: Answers) -> None:
     fast = calibrate(net, answers, budget_gmacs=budget, rule=rule)
     cost, accuracy = result(answers, fast.exit)
     assert cost <= budget + 1e-6
@@ -75,12 +75,12 @@ def test_a_budget_is_kept_and_used(budget: float, rule: str, net: SRNN, answers:
 
 
 @pytest.mark.parametrize("budget", [7.0, float("inf")])
-def test_a_budget_that_pays_for_all_levels_reads_all(budget: float, net: SRNN, answers: CollectedAnswers) -> None:
+def test_a_budget_that_pays_for_all_levels_reads_all(budget: float, net: SRNN, answers: Answers) -> None:
     fast: Any = calibrate(net, answers, budget_gmacs=budget).exit
     assert fast.thresholds == (2.0, 2.0)
 
 
-def test_a_target_is_reached_at_the_least_cost(net: SRNN, answers: CollectedAnswers) -> None:
+def test_a_target_is_reached_at_the_least_cost(net: SRNN, answers: Answers) -> None:
     full = 100 * answers.right[2].double().mean().item()
     cost, accuracy = result(answers, calibrate(net, answers, target_accuracy=full - 0.5).exit)
     assert accuracy >= full - 0.5 - 1e-6
@@ -88,7 +88,7 @@ def test_a_target_is_reached_at_the_least_cost(net: SRNN, answers: CollectedAnsw
     assert result(answers, calibrate(net, answers, target_accuracy=full - 10).exit)[0] < cost
 
 
-def test_what_was_calibrated_is_saved_with_the_model_and_comes_back(answers: CollectedAnswers, tmp_path: Path) -> None:
+def test_what_was_calibrated_is_saved_with_the_model_and_comes_back(answers: Answers, tmp_path: Path) -> None:
     net = model()
     fast = calibrate(net, answers, budget_gmacs=3.0)
     net.save_pretrained(tmp_path)
@@ -108,9 +108,7 @@ def costs_of(net: SRNN) -> torch.Tensor:
     return torch.tensor([level_gmacs(net, size) for size in net.level_sizes()], dtype=torch.float64).cumsum(0)
 
 
-def test_any_budget_is_served_later_without_data_by_a_saved_model(
-    net: SRNN, answers: CollectedAnswers, tmp_path: Path
-) -> None:
+def test_any_budget_is_served_later_without_data_by_a_saved_model(net: SRNN, answers: Answers, tmp_path: Path) -> None:
     costs = costs_of(net)
     own = dataclasses.replace(answers, gmacs=costs)
     calibrate(net, own, target_accuracy=60.0)
@@ -143,7 +141,7 @@ def test_a_model_that_was_never_calibrated_stops_at_the_largest_level_that_all_i
         assert (Anytime(net, rule)(torch.randn(2, 3, 64, 64)).gmacs <= budget * (1 + 1e-5)).all()
 
 
-def test_a_calibration_is_of_its_sizes_only(net: SRNN, answers: CollectedAnswers) -> None:
+def test_a_calibration_is_of_its_sizes_only(net: SRNN, answers: Answers) -> None:
     calibrate(net, answers, budget_gmacs=2.0)
     reason = (
         r"calibrated for levels of 16 x 16 \+ 32 x 32 \+ 64 x 64; its thresholds say nothing about levels of 16 x 16"
@@ -184,19 +182,15 @@ def test_a_budget_as_printed_suffices() -> None:
         ({"budget_gmacs": 3.0, "rule": "margins"}, "unknown rule 'margins'; did you mean 'margin'"),
     ],
 )
-def test_aims_out_of_reach_are_refused(
-    options: dict[str, Any], reason: str, net: SRNN, answers: CollectedAnswers
-) -> None:
+def test_aims_out_of_reach_are_refused(options: dict[str, Any], reason: str, net: SRNN, answers: Answers) -> None:
     with pytest.raises(ValueError, match=reason):
         calibrate(net, answers, **options)
     assert "exit" not in net.metadata
 
 
-def test_missing_classes_and_few_images_are_warned_of_and_very_few_refused(
-    net: SRNN, answers: CollectedAnswers
-) -> None:
+def test_missing_classes_and_few_images_are_warned_of_and_very_few_refused(net: SRNN, answers: Answers) -> None:
     some = answers.targets < 7
-    fewer = CollectedAnswers(answers.logits[:, some], answers.targets[some], answers.gmacs)
+    fewer = Answers(answers.logits[:, some], answers.targets[some], answers.gmacs)
     with pytest.warns(UserWarning, match="3 of the model's 10 classes have no image in the calibration set") as caught:
         calibrate(net, fewer, budget_gmacs=2.0)
     assert len(caught) == 1
@@ -207,7 +201,7 @@ def test_missing_classes_and_few_images_are_warned_of_and_very_few_refused(
         calibrate(net, synthetic_answers(images=9), budget_gmacs=2.0)
 
 
-def test_what_is_not_finite_never_stops_and_is_warned_of(net: SRNN, answers: CollectedAnswers) -> None:
+def test_what_is_not_finite_never_stops_and_is_warned_of(net: SRNN, answers: Answers) -> None:
     answers.logits[0, :500] = float("nan")
     with pytest.warns(UserWarning, match="500 of 2000 images have logits that are not finite"):
         fast = calibrate(net, answers, budget_gmacs=2.0)
@@ -223,7 +217,7 @@ def test_what_is_not_finite_never_stops_and_is_warned_of(net: SRNN, answers: Col
         calibrate(net, answers, budget_gmacs=2.0)
 
 
-def test_answers_of_another_model_and_one_level_are_refused(answers: CollectedAnswers) -> None:
+def test_answers_of_another_model_and_one_level_are_refused(answers: Answers) -> None:
     for options in ({"num_classes": 9}, {"scales": (0.5, 1.0)}):
         with pytest.raises(ValueError, match="the answers have 3 levels and 10 classes"):
             calibrate(model(**options), answers, budget_gmacs=2.0)
@@ -232,9 +226,7 @@ def test_answers_of_another_model_and_one_level_are_refused(answers: CollectedAn
 
 
 @pytest.mark.parametrize("budget", [1.0, 2.0, 6.5])
-def test_a_budget_that_is_spent_is_used_up_whatever_the_targets_are(
-    budget: float, net: SRNN, answers: CollectedAnswers
-) -> None:
+def test_a_budget_that_is_spent_is_used_up_whatever_the_targets_are(budget: float, net: SRNN, answers: Answers) -> None:
     rule: Any = calibrate(net, answers, budget_gmacs=budget, spend=True).exit
     assert 0.93 * budget <= result(answers, rule)[0] <= budget + 1e-6
     others = dataclasses.replace(answers, targets=answers.targets.roll(1))
