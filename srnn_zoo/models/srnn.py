@@ -131,7 +131,7 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
 
     def _last_maps(self, x: PackedPyramid) -> list[tuple[int, Tensor]]:
         """The last states of mixed heights as maps `(b, D, n, 1)`, packed, each with the index of their last level."""
-        ends = [*x.packing.batch_sizes[1:], 0]  # of the images that go on
+        ends = [*x.batch_sizes[1:], 0]  # of the images that go on
         states = scan(self.cell, (self.read_level(x, level) for level in range(x.height)))
         last = ((level, state[end:]) for level, (state, end) in enumerate(zip(states, ends, strict=True)))
         return [(level, self.cell.feature_map(state)) for level, state in last if len(state)][::-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
@@ -62,85 +63,40 @@ class LazyLevels(Sequence[Any]):
         return f"{type(self).__name__}(sizes={self.sizes})"
 
 
-class Packing:
-    """Where the images of a batch are: *packed*, the greatest height first, so that level s holds the first B_s.
+class PackedPyramid:
+    """The levels of a batch of images of mixed heights or shapes: level s holds only the B_s images that have it.
+
+    `Pyramid.pack` and `pyramid_collate` make it. The images are *packed* inside, the greatest height first, so that
+    level s holds the first B_s; a model gives its answers in the order they had. `pyramid[s]` is `(B_s, C, H_s, W_s)`,
+    packed, or a list of such tensors, one for each shape, where level s has several.
 
     Args:
-        sizes: for every image, in the batch's own order, `(H_s, W_s)` of its levels, smallest first.
+        images: for every image its levels `(C, H_s, W_s)`, smallest first, or its `LazyLevels`.
 
     Attributes:
         heights: the number of levels of every image, in the batch's own order.
         order: for every packed place, the image that has it.
-        sizes: as given, but packed.
+        image_sizes: `(H_s, W_s)` of the levels of every image, packed.
 
     Raises:
         ValueError: if an image has no level.
     """
 
-    def __init__(self, sizes: Sequence[Sequence[Size]]) -> None:
+    def __init__(self, images: Sequence[Sequence[Tensor]]) -> None:
+        sizes = [_sizes(levels) for levels in images]
         for index, levels in enumerate(sizes):
             if len(levels) == 0:
                 raise ValueError(f"image {index}: a pyramid needs at least one level; got none")
-        self.heights = tuple(len(levels) for levels in sizes)
-        self.order = tuple(sorted(range(len(sizes)), key=lambda image: (-len(sizes[image]), *sizes[image])))
-        self.sizes = [list(sizes[image]) for image in self.order]
-
-    @property
-    def height(self) -> int:
-        """The greatest number of levels."""
-        return len(self.sizes[0])
-
-    @property
-    def batch_sizes(self) -> list[int]:
-        """B_s: how many images have level s."""
-        return [sum(height > level for height in self.heights) for level in range(self.height)]
-
-    def groups(self, level: int, wanted: Container[int] | None = None) -> list[list[int]]:
-        """The packed places of the images that have a level, or of those wanted, those of one size together."""
-        places: dict[Size, list[int]] = {}
-        for place in range(self.batch_sizes[level]):
-            if wanted is None or place in wanted:
-                places.setdefault(self.sizes[place][level], []).append(place)
-        return list(places.values())
-
-    def chunks(self, level: int, wanted: Container[int] | None = None) -> list[list[int]]:
-        """The groups, cut so that no chunk has more pixels than the largest level of any one image."""
-        largest = max(height * width for sizes in self.sizes for height, width in sizes)
-        chunks: list[list[int]] = []
-        for places in self.groups(level, wanted):
-            height, width = self.sizes[places[0]][level]
-            step = largest // (height * width)
-            chunks += [places[start : start + step] for start in range(0, len(places), step)]
-        return chunks
-
-
-class PackedPyramid:
-    """The levels of a batch of images of mixed heights or shapes: level s holds only the B_s images that have it.
-
-    `Pyramid.pack` and `pyramid_collate` make it. The images are packed inside, the greatest height first; a model gives
-    its answers in the order they had. `pyramid[s]` is `(B_s, C, H_s, W_s)`, packed, or a list of such tensors, one for
-    each shape, where level s has several.
-
-    Args:
-        packing: where the images are.
-        source: for every level its groups `(b, C, H, W)`, one for each shape; or for every packed image `LazyLevels`.
-    """
-
-    def __init__(self, packing: Packing, source: Sequence[Sequence[Tensor]]) -> None:
-        self.packing = packing
-        self._source = list(source)
-
-    @classmethod
-    def pack(cls, images: Sequence[Sequence[Tensor]]) -> PackedPyramid:
-        """The packed pyramid of images with levels `(C, H_s, W_s)` each, or `LazyLevels`; see `Pyramid.pack`."""
-        packing = Packing([_sizes(levels) for levels in images])
-        packed = [images[image] for image in packing.order]
-        if isinstance(images[0], LazyLevels):
-            return cls(packing, packed)
-        stack = [
-            [[packed[place][s] for place in places] for places in packing.groups(s)] for s in range(packing.height)
-        ]
-        return cls(packing, [[torch.stack(group) for group in level] for level in stack])
+        self.heights = [len(levels) for levels in sizes]
+        self.order = sorted(range(len(sizes)), key=lambda image: (-len(sizes[image]), *sizes[image]))
+        self.image_sizes = [sizes[image] for image in self.order]
+        packed = [images[image] for image in self.order]
+        self._source: list[Any] = packed  # or for every level its groups `(b, C, H, W)`, one for each shape
+        if not isinstance(images[0], LazyLevels):
+            self._source = [
+                [torch.stack([packed[place][level] for place in places]) for places in self.places(level)]
+                for level in range(self.height)
+            ]
 
     @property
     def levels_in_sequence(self) -> bool:
@@ -150,27 +106,22 @@ class PackedPyramid:
     @property
     def height(self) -> int:
         """The greatest number of levels."""
-        return self.packing.height
-
-    @property
-    def heights(self) -> list[int]:
-        """The number of levels of every image."""
-        return list(self.packing.heights)
+        return len(self.image_sizes[0])
 
     @property
     def batch_size(self) -> int:
         """The number of images."""
-        return len(self.packing.order)
+        return len(self.order)
 
     @property
-    def image_sizes(self) -> list[list[Size]]:
-        """For every image the sizes of its levels, packed."""
-        return self.packing.sizes
+    def batch_sizes(self) -> list[int]:
+        """B_s: how many images have level s."""
+        return [sum(height > level for height in self.heights) for level in range(self.height)]
 
     @property
     def sizes(self) -> list[Size]:
         """`(H_s, W_s)` of every level in pixels; of a level in several shapes, the size that holds them all."""
-        levels = [[sizes[s] for sizes in self.packing.sizes if len(sizes) > s] for s in range(self.height)]
+        levels = [[sizes[s] for sizes in self.image_sizes if len(sizes) > s] for s in range(self.height)]
         return [(max(h for h, _ in sizes), max(w for _, w in sizes)) for sizes in levels]
 
     def groups(self, level: int, wanted: Container[int] | None = None) -> Iterator[tuple[list[int], Tensor]]:
@@ -181,28 +132,46 @@ class PackedPyramid:
             wanted: packed places of the images asked for, by default all; no others are built or copied.
         """
         if self.levels_in_sequence:
-            for places in self.packing.chunks(level, wanted):
+            for places in self.chunks(level, wanted):
                 yield places, _stack([self._source[place][level] for place in places])
             return
-        for places, images in zip(self.packing.groups(level), self._source[level], strict=True):
+        for places, images in zip(self.places(level), self._source[level], strict=True):
             rows = [row for row, place in enumerate(places) if wanted is None or place in wanted]
             if rows:
                 yield [places[row] for row in rows], images if len(rows) == len(places) else images[rows]
 
+    def places(self, level: int, wanted: Container[int] | None = None) -> list[list[int]]:
+        """The packed places of the images that have a level, or of those wanted, those of one size together."""
+        places: dict[Size, list[int]] = {}
+        for place in range(self.batch_sizes[level]):
+            if wanted is None or place in wanted:
+                places.setdefault(self.image_sizes[place][level], []).append(place)
+        return list(places.values())
+
+    def chunks(self, level: int, wanted: Container[int] | None = None) -> list[list[int]]:
+        """The places, cut so that no chunk has more pixels than the largest level of any one image."""
+        largest = max(height * width for sizes in self.image_sizes for height, width in sizes)
+        chunks: list[list[int]] = []
+        for places in self.places(level, wanted):
+            height, width = self.image_sizes[places[0]][level]
+            step = largest // (height * width)
+            chunks += [places[start : start + step] for start in range(0, len(places), step)]
+        return chunks
+
     def restore(self, parts: Sequence[Tensor]) -> Tensor:
         """Join packed parts `(b, …)`; the images, all or those of one level, come out in the batch's own order."""
-        return in_order(parts, self.packing.order[: sum(len(part) for part in parts)])
+        return in_order(parts, self.order[: sum(len(part) for part in parts)])
 
     def unpack(self) -> list[Sequence[Tensor]]:
         """The levels of every image, in the batch's own order: what `Pyramid.pack` was given."""
         packed: list[Any] = self._source
         if not self.levels_in_sequence:
-            packed = [[] for _ in self.packing.order]
+            packed = [[] for _ in self.order]
             for level in range(self.height):
                 for places, images in self.groups(level):
                     for place, image in zip(places, images, strict=True):
                         packed[place].append(image)
-        return [packed[place] for place in sorted(range(len(packed)), key=self.packing.order.__getitem__)]
+        return [packed[place] for place in sorted(range(len(packed)), key=self.order.__getitem__)]
 
     def to(self, *args: Any, **kwargs: Any) -> PackedPyramid:
         """The same pyramid on another device or in another dtype; arguments as for `Tensor.to`."""
@@ -214,14 +183,16 @@ class PackedPyramid:
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> PackedPyramid:
         source = [x.map(function) if isinstance(x, LazyLevels) else [function(y) for y in x] for x in self._source]
-        return PackedPyramid(self.packing, source)
+        other = copy.copy(self)
+        other._source = source
+        return other
 
     def __len__(self) -> int:
         return self.height
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return PackedPyramid.pack([levels[index] for levels in self.unpack()])
+            return PackedPyramid([levels[index] for levels in self.unpack()])
         shapes: dict[Any, list[Tensor]] = {}
         for _, images in self.groups(range(self.height)[index]):
             shapes.setdefault(images.shape[1:], []).append(images)
@@ -232,7 +203,7 @@ class PackedPyramid:
         return (self[level] for level in range(self.height))
 
     def __repr__(self) -> str:
-        sizes = f"sizes={self.sizes}, batch_sizes={self.packing.batch_sizes}"
+        sizes = f"sizes={self.sizes}, batch_sizes={self.batch_sizes}"
         return f"{type(self).__name__}(heights={self.heights}, {sizes})"
 
 

@@ -89,11 +89,11 @@ class Pyramid(Sequence[Tensor]):
         if 0 < lazy < len(images):
             raise TypeError(f"all images of a batch or none must have LazyLevels; got {lazy} of {len(images)}")
         if lazy:
-            return PackedPyramid.pack(images)
+            return PackedPyramid(images)
         check_images(images)
         shapes = [[x.shape for x in levels] for levels in images]
         if any(shape != shapes[0] for shape in shapes):
-            return PackedPyramid.pack(images)
+            return PackedPyramid(images)
         return Pyramid([torch.stack(level) for level in zip(*images, strict=True)])
 
     @property

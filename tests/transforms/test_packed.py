@@ -20,7 +20,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from srnn_zoo import SRNN, LazyLevels, PackedPyramid, Pyramid, ScalePyramid, create_model
-from srnn_zoo.transforms.packed import Packing
 from srnn_zoo.transforms.presets import NormalizeLevels
 from tests.models.harness import ANYTIME, one_by_one, trained
 
@@ -132,18 +131,23 @@ def test_concat_reads_shapes_of_its_own_height_and_refuses_others() -> None:
             read(mixed)
 
 
+def unbuilt(sizes: Sequence[Sequence[tuple[int, int]]]) -> PackedPyramid:
+    """A batch of images of these sizes, none of whose levels is ever built."""
+    return PackedPyramid([LazyLevels(None, of_one, find_level) for of_one in sizes])
+
+
 @given(heights=st.lists(st.integers(1, 5), min_size=1, max_size=9))
 def test_packing_puts_the_greatest_height_first_and_loses_nobody(heights: list[int]) -> None:
-    packing = Packing([[(2**s, 2**s) for s in range(height)] for height in heights])
+    packing = unbuilt([[(2**s, 2**s) for s in range(height)] for height in heights])
     assert sorted(packing.order) == list(range(len(heights)))
     assert [heights[image] for image in packing.order] == sorted(heights, reverse=True)
     assert packing.batch_sizes == [sum(h > s for h in heights) for s in range(max(heights))]
     for level, images in enumerate(packing.batch_sizes):
-        assert sorted(itertools.chain(*packing.groups(level))) == list(range(images))
+        assert sorted(itertools.chain(*packing.places(level))) == list(range(images))
         assert sorted(itertools.chain(*packing.chunks(level))) == list(range(images))
         assert all(len(chunk) * 4**level <= 4 ** (max(heights) - 1) for chunk in packing.chunks(level))
     kept = torch.arange(len(heights))[list(packing.order)]
-    assert PackedPyramid(packing, []).restore(kept.split(2)).tolist() == list(range(len(heights)))
+    assert packing.restore(kept.split(2)).tolist() == list(range(len(heights)))
 
 
 def test_a_packed_pyramid_moves_pickles_slices_and_unpacks() -> None:
@@ -218,7 +222,7 @@ def test_levels_in_sequence_are_built_when_they_are_read_in_chunks_of_the_larges
     assert (built, read) == ([16] * 5, [(5, 16)])
     assert [step.level for step in steps] == [1, 2]
     assert (built, read) == ([16] * 5 + [32] * 3 + [64], [(5, 16), (3, 32), (1, 64)])
-    twelve = Packing([[(16, 16)]] * 11 + [[(16, 16), (32, 32)]])
+    twelve = unbuilt([[(16, 16)]] * 11 + [[(16, 16), (32, 32)]])
     assert [len(chunk) for chunk in twelve.chunks(0)] == [4, 4, 4]
 
 
