@@ -48,7 +48,7 @@ def probe(run: Run, resume: bool) -> FitResult:
     started = time.monotonic()
     if (processes := run.accelerator.num_processes) > 1:
         raise ValueError(f"a probe runs in one process; got {processes}: start it without launcher")
-    check_probe(run.model, run.recipe)
+    _check(run.model, run.recipe)
     _begin(run, resume)
     model, recipe = run.model, run.recipe
     run.prepare_model()
@@ -68,7 +68,7 @@ def probe(run: Run, resume: bool) -> FitResult:
     return run.result([row], skipped)
 
 
-def check_probe(model: SRNN, recipe: Recipe) -> None:
+def _check(model: SRNN, recipe: Recipe) -> None:
     """Refuse settings that a probe cannot honour, and a loss that the model cannot be trained by."""
     usual = vars(PRESETS["probe"])
     settings = {name: value for name, value in vars(recipe).items() if value != usual[name]}

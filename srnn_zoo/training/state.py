@@ -40,7 +40,7 @@ _UNFINISHED = ".writing"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Run:
-    """What `fit` was asked to do, which says what the fields mean, and the accelerator that does it."""
+    """What `fit` is asked to do, whose docstring explains the fields, and the accelerator that does it."""
 
     model: SRNN
     train: Any

@@ -223,13 +223,17 @@ class AnotherProcess:
 TWICE = Recipe(epochs=1, batch_size=8, grad_accum_steps=2)
 
 
-def test_processes_wait_for_each_other_once_an_update(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    other, counts = AnotherProcess(monkeypatch), []
+def test_processes_wait_and_read_losses_from_the_device_once_an_update(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other, counts, item, with_gradients = AnotherProcess(monkeypatch), [], Tensor.item, []
+    monkeypatch.setattr(Tensor, "item", lambda x: with_gradients.append(x.requires_grad) or item(x))
     for updates in (1, 4):
         before = other.reductions
         fit(tiny(), images(8 * updates), images(2), TWICE, tmp_path / str(updates), workers=0)
         counts.append(other.reductions - before)
     assert counts[1] - counts[0] == 3
+    assert not any(with_gradients)  # no loss of a piece is read by itself
 
 
 def test_what_happens_in_another_process_ends_the_run_in_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
