@@ -79,7 +79,7 @@ def peak_growth(name: str, base_size: int, count: int, height: int, in_sequence:
     images = [Image.effect_noise(SIZE, 60).convert("RGB") for _ in range(count)]
     with torch.inference_mode():
         model(srnn_zoo.Pyramid.pack([transform(images[0].resize((base_size, base_size)))]))  # loads everything lazy
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
         before = status("VmRSS")
         model(srnn_zoo.Pyramid.pack([transform(image) for image in images]))
     return status("VmHWM") - before

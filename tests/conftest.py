@@ -75,7 +75,7 @@ def grocery(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_crop(file: str, to: Path, number: int) -> None:
-    """A crop of one of scikit-image's photographs; every number has a place, size and shape of its own."""
+    """A crop of one of scikit-image's images; every number has a place, size and shape of its own."""
     with Image.open(SKIMAGE / file) as image:
         width, height = image.size
         share = 0.7 + 0.03 * (number % 9)

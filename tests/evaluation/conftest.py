@@ -62,7 +62,7 @@ _found: dict[tuple[str, Path], dict[Path, list[Tensor]]] = {}
 
 def pyramids(model: SRNN, folder: Path) -> dict[Path, list[Tensor]]:
     """The levels of every image, each a batch of one, by its path."""
-    transform = srnn_zoo.create_transform(model)
+    transform: Any = srnn_zoo.create_transform(model)
     if (key := (repr(transform), folder)) not in _found:
         paths = sorted(folder.glob("*/*.png"))
         _found[key] = {path: [level[None] for level in transform(Image.open(path))] for path in paths}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def test_ten_imagenet_images_with_ten_right_answers(lite0: SRNN, imagenet_sample
         (tmp_path / path.parent.name).symlink_to(path.parent)
     row = evaluate(lite0, tmp_path).row("half_gru")
     with torch.inference_mode():
-        transform = srnn_zoo.create_transform(lite0)
+        transform: Any = srnn_zoo.create_transform(lite0)
         answers = [
             lite0([level[None] for level in transform(Image.open(path).convert("RGB"))]).argmax().item()
             for path in imagenet_sample[:10]
