@@ -23,6 +23,11 @@ SKIMAGE = Path(skimage.__file__).parent / "data"
 IMAGENET_IDS = {"chelsea.png": "n02124075", "coffee.png": "n07920052", "motorcycle_left.png": "n03785016"}
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("data") and not DATA.is_dir():
+        pytest.skip(f"no folder {DATA}: set SRNN_ZOO_DATA to the folder that holds imagenet-sample and grocery")
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
