@@ -1,18 +1,13 @@
 """Anytime inference stops where it is told to, and gives what the whole model would have given there."""
 
-from __future__ import annotations
-
 import math
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from srnn_zoo import SRNN, LazyLevels, PackedPyramid, Pyramid, create_model
+from srnn_zoo import LazyLevels, PackedPyramid, Pyramid, create_model
 from srnn_zoo.inference.early_exit import Anytime
 from srnn_zoo.inference.exits import Confidence, Deadline, Decision, Entropy, FixedLevel, Margin, Patience, exit_rule
 from srnn_zoo.models.cost import level_gmacs
@@ -22,32 +17,32 @@ from tests.models.harness import ANYTIME
 SIZES = (16, 32, 64)
 
 
-def trained(variant: str = "half_gru", **options: Any) -> SRNN:
+def trained(variant="half_gru", **options):
     """Answers change from level to level."""
     return harness.trained(variant=variant, scales=(0.25, 0.5, 1.0), **options)
 
 
 @pytest.fixture(scope="module", params=ANYTIME)
-def model(request: pytest.FixtureRequest) -> SRNN:
+def model(request):
     """Of every variant that can stop early. Do not change it."""
     torch.manual_seed(0)
     return trained(request.param)
 
 
 @pytest.fixture
-def images() -> Tensor:
+def images():
     return torch.randn(9, 3, 64, 64) * torch.logspace(-1, 0.5, 9).view(-1, 1, 1, 1)
 
 
-def watch(model: SRNN, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+def watch(model, monkeypatch):
     """The shapes that its backbone reads from now on."""
-    read: list[tuple[int, ...]] = []
+    read = []
     level_features = model.level_features
     monkeypatch.setattr(model, "level_features", lambda x, i: read.append(tuple(x.shape)) or level_features(x, i))
     return read
 
 
-def test_where_nothing_stops_the_answers_are_the_models_bit_for_bit(model: SRNN, images: Tensor) -> None:
+def test_where_nothing_stops_the_answers_are_the_models_bit_for_bit(model, images):
     with torch.no_grad():
         expected = model(images)
     for rule in ("confidence:1.1", "margin:2", "entropy:1.5", "level:2", "deadline:1e9"):
@@ -57,9 +52,7 @@ def test_where_nothing_stops_the_answers_are_the_models_bit_for_bit(model: SRNN,
         assert gmacs.tolist() == pytest.approx([sum(level_gmacs(model, (s, s)) for s in SIZES)] * 9)
 
 
-def test_where_all_stop_only_the_first_level_is_read(
-    model: SRNN, images: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_all_stop_only_the_first_level_is_read(model, images, monkeypatch):
     with torch.no_grad():
         expected = next(iter(model.steps(images))).logits
     read = watch(model, monkeypatch)
@@ -73,7 +66,7 @@ def test_where_all_stop_only_the_first_level_is_read(
 
 @pytest.mark.parametrize("given", ["images", "levels"])
 @torch.no_grad()
-def test_an_image_that_stops_has_the_logits_of_a_pyramid_cut_there(given: str, model: SRNN, images: Tensor) -> None:
+def test_an_image_that_stops_has_the_logits_of_a_pyramid_cut_there(given, model, images):
     every = [step.logits for step in model.steps(images)]
     alone = [list(model.steps(image[None])) for image in images]
     for rule_type in (Confidence, Margin, Entropy):
@@ -87,9 +80,7 @@ def test_an_image_that_stops_has_the_logits_of_a_pyramid_cut_there(given: str, m
             assert torch.allclose(logits[index], alone[index][level].logits[0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_level_is_built_and_read_only_for_images_that_are_unsure(
-    images: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_level_is_built_and_read_only_for_images_that_are_unsure(images, monkeypatch):
     model = trained()
     read = watch(model, monkeypatch)
     _, levels, gmacs = Anytime(model, lambda decision: torch.arange(len(decision.logits)) % 3 == 0)(images)
@@ -99,7 +90,7 @@ def test_a_level_is_built_and_read_only_for_images_that_are_unsure(
     assert torch.equal(gmacs, costs[levels].float())
 
 
-def test_patience_waits_for_the_same_answer_twice(images: Tensor) -> None:
+def test_patience_waits_for_the_same_answer_twice(images):
     model = trained()
     with torch.no_grad():
         answers = torch.stack([step.logits.argmax(1) for step in model.steps(images)])
@@ -107,7 +98,7 @@ def test_patience_waits_for_the_same_answer_twice(images: Tensor) -> None:
     assert levels.tolist() == [1 if same else 2 for same in (answers[0] == answers[1]).tolist()]
 
 
-def test_logits_that_are_no_numbers_are_never_sure(images: Tensor) -> None:
+def test_logits_that_are_no_numbers_are_never_sure(images):
     model = trained()
     images[3] = math.nan
     images[5] = math.inf
@@ -119,7 +110,7 @@ def test_logits_that_are_no_numbers_are_never_sure(images: Tensor) -> None:
     assert Anytime(model, "confidence:0")(images).stopped_at.tolist() == [2] * 9
 
 
-def test_temperatures_and_thresholds_are_of_their_level(images: Tensor) -> None:
+def test_temperatures_and_thresholds_are_of_their_level(images):
     model = trained()
     cold = Anytime(model, Confidence((1.0, 0.0), temperatures=(1e-3, 1.0, 1.0)))(images).stopped_at
     warm = Anytime(model, Confidence((0.9999, 0.0), temperatures=(1e3, 1.0, 1.0)))(images).stopped_at
@@ -128,15 +119,15 @@ def test_temperatures_and_thresholds_are_of_their_level(images: Tensor) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 10.0])
-def test_a_deadline_stops_the_batch_before_a_level_that_would_end_too_late(seconds: float) -> None:
-    clock: Callable[[], float] = lambda: seconds  # noqa: E731
+def test_a_deadline_stops_the_batch_before_a_level_that_would_end_too_late(seconds):
+    clock = lambda: seconds  # noqa: E731
     decision = Decision(0, torch.zeros(2, 3), torch.zeros(2, 1, dtype=torch.long), 1.0, 4.0, clock)
     assert Deadline(1000)(decision) == (seconds > 1)
     assert Deadline(50_001)(decision) is False
     assert Deadline(49_999)(decision) == (seconds > 1)
 
 
-def test_a_deadline_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadline_is_kept(monkeypatch):
     model = trained()
     level_features = model.level_features
     monkeypatch.setattr(model, "level_features", lambda x, index: time.sleep(0.05) or level_features(x))
@@ -160,7 +151,7 @@ def test_a_deadline_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         ("deadline:50", Deadline(50)),
     ],
 )
-def test_a_rule_comes_from_its_text(text: str, rule: Any) -> None:
+def test_a_rule_comes_from_its_text(text, rule):
     found = exit_rule(text)
     assert type(found) is type(rule)
     assert vars(found) == vars(rule)
@@ -183,12 +174,12 @@ def test_a_rule_comes_from_its_text(text: str, rule: Any) -> None:
         ("deadline:0", "a deadline is a positive number of milliseconds; got 0"),
     ],
 )
-def test_a_rule_that_makes_no_sense_is_refused(text: str, message: str) -> None:
+def test_a_rule_that_makes_no_sense_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         Anytime(trained(), text)
 
 
-def test_models_and_batches_that_cannot_stop_early_are_refused(images: Tensor) -> None:
+def test_models_and_batches_that_cannot_stop_early_are_refused(images):
     with pytest.raises(ValueError, match="variant 'concat' answers after the last level only"):
         Anytime(trained("concat"), "confidence:0.9")
     with pytest.raises(ValueError, match="has no classifier"):
@@ -206,7 +197,7 @@ def test_models_and_batches_that_cannot_stop_early_are_refused(images: Tensor) -
         fast.train()(images)
 
 
-def test_it_is_a_module_that_moves_and_saves_with_its_model(tmp_path: Path) -> None:
+def test_it_is_a_module_that_moves_and_saves_with_its_model(tmp_path):
     fast = Anytime(trained(), "confidence:0.9")
     assert next(fast.half().parameters()).dtype == torch.float16
     assert "exit=Confidence(0.9)" in repr(fast)
@@ -214,7 +205,7 @@ def test_it_is_a_module_that_moves_and_saves_with_its_model(tmp_path: Path) -> N
     assert torch.load(tmp_path / "fast.pt", weights_only=False).exit.thresholds == 0.9
 
 
-def mixed_images() -> list[list[Tensor]]:
+def mixed_images():
     """Images of heights 1 to 3 and of two shapes."""
     sizes = [(size, size) for size in SIZES]
     wide = [(size, 3 * size // 2) for size in SIZES]
@@ -223,10 +214,10 @@ def mixed_images() -> list[list[Tensor]]:
     return [[torch.randn(3, *size) for size in kind[:height]] for kind, height in zip(kinds, heights, strict=True)]
 
 
-def in_sequence(images: list[list[Tensor]], built: list[tuple[int, int]] | None = None) -> list[LazyLevels]:
+def in_sequence(images, built=None):
     """The same levels, built when they are read, and their sizes noted in `built`."""
 
-    def build(levels: list[Tensor], size: tuple[int, int]) -> Tensor:
+    def build(levels, size):
         if built is not None:
             built.append(size)
         return next(level for level in levels if tuple(level.shape[-2:]) == size)
@@ -237,7 +228,7 @@ def in_sequence(images: list[list[Tensor]], built: list[tuple[int, int]] | None 
 @pytest.mark.parametrize("lazy", [False, True], ids=["built", "in sequence"])
 @pytest.mark.parametrize("variant", ANYTIME)
 @torch.no_grad()
-def test_images_of_mixed_heights_stop_as_they_would_alone(variant: str, lazy: bool) -> None:
+def test_images_of_mixed_heights_stop_as_they_would_alone(variant, lazy):
     model = trained(variant, exits="separate", norm="per_level").double()
     images = [[level.double() for level in levels] for levels in mixed_images()]
     pyramid = Pyramid.pack(in_sequence(images) if lazy else images)
@@ -252,19 +243,19 @@ def test_images_of_mixed_heights_stop_as_they_would_alone(variant: str, lazy: bo
         for index, levels in enumerate(images):
             alone.exit = fast.exit
             if isinstance(rule, Confidence):
-                alone.exit = Confidence(rule.thresholds[: len(levels) - 1] or 0.5)  # pyright: ignore
+                alone.exit = Confidence(rule.thresholds[: len(levels) - 1] or 0.5)
             expected = alone([level[None] for level in levels])
             assert stopped_at[index] == expected.stopped_at[0]
             assert torch.allclose(logits[index], expected.logits[0], atol=1e-10)
             assert gmacs[index] == pytest.approx(expected.gmacs[0].item())
 
 
-def test_of_mixed_heights_only_what_is_unsure_and_has_the_level_is_built_and_read() -> None:
+def test_of_mixed_heights_only_what_is_unsure_and_has_the_level_is_built_and_read():
     model = trained()
-    built: list[tuple[int, int]] = []
-    seen: list[Decision] = []
+    built = []
+    seen = []
 
-    def rule(decision: Decision) -> Tensor:
+    def rule(decision):
         seen.append(decision)
         return torch.arange(len(decision.logits)) % 2 == 0
 
@@ -275,12 +266,12 @@ def test_of_mixed_heights_only_what_is_unsure_and_has_the_level_is_built_and_rea
     assert seen[1].gmacs + level_gmacs(model, (64, 96)) == pytest.approx(gmacs.sum().item(), rel=1e-5)
 
 
-def test_the_host_waits_for_the_device_once_a_level(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[str] = []
+def test_the_host_waits_for_the_device_once_a_level(images, monkeypatch):
+    waits = []
     for name in ("tolist", "item", "nonzero", "__bool__", "__int__", "__float__", "cpu", "numpy"):
         original = getattr(Tensor, name)
 
-        def wait(self: Tensor, *args: Any, name: str = name, original: Any = original, **options: Any) -> Any:
+        def wait(self, *args, name=name, original=original, **options):
             waits.append(name)
             return original(self, *args, **options)
 
@@ -297,7 +288,7 @@ def test_the_host_waits_for_the_device_once_a_level(images: Tensor, monkeypatch:
         assert waits == []
 
 
-def test_mixed_heights_need_thresholds_for_their_levels() -> None:
+def test_mixed_heights_need_thresholds_for_their_levels():
     model = trained()
     packed = Pyramid.pack([[torch.randn(3, s, s) for s in (16, 32, 64, 128)[:height]] for height in (4, 1)])
     with pytest.raises(ValueError, match=r"4 levels need 3 thresholds, .* got 2"):
@@ -315,6 +306,6 @@ def test_mixed_heights_need_thresholds_for_their_levels() -> None:
         (None, "NoneType"),
     ],
 )
-def test_a_rule_of_ones_own_that_answers_no_question_is_refused(answer: Any, found: str, images: Tensor) -> None:
+def test_a_rule_of_ones_own_that_answers_no_question_is_refused(answer, found, images):
     with pytest.raises(TypeError, match=rf"one bool, or a bool tensor \(9,\) for 9 images; got {found}"):
         Anytime(trained(), lambda decision: answer)(images)

@@ -1,23 +1,19 @@
 """What every SRNN must do, whatever its variant, its backbone and the parts of its levels: test files inherit it."""
 
-from __future__ import annotations
-
 import copy
 import pickle
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from srnn_zoo import SRNN, PackedPyramid, Pyramid, create_model, list_cells
+from srnn_zoo import SRNN, LazyLevels, Pyramid, create_model, list_cells
 from tests.conftest import same_weights
 
 ANYTIME = [cell for cell in list_cells() if cell != "concat"]
 
 
-def trained(name: str = "srnn_test_resnet", std: float = 0.3, **options: Any) -> SRNN:
+def trained(name="srnn_test_resnet", std=0.3, **options):
     """A small model in evaluation mode with random weights: gates that differ, and no two levels' parts alike."""
     model = create_model(name, **{"num_classes": 5, **options})
     for parameter in (*model.cell.parameters(), *model.exit_fc.parameters(), *model.fc.parameters()):
@@ -29,9 +25,20 @@ def trained(name: str = "srnn_test_resnet", std: float = 0.3, **options: Any) ->
     return model.eval()
 
 
-def one_by_one(model: SRNN, images: Any) -> Tensor:
+def one_by_one(model, images):
     """The answers for images with levels `(C, H_s, W_s)` of their own, each read alone."""
     return torch.cat([model([level[None] for level in levels]) for levels in images])
+
+
+def in_sequence(images, built=None):
+    """The same levels of every image, built when they are read, and their sizes noted in `built`."""
+
+    def build(levels, size):
+        if built is not None:
+            built.append(size)
+        return next(level for level in levels if tuple(level.shape[-2:]) == size)
+
+    return [LazyLevels(levels, [(x.shape[-2], x.shape[-1]) for x in levels], build) for levels in images]
 
 
 class SRNNTests:
@@ -40,10 +47,10 @@ class SRNNTests:
     size = 64  # of the largest level
 
     @pytest.fixture
-    def images(self, model: SRNN) -> Tensor:
+    def images(self, model):
         return torch.randn(2, model.in_chans, self.size, self.size)
 
-    def test_forward_is_forward_head_of_forward_features(self, model: SRNN, images: Tensor) -> None:
+    def test_forward_is_forward_head_of_forward_features(self, model, images):
         features = model.forward_features(images)
         height = len(model.scales) if model.variant == "mean_prob" else 1
         assert features.shape == (2, model.num_features, height, 1)
@@ -53,15 +60,13 @@ class SRNNTests:
         if model.variant != "mean_prob":
             assert torch.allclose(model.fc(pre_logits), model(images), atol=1e-5)
 
-    def test_a_tensor_its_levels_and_a_pyramid_give_the_same(self, model: SRNN, images: Tensor) -> None:
+    def test_a_tensor_its_levels_and_a_pyramid_give_the_same(self, model, images):
         levels = model.levels(images)
         for given in (levels, tuple(levels), Pyramid(levels)):
             assert torch.equal(model(images), model(given))
 
     @torch.no_grad()
-    def test_steps_are_the_pyramid_cut_at_each_level_and_the_last_is_the_model(
-        self, model: SRNN, images: Tensor
-    ) -> None:
+    def test_steps_are_the_pyramid_cut_at_each_level_and_the_last_is_the_model(self, model, images):
         levels = model.levels(images)
         steps = list(model.steps(images))
         assert [step.level for step in steps] == list(range(len(levels)))[0 if model.cell.anytime else -1 :]
@@ -70,7 +75,7 @@ class SRNNTests:
             assert torch.equal(step.logits, model(levels[: step.level + 1]))
 
     @torch.no_grad()
-    def test_a_step_goes_on_when_larger_levels_arrive(self, model: SRNN, images: Tensor) -> None:
+    def test_a_step_goes_on_when_larger_levels_arrive(self, model, images):
         if not model.cell.anytime:
             return
         levels = model.levels(images)
@@ -82,17 +87,15 @@ class SRNNTests:
             assert ours.gmacs == pytest.approx(expected.gmacs)
 
     @torch.no_grad()
-    def test_packed_images_are_answered_as_one_by_one(self, model: SRNN, images: Tensor) -> None:
+    def test_packed_images_are_answered_as_one_by_one(self, model, images):
         model = copy.deepcopy(model).double()
         levels = model.levels(torch.cat([images, images]).double())
         heights = (1, len(levels), len(levels), 1) if model.cell.anytime else (len(levels),) * 4
         mixed = [[level[i] for level in levels[:height]] for i, height in enumerate(heights)]
         mixed[1] = [level.repeat(1, 1, 2) for level in mixed[1]]
-        pyramid = Pyramid.pack(mixed)
-        assert isinstance(pyramid, PackedPyramid)
-        assert torch.allclose(model(pyramid), one_by_one(model, mixed), atol=1e-10)
+        assert torch.allclose(model(Pyramid.pack(mixed)), one_by_one(model, mixed), atol=1e-10)
 
-    def test_every_parameter_gets_a_gradient(self, model: SRNN, images: Tensor) -> None:
+    def test_every_parameter_gets_a_gradient(self, model, images):
         levels = model.train().levels(images)
         inputs = [levels]
         if model.cell.anytime and model.exits == "shared" and model.norm != "per_level":
@@ -102,20 +105,20 @@ class SRNNTests:
             torch.stack([step.logits for step in model.steps(given)]).square().mean().backward()
             assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
-    def test_it_is_copied_pickled_and_saved_whole(self, model: SRNN, images: Tensor, tmp_path: Path) -> None:
+    def test_it_is_copied_pickled_and_saved_whole(self, model, images, tmp_path):
         model.save_pretrained(tmp_path)
         new = create_model(f"local-dir:{tmp_path}").eval()
         new.load_state_dict(model.state_dict())
-        others = (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), new, SRNN.from_pretrained(tmp_path).eval())
-        for other in others:
+        loaded = SRNN.from_pretrained(tmp_path).eval()
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), new, loaded):
             assert same_weights(model, other)
             assert torch.equal(other(images), model(images))
 
     @pytest.mark.filterwarnings("error::torch.jit.TracerWarning", "ignore::FutureWarning")
     @pytest.mark.parametrize("how", ["trace", "fx", "export", pytest.param("compile", marks=pytest.mark.slow)])
     @torch.no_grad()
-    def test_other_representations_compute_the_same(self, model: SRNN, images: Tensor, how: str) -> None:
-        make: dict[str, Any] = {
+    def test_other_representations_compute_the_same(self, model, images, how):
+        make = {
             "trace": lambda: torch.jit.trace(model, images),
             "fx": lambda: torch.fx.symbolic_trace(model),
             "export": lambda: torch.export.export(model, (images,)).module(),

@@ -1,16 +1,13 @@
 """Backbones: what every one must do, one of every timm family, the signed-feature rule, and what adapters rewrite."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
 from typing import Any, cast
 
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from srnn_zoo import SRNN, create_model, init_from_base_cnn
+from srnn_zoo import create_model, init_from_base_cnn
 from srnn_zoo.models.backbone import (
     create_backbone,
     create_timm_model,
@@ -77,7 +74,7 @@ ONE_SIZE = {
 }
 
 
-def sampled(names: Iterable[str]) -> list[Any]:
+def sampled(names):
     return [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
@@ -85,28 +82,28 @@ class TestBackbones(SRNNTests):
     """A convolutional net with signed features, a ViT that insists on its stride, and a rectified net without norm."""
 
     @pytest.fixture(params=["test_convnext", "test_vit", "test_nfnet"])
-    def model(self, request: pytest.FixtureRequest) -> SRNN:
+    def model(self, request):
         return trained(f"srnn_{request.param}", variant="vanilla", std=0.05)
 
     @pytest.mark.parametrize("how", ["export", pytest.param("compile", marks=pytest.mark.slow)])
-    def test_other_representations_compute_the_same(self, model: SRNN, images: Tensor, how: str) -> None:
+    def test_other_representations_compute_the_same(self, model, images, how):
         super().test_other_representations_compute_the_same(model, images, how)  # timm's ViT has no symbolic trace
 
 
-def module_of(architecture: str) -> str:
+def module_of(architecture):
     return timm.models.model_entrypoint(architecture).__module__.rpartition(".")[2]
 
 
-def test_every_timm_family_is_accounted_for() -> None:
+def test_every_timm_family_is_accounted_for():
     covered = {module_of(name) for name in (*FAMILIES, *SIZES, *ONE_SIZE)}
     assert covered == set(timm.list_modules()) - {"create"}
 
 
 @pytest.mark.parametrize("architecture", sampled((*FAMILIES, *SIZES)))
-def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture: str) -> None:
+def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture):
     small, large = SIZES.get(architecture, (64, 128))
     model = create_model(f"srnn_{architecture}", variant="vanilla", num_classes=10).eval()
-    base_cnn: Any = create_timm_model(architecture, num_classes=10).eval()
+    base_cnn = create_timm_model(architecture, num_classes=10).eval()
     if architecture in NOT_ZERO_SHOT:
         with pytest.raises(ValueError, match="has no zero-shot form"):
             init_from_base_cnn(model, base_cnn)
@@ -128,9 +125,9 @@ def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture
 
 
 @pytest.mark.parametrize("architecture", sampled(ONE_SIZE))
-def test_a_family_of_one_size_says_so(architecture: str) -> None:
+def test_a_family_of_one_size_says_so(architecture):
     model = create_model(f"srnn_{architecture}", num_classes=10).eval()
-    assert model.level_sizes()[0] == tuple(model.backbone.pretrained_cfg["input_size"][1:])  # pyright: ignore
+    assert model.level_sizes()[0] == tuple(model.backbone.pretrained_cfg["input_size"][1:])
     size = model.level_sizes()[0][0]
     with pytest.raises(ValueError, match=f"cannot read a level of {2 * size} x {2 * size}; it was made for {size}"):
         model.level_features(torch.zeros(1, 3, 2 * size, 2 * size))
@@ -155,7 +152,7 @@ SLOW_ACTIVATIONS = [
         *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_ACTIVATIONS),
     ],
 )
-def test_rectified_features_get_relu_and_signed_ones_the_identity(architecture: str, activation: str) -> None:
+def test_rectified_features_get_relu_and_signed_ones_the_identity(architecture, activation):
     model = create_model(f"srnn_{architecture}", variant="vanilla", num_classes=10).eval()
     assert model.cell.activation == activation
     base_cnn = create_timm_model(architecture, num_classes=10).eval()
@@ -165,13 +162,13 @@ def test_rectified_features_get_relu_and_signed_ones_the_identity(architecture: 
         assert torch.equal(model([images]), base_cnn(images))
 
 
-def test_the_rule_can_be_overruled_and_the_choice_is_stored() -> None:
+def test_the_rule_can_be_overruled_and_the_choice_is_stored():
     forced = create_model("srnn_convnext_atto", activation="relu")
     assert forced.cell.activation == forced._model_args["activation"] == "relu"
     assert create_model("srnn_convnext_atto")._model_args["activation"] == "identity"
 
 
-def test_looking_at_features_leaves_no_trace() -> None:
+def test_looking_at_features_leaves_no_trace():
     backbone = create_backbone("test_resnet").train()
     frozen = next(module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)).eval()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
@@ -183,7 +180,7 @@ def test_looking_at_features_leaves_no_trace() -> None:
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
-def test_a_model_can_be_made_on_the_meta_device() -> None:
+def test_a_model_can_be_made_on_the_meta_device():
     random_state = torch.get_rng_state()
     with torch.device("meta"):
         model = create_model("srnn_test_resnet")
@@ -193,12 +190,12 @@ def test_a_model_can_be_made_on_the_meta_device() -> None:
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-def test_the_stride_is_the_multiple_only_where_a_backbone_insists() -> None:
+def test_the_stride_is_the_multiple_only_where_a_backbone_insists():
     multiples = {"resnet18": 1, "test_vit": 16, "dla46x_c": 32, "swin_tiny_patch4_window7_224": 1}
     assert {name: size_multiple(create_backbone(name)) for name in multiples} == multiples
 
 
-def test_group_patterns_are_anchored_below_the_prefix() -> None:
+def test_group_patterns_are_anchored_below_the_prefix():
     rewritten = prefix_group_matcher(
         {"stem": r"^conv1|bn1|^(?:a|^b)", "blocks": [(r"^layer(\d+)", None), (r"[^x]norm", (99999,))], "none": None}
     )
@@ -209,14 +206,14 @@ def test_group_patterns_are_anchored_below_the_prefix() -> None:
     }
 
 
-def test_an_unknown_architecture_names_the_closest() -> None:
+def test_an_unknown_architecture_names_the_closest():
     with pytest.raises(ValueError, match="unknown timm architecture 'resnet19'; did you mean 'resnet1"):
         create_backbone("resnet19")
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
         create_timm_model("resnet18", nonsense=1)
 
 
-def test_arguments_reach_the_backbone() -> None:
+def test_arguments_reach_the_backbone():
     model = create_model("srnn_test_vit", drop_path_rate=0.2, num_classes=3)
     blocks = cast(Any, model.backbone).blocks
     assert isinstance(blocks[-1].drop_path1, nn.Module)

@@ -1,9 +1,5 @@
 """What a model costs, counted without computing anything."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import torch
 
@@ -12,7 +8,7 @@ from srnn_zoo.models import cost
 from srnn_zoo.models.cost import level_gmacs
 
 
-def test_resnet18_costs_what_is_known_of_it() -> None:
+def test_resnet18_costs_what_is_known_of_it():
     found = count_gmacs(create_model("srnn_resnet18"))
     assert found.levels == pytest.approx((1.81, 7.25), abs=0.01)
     cell = 2 * 3 * 512**2  # two levels; U, W_z and U_z
@@ -20,9 +16,9 @@ def test_resnet18_costs_what_is_known_of_it() -> None:
     assert found.total == pytest.approx(sum(found.levels) + found.head)
 
 
-def test_a_backbone_is_counted_once_for_a_size_without_a_copy_of_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backbone_is_counted_once_for_a_size_without_a_copy_of_its_weights(monkeypatch):
     model = create_model("srnn_test_resnet").half()
-    copies: list[Any] = []
+    copies = []
     copy = torch.Tensor.__deepcopy__
     monkeypatch.setattr(torch.Tensor, "__deepcopy__", lambda x, memo: copies.append(x) or copy(x, memo))
     first = level_gmacs(model, (64, 64))
@@ -36,7 +32,7 @@ def test_a_backbone_is_counted_once_for_a_size_without_a_copy_of_its_weights(mon
 
 
 @pytest.mark.parametrize("name", ["srnn_test_vit3", "srnn_test_convnext", "srnn_test_nfnet"])
-def test_counting_changes_nothing(name: str) -> None:
+def test_counting_changes_nothing(name):
     model = create_model(name, variant="lstm", scales=(0.25, 0.5, 1.0)).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     found = count_gmacs(model, (128, 256))

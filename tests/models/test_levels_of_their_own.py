@@ -1,15 +1,11 @@
 """Classifiers and batch norms of each level: which one reads what, and that they train, save and convert."""
 
-from __future__ import annotations
-
 import copy
-from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from srnn_zoo import SRNN, Anytime, Pyramid, create_model, init_from_base_cnn, to_base_cnn
 from srnn_zoo.models.norms import LevelNorm
@@ -22,7 +18,7 @@ KINDS = [{"exits": "separate"}, {"norm": "per_level"}, {"norm": "frozen"}, {"exi
 each_kind = pytest.mark.parametrize("options", KINDS, ids=lambda options: "-".join(options.values()))
 
 
-def own(variant: str = "half_gru", **options: Any) -> SRNN:
+def own(variant="half_gru", **options):
     return trained(variant=variant, scales=(0.25, 0.5, 1.0), img_size=64, **options)
 
 
@@ -30,13 +26,13 @@ class TestKinds(SRNNTests):
     """Every kind of model whose levels have parts of their own."""
 
     @pytest.fixture(params=KINDS, ids=lambda options: "-".join(options.values()))
-    def model(self, request: pytest.FixtureRequest) -> SRNN:
+    def model(self, request):
         return own(**request.param)
 
 
-def by_hand(model: SRNN, levels: list[Tensor]) -> list[Tensor]:
+def by_hand(model, levels):
     """The logits after every level, each read by a backbone with that level's batch norms alone."""
-    answers: list[Tensor] = []
+    answers = []
     state = None
     for s, level in enumerate(levels):
         backbone = copy.deepcopy(model.backbone)
@@ -47,21 +43,21 @@ def by_hand(model: SRNN, levels: list[Tensor]) -> list[Tensor]:
         features = backbone(level)
         state = model.cell(features, model.cell.initial_state(features) if state is None else state)
         separate = model.exits == "separate" and s < 2
-        classifier: Any = model.exit_fc[s] if separate else model.fc
+        classifier = model.exit_fc[s] if separate else model.fc
         merged = model.cell.feature_map(state).flatten(2).transpose(1, 2).flatten(0, 1)
         answers.append(model.cell.merge_logits(classifier(merged), model.cell.feature_map(state)))
     return answers
 
 
 @pytest.fixture
-def images() -> Tensor:
+def images():
     return torch.randn(4, 3, 64, 64)
 
 
 @each_kind
 @pytest.mark.parametrize("variant", ANYTIME)
 @torch.no_grad()
-def test_every_level_is_read_by_its_own_parts(variant: str, options: dict[str, str], images: Tensor) -> None:
+def test_every_level_is_read_by_its_own_parts(variant, options, images):
     model = own(variant, **options).double()
     levels = model.levels(images.double())
     expected = by_hand(model, levels)
@@ -80,7 +76,7 @@ def test_every_level_is_read_by_its_own_parts(variant: str, options: dict[str, s
 
 @each_kind
 @torch.no_grad()
-def test_a_state_alone_does_not_know_its_level(options: dict[str, str], images: Tensor) -> None:
+def test_a_state_alone_does_not_know_its_level(options, images):
     model = own(**options)
     levels = model.levels(images)
     first = next(model.steps(levels))
@@ -91,7 +87,7 @@ def test_a_state_alone_does_not_know_its_level(options: dict[str, str], images: 
             next(model.steps(levels[1:], state=first.state))
 
 
-def test_a_level_updates_its_own_statistics_alone(images: Tensor) -> None:
+def test_a_level_updates_its_own_statistics_alone(images):
     model = own(norm="per_level").train()
     before = {key: value.clone() for key, value in model.backbone.named_buffers()}
     model(model.levels(images)[:2])
@@ -100,7 +96,7 @@ def test_a_level_updates_its_own_statistics_alone(images: Tensor) -> None:
         assert torch.equal(value, before[key]) == (level == "2"), key
 
 
-def test_frozen_statistics_stay_and_have_no_gradient(images: Tensor) -> None:
+def test_frozen_statistics_stay_and_have_no_gradient(images):
     model = own(norm="frozen").train()
     before = {key: value.clone() for key, value in model.backbone.named_buffers()}
     model(images).sum().backward()
@@ -110,7 +106,7 @@ def test_frozen_statistics_stay_and_have_no_gradient(images: Tensor) -> None:
 
 
 @each_kind
-def test_gradients_are_those_of_the_levels_read_by_hand(options: dict[str, str], images: Tensor) -> None:
+def test_gradients_are_those_of_the_levels_read_by_hand(options, images):
     model = own(**options).double()
     levels = model.levels(images.double())
     weights = list(model.parameters())
@@ -135,9 +131,7 @@ def test_gradients_are_those_of_the_levels_read_by_hand(options: dict[str, str],
 
 @each_kind
 @torch.no_grad()
-def test_what_levels_share_in_a_saved_model_is_copied_to_each(
-    options: dict[str, str], images: Tensor, tmp_path: Path
-) -> None:
+def test_what_levels_share_in_a_saved_model_is_copied_to_each(options, images, tmp_path):
     shared = own()
     shared.save_pretrained(tmp_path)
     spread = create_model(f"local-dir:{tmp_path}", pretrained=True, **options).eval()
@@ -151,7 +145,7 @@ def test_what_levels_share_in_a_saved_model_is_copied_to_each(
 
 @each_kind
 @torch.no_grad()
-def test_they_come_back_in_timm_and_from_a_weights_file(options: dict[str, str], tmp_path: Path) -> None:
+def test_they_come_back_in_timm_and_from_a_weights_file(options, tmp_path):
     model = own(**options)
     model.save_pretrained(tmp_path)
     for again in (
@@ -167,10 +161,8 @@ def test_they_come_back_in_timm_and_from_a_weights_file(options: dict[str, str],
 
 @each_kind
 @torch.no_grad()
-def test_the_papers_initialisation_gives_every_level_the_base_cnns_parts(
-    options: dict[str, str], images: Tensor, tmp_path: Path
-) -> None:
-    base_cnn: Any = timm.create_model("test_resnet", num_classes=5).eval()
+def test_the_papers_initialisation_gives_every_level_the_base_cnns_parts(options, images, tmp_path):
+    base_cnn = timm.create_model("test_resnet", num_classes=5).eval()
     plain, ours = (
         create_model("srnn_test_resnet", variant="vanilla", num_classes=5, **o).eval() for o in ({}, options)
     )
@@ -180,13 +172,13 @@ def test_the_papers_initialisation_gives_every_level_the_base_cnns_parts(
     levels = plain.levels(images)
     for step, expected in zip(ours.steps(levels), plain.steps(levels), strict=True):
         assert torch.allclose(step.logits, expected.logits, atol=1e-5)
-    back: Any = to_base_cnn(ours)
+    back = to_base_cnn(ours)
     assert torch.allclose(back(images), base_cnn(images), atol=1e-5)
     ours.save_pretrained(tmp_path)
     assert SRNN.from_pretrained(tmp_path).zero_shot
 
 
-def test_a_new_classifier_is_one_for_every_level() -> None:
+def test_a_new_classifier_is_one_for_every_level():
     model = own(exits="separate")
     assert list(model.state_dict())[-2:] == ["fc.weight", "fc.bias"]
     model.reset_classifier(7)
@@ -198,7 +190,7 @@ def test_a_new_classifier_is_one_for_every_level() -> None:
 
 @pytest.mark.parametrize("architecture", ["test_efficientnet", "resnet18", "regnetx_002", "mobilenetv3_small_050"])
 @torch.no_grad()
-def test_every_batch_norm_of_a_backbone_is_found(architecture: str) -> None:
+def test_every_batch_norm_of_a_backbone_is_found(architecture):
     model = create_model(f"srnn_{architecture}", norm="per_level").eval()
     norms = [m for m in model.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     places = [m for m in model.backbone.modules() if isinstance(m, LevelNorm)]
@@ -220,6 +212,6 @@ def test_every_batch_norm_of_a_backbone_is_found(architecture: str) -> None:
         ("srnn_test_resnet", {"exits": "separate", "variant": "concat"}, "answers after the last level only"),
     ],
 )
-def test_what_makes_no_sense_is_refused(name: str, options: dict[str, Any], message: str) -> None:
+def test_what_makes_no_sense_is_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         create_model(name, **options)

@@ -1,8 +1,5 @@
 """The paper's exact consequences, on real images with real ImageNet weights."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -11,7 +8,7 @@ from PIL import Image
 from timm.data import ImageNetInfo
 from torch import Tensor
 
-from srnn_zoo import SRNN, create_model, create_transform
+from srnn_zoo import create_model, create_transform
 from srnn_zoo.models.base_cnn import create_base_cnn
 
 NAME = "srnn_tf_efficientnet_lite0"
@@ -26,12 +23,12 @@ class Answers(NamedTuple):
     targets: Tensor
 
 
-def answers(paths: list[Path], model: SRNN) -> Answers:
+def answers(paths, model):
     """The backbone, which the tests below show to be the base CNN's, reads every level once for both."""
-    classifier = create_base_cnn("tf_efficientnet_lite0").get_classifier()  # pyright: ignore
+    classifier = create_base_cnn("tf_efficientnet_lite0").get_classifier()
     transform = create_transform(model)
     names = ImageNetInfo().label_names()
-    rows: list[tuple[Tensor, ...]] = []
+    rows = []
     with torch.inference_mode():
         for path in paths:
             levels = transform(Image.open(path).convert("RGB"))
@@ -41,7 +38,7 @@ def answers(paths: list[Path], model: SRNN) -> Answers:
     return Answers(*(torch.cat(column) for column in zip(*rows, strict=True)), targets)
 
 
-def test_half_gru_with_two_levels_is_the_logit_ensemble(imagenet_sample: list[Path], lite0: SRNN) -> None:
+def test_half_gru_with_two_levels_is_the_logit_ensemble(imagenet_sample, lite0):
     said = answers(imagenet_sample[:6], lite0)
     ensemble = (said.small + said.large) / 2
     assert torch.equal(said.half_gru.argmax(1), ensemble.argmax(1))
@@ -49,7 +46,7 @@ def test_half_gru_with_two_levels_is_the_logit_ensemble(imagenet_sample: list[Pa
 
 
 @pytest.mark.slow
-def test_on_300_images_it_is_so_too_and_they_are_recognised(imagenet_sample: list[Path], lite0: SRNN) -> None:
+def test_on_300_images_it_is_so_too_and_they_are_recognised(imagenet_sample, lite0):
     """Training images of ImageNet: a check of the pipeline, not an accuracy. Far above chance (0.1 %)."""
     said = answers(imagenet_sample, lite0)
     ensemble = (said.small + said.large) / 2
@@ -60,13 +57,13 @@ def test_on_300_images_it_is_so_too_and_they_are_recognised(imagenet_sample: lis
 
 
 @pytest.fixture(scope="module")
-def few_levels(imagenet_sample: list[Path], lite0: SRNN) -> list[Tensor]:
+def few_levels(imagenet_sample, lite0):
     transform = create_transform(lite0, sizes=(128, 224, 320))
     images = [transform(Image.open(p).convert("RGB")) for p in imagenet_sample[:6]]
     return [torch.stack(level) for level in zip(*images, strict=True)]
 
 
-def test_vanilla_with_one_level_is_the_base_cnn(few_levels: list[Tensor]) -> None:
+def test_vanilla_with_one_level_is_the_base_cnn(few_levels):
     vanilla = create_model(NAME, variant="vanilla", pretrained=True).eval()
     base_cnn = create_base_cnn("tf_efficientnet_lite0").eval()
     with torch.inference_mode():
@@ -75,18 +72,18 @@ def test_vanilla_with_one_level_is_the_base_cnn(few_levels: list[Tensor]) -> Non
 
 
 @pytest.mark.parametrize("height", [1, 2, 3])
-def test_vanilla_with_n_levels_sums_the_logits_and_counts_the_bias_once(few_levels: list[Tensor], height: int) -> None:
+def test_vanilla_with_n_levels_sums_the_logits_and_counts_the_bias_once(few_levels, height):
     """n · mean − (n − 1) · b of the levels' logits, in float64."""
     vanilla = create_model(NAME, variant="vanilla", pretrained=True).eval().double()
     levels = [level[:2].double() for level in few_levels[:height]]
     with torch.inference_mode():
         logits = torch.stack([vanilla([level]) for level in levels])
-        expected = height * logits.mean(0) - (height - 1) * vanilla.fc.bias  # pyright: ignore
+        expected = height * logits.mean(0) - (height - 1) * vanilla.fc.bias
         assert (vanilla(levels) - expected).abs().max() <= 1e-10
 
 
 @pytest.mark.parametrize("variant", ["mean_logit", "mean_prob", "concat"])
-def test_the_ensembles_are_the_papers(few_levels: list[Tensor], variant: str) -> None:
+def test_the_ensembles_are_the_papers(few_levels, variant):
     scales = [size / 320 for size in (128, 224, 320)]
     model = create_model(NAME, variant=variant, scales=scales, pretrained=True).eval()
     base_cnn = create_base_cnn("tf_efficientnet_lite0").eval()
@@ -97,9 +94,7 @@ def test_the_ensembles_are_the_papers(few_levels: list[Tensor], variant: str) ->
 
 
 @pytest.mark.parametrize("variant", ["vanilla", "half_gru", "gru", "lstm", "mgu"])
-def test_a_pretrained_classifier_works_at_once_in_every_recurrent_cell(
-    few_levels: list[Tensor], imagenet_sample: list[Path], variant: str
-) -> None:
+def test_a_pretrained_classifier_works_at_once_in_every_recurrent_cell(few_levels, imagenet_sample, variant):
     model = create_model(NAME, variant=variant, pretrained=True).eval()
     names = ImageNetInfo().label_names()
     targets = torch.tensor([names.index(p.parent.name) for p in imagenet_sample[:6]])

@@ -1,12 +1,9 @@
 """Steps: a level is built and read when it is asked for, says what it has cost, and a state can be continued later."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from srnn_zoo import Pyramid, count_gmacs
 from srnn_zoo.models.recurrence import scan
@@ -17,15 +14,15 @@ OPTIONS: Any = {"scales": (0.25, 0.5, 1.0), "img_size": 128}
 
 
 @pytest.fixture
-def images() -> Tensor:
+def images():
     return torch.randn(3, 3, 128, 128)
 
 
-def test_a_larger_copy_is_resized_only_when_it_is_needed(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[int] = []
+def test_a_larger_copy_is_resized_only_when_it_is_needed(images, monkeypatch):
+    built = []
     resize = pyramid.resize
 
-    def watch(source: Tensor, size: list[int], interpolation: str) -> Tensor:
+    def watch(source, size, interpolation):
         built.append(size[0])
         return resize(source, size, interpolation)
 
@@ -35,7 +32,7 @@ def test_a_larger_copy_is_resized_only_when_it_is_needed(images: Tensor, monkeyp
 
 
 @torch.no_grad()
-def test_a_step_says_what_it_has_cost(images: Tensor) -> None:
+def test_a_step_says_what_it_has_cost(images):
     model = trained(**OPTIONS)
     costs = count_gmacs(model).levels
     found = [step.gmacs for step in model.steps(images)]
@@ -43,7 +40,7 @@ def test_a_step_says_what_it_has_cost(images: Tensor) -> None:
 
 
 @torch.no_grad()
-def test_a_state_goes_on_when_a_larger_image_arrives(images: Tensor) -> None:
+def test_a_state_goes_on_when_a_larger_image_arrives(images):
     model = trained(**OPTIONS)
     levels = model.levels(images)
     *_, thumbnail = model.steps(levels[:1])
@@ -52,7 +49,7 @@ def test_a_state_goes_on_when_a_larger_image_arrives(images: Tensor) -> None:
 
 
 @torch.no_grad()
-def test_later_levels_may_have_fewer_images_and_logits_follow_from_features() -> None:
+def test_later_levels_may_have_fewer_images_and_logits_follow_from_features():
     model = trained(**OPTIONS).double()
     features = torch.rand(3, 4, model.num_features, dtype=torch.float64)
     states = list(scan(model.cell, [level[: 4 - s] for s, level in enumerate(features)]))
@@ -67,7 +64,7 @@ def test_later_levels_may_have_fewer_images_and_logits_follow_from_features() ->
     assert only.shape == (4, 5)
 
 
-def test_a_state_of_other_images_is_refused(images: Tensor) -> None:
+def test_a_state_of_other_images_is_refused(images):
     model = trained(**OPTIONS)
     *_, last = model.steps(images[:2])
     with pytest.raises(ValueError, match="the state is of 2 images; got a level of 3"):

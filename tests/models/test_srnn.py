@@ -1,15 +1,11 @@
 """SRNN as a module: what it computes, what it accepts, and timm's model protocol, for every variant."""
 
-from __future__ import annotations
-
 import copy
-from typing import Any
 
 import pytest
 import timm
 import torch
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
-from torch import Tensor
 from torch.nn import functional as F
 
 from srnn_zoo import SRNN, create_model, list_cells
@@ -24,10 +20,10 @@ class TestVariants(SRNNTests):
     """Every variant, and what is special to variants."""
 
     @pytest.fixture(params=VARIANTS)
-    def model(self, request: pytest.FixtureRequest) -> SRNN:
+    def model(self, request):
         return trained(variant=request.param, std=0.05)
 
-    def test_logits_are_the_classifier_of_the_cell_over_the_levels(self, model: SRNN, images: Tensor) -> None:
+    def test_logits_are_the_classifier_of_the_cell_over_the_levels(self, model, images):
         small = F.interpolate(images, (32, 32), mode="bicubic", antialias=True, align_corners=False)
         features = [model.backbone(small), model.backbone(images)]
         if model.variant == "mean_prob":
@@ -41,7 +37,7 @@ class TestVariants(SRNNTests):
         assert model(images[:0]).shape == (0, 5)
 
     @pytest.mark.parametrize("height", [1, 2, 3, 5])
-    def test_any_number_of_levels_at_run_time(self, model: SRNN, height: int) -> None:
+    def test_any_number_of_levels_at_run_time(self, model, height):
         levels = [torch.randn(2, 3, 32 * s, 32 * s) for s in range(1, height + 1)]
         if model.variant == "concat" and height != 2:
             with pytest.raises(ValueError, match="fuses exactly 2 levels"):
@@ -49,7 +45,7 @@ class TestVariants(SRNNTests):
         else:
             assert model(levels).shape == (2, 5)
 
-    def test_autocast_channels_last_and_other_dtypes(self, model: SRNN, images: Tensor) -> None:
+    def test_autocast_channels_last_and_other_dtypes(self, model, images):
         expected = model(images)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.allclose(model(images).float(), expected, atol=0.1)
@@ -60,13 +56,13 @@ class TestVariants(SRNNTests):
 
 
 @pytest.fixture
-def images() -> Tensor:
+def images():
     return torch.randn(2, 3, 96, 64)
 
 
-def test_steps_read_a_level_only_when_it_is_asked_for(images: Tensor) -> None:
+def test_steps_read_a_level_only_when_it_is_asked_for(images):
     model = create_model(TINY).eval()
-    read: list[int] = []
+    read = []
     model.backbone.register_forward_hook(lambda module, args, output: read.append(args[0].shape[-1]))
     steps = model.steps(images)
     assert read == []
@@ -76,14 +72,14 @@ def test_steps_read_a_level_only_when_it_is_asked_for(images: Tensor) -> None:
     assert read == [32, 64]
 
 
-def test_dropout_acts_before_the_classifier_in_training_only(images: Tensor) -> None:
+def test_dropout_acts_before_the_classifier_in_training_only(images):
     model = create_model(TINY, drop_rate=0.5).eval()
     assert torch.equal(model(images), model(images))
     model.head_drop.train()
     assert not torch.equal(model(images), model(images))
 
 
-def test_a_frozen_backbone_learns_nothing(images: Tensor) -> None:
+def test_a_frozen_backbone_learns_nothing(images):
     model = create_model(TINY, num_classes=7).train()
     model.backbone.requires_grad_(False)
     model(images).mean().backward()
@@ -91,7 +87,7 @@ def test_a_frozen_backbone_learns_nothing(images: Tensor) -> None:
     assert all(p.grad is not None for p in [*model.cell.parameters(), *model.fc.parameters()])
 
 
-def test_the_module_has_the_names_that_tools_rely_on() -> None:
+def test_the_module_has_the_names_that_tools_rely_on():
     model = create_model(TINY)
     names = list(model.state_dict())
     assert names[-2:] == ["fc.weight", "fc.bias"]
@@ -101,7 +97,7 @@ def test_the_module_has_the_names_that_tools_rely_on() -> None:
     assert list(model._modules)[-1] == "fc"
 
 
-def test_the_classifier_is_reset_in_place_on_its_device_and_in_its_dtype() -> None:
+def test_the_classifier_is_reset_in_place_on_its_device_and_in_its_dtype():
     model = create_model(TINY).double().eval()
     images = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     model.reset_classifier(12)
@@ -122,12 +118,12 @@ def test_the_classifier_is_reset_in_place_on_its_device_and_in_its_dtype() -> No
 
 @pytest.mark.parametrize("name", [TINY, "srnn_test_vit", "srnn_test_convnext", "srnn_densenet121"])
 @pytest.mark.parametrize("coarse", [True, False])
-def test_parameter_groups_run_from_stem_to_head_as_the_backbones_do(name: str, coarse: bool) -> None:
+def test_parameter_groups_run_from_stem_to_head_as_the_backbones_do(name, coarse):
     from timm.models import group_parameters
 
     model = create_model(name, num_classes=7)
     layers = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
-    inner = group_parameters(model.backbone, model.backbone.group_matcher(coarse=coarse), reverse=True)  # pyright: ignore
+    inner = group_parameters(model.backbone, model.backbone.group_matcher(coarse=coarse), reverse=True)
     backbone = {k.removeprefix("backbone."): v for k, v in layers.items() if k.startswith("backbone.")}
     order = sorted(backbone, key=lambda key: inner[key])
     assert [backbone[key] for key in order] == sorted(backbone.values())
@@ -138,7 +134,7 @@ def test_parameter_groups_run_from_stem_to_head_as_the_backbones_do(name: str, c
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
 
 
-def test_no_weight_decay_names_parameters_of_the_model() -> None:
+def test_no_weight_decay_names_parameters_of_the_model():
     model = create_model("srnn_test_vit", num_classes=7)
     parameters = dict(model.named_parameters())
     named = model.no_weight_decay() & parameters.keys()
@@ -149,7 +145,7 @@ def test_no_weight_decay_names_parameters_of_the_model() -> None:
     assert create_model(TINY).no_weight_decay() == set()
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_checkpointing_changes_nothing_but_memory(images, monkeypatch):
     model = create_model(TINY, num_classes=7).train()
     gradients = []
     for enable in (False, True):
@@ -164,10 +160,10 @@ def test_gradient_checkpointing_changes_nothing_but_memory(images: Tensor, monke
         model.set_grad_checkpointing()
 
 
-def test_intermediate_maps_are_the_backbones_on_the_largest_level(images: Tensor) -> None:
+def test_intermediate_maps_are_the_backbones_on_the_largest_level(images):
     model = create_model(TINY).eval()
-    expected = model.backbone.forward_intermediates(images, intermediates_only=True)  # pyright: ignore
-    read: list[int] = []
+    expected = model.backbone.forward_intermediates(images, intermediates_only=True)
+    read = []
     model.backbone.register_forward_hook(lambda module, args, output: read.append(args[0].shape[-1]))
     maps = model.forward_intermediates(images, intermediates_only=True)
     assert read == []
@@ -177,17 +173,17 @@ def test_intermediate_maps_are_the_backbones_on_the_largest_level(images: Tensor
     assert [x.shape for x in maps] == [expected[i].shape for i in (1, 3)]
 
 
-def test_features_only_gives_maps_with_their_info(images: Tensor) -> None:
-    convnext: Any = timm.create_model("srnn_test_convnext", features_only=True)  # all there are
+def test_features_only_gives_maps_with_their_info(images):
+    convnext = timm.create_model("srnn_test_convnext", features_only=True)  # all there are
     assert convnext.feature_info.reduction() == [4, 8, 16, 32]
-    model: Any = timm.create_model(TINY, features_only=True, out_indices=(1, 3)).eval()
+    model = timm.create_model(TINY, features_only=True, out_indices=(1, 3)).eval()
     maps = model(images)
     assert [x.shape[1] for x in maps] == model.feature_info.channels()
     assert [96 // x.shape[2] for x in maps] == model.feature_info.reduction()
     assert all(name.startswith("backbone.") for name in model.feature_info.module_name())
 
 
-def test_a_backbone_without_an_optional_method_says_so(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backbone_without_an_optional_method_says_so(images, monkeypatch):
     model = create_model(TINY)
     for method in ("forward_intermediates", "prune_intermediate_layers"):
         monkeypatch.delattr(type(model.backbone), method)
@@ -195,22 +191,22 @@ def test_a_backbone_without_an_optional_method_says_so(images: Tensor, monkeypat
             getattr(model, method)(images)
 
 
-def test_the_last_value_of_a_symbolic_trace_is_the_logits() -> None:
+def test_the_last_value_of_a_symbolic_trace_is_the_logits():
     traced = torch.fx.symbolic_trace(create_model(TINY).eval())
     assert list(traced.graph.nodes)[-2].op == "call_module"
 
 
-def test_the_input_size_is_set_where_the_backbone_has_it() -> None:
+def test_the_input_size_is_set_where_the_backbone_has_it():
     vit = create_model("srnn_test_vit").eval()
     assert vit.img_size == (320, 320)
     vit.set_input_size(img_size=256)
     assert vit.img_size == (256, 256)
-    assert vit.backbone.patch_embed.img_size == (128, 128)  # pyright: ignore
+    assert vit.backbone.patch_embed.img_size == (128, 128)
     assert vit(torch.rand(1, 3, 256, 256)).shape == (1, 1000)
     assert not hasattr(create_model(TINY), "set_input_size")
 
 
-def test_level_sizes_are_rounded_to_what_the_backbone_reads() -> None:
+def test_level_sizes_are_rounded_to_what_the_backbone_reads():
     vit = create_model("srnn_test_vit").eval()
     assert vit.level_sizes((300, 200)) == [(144, 96), (304, 208)]
     assert [x.shape[-2:] for x in vit.levels(torch.rand(1, 3, 300, 200))] == [(144, 96), (304, 208)]
@@ -232,12 +228,12 @@ def test_level_sizes_are_rounded_to_what_the_backbone_reads() -> None:
         (torch.zeros(1, 3, 1, 1), ValueError, "too small for scales"),
     ],
 )
-def test_what_is_no_pyramid_is_refused_in_one_sentence(value: Any, error: type[Exception], message: str) -> None:
+def test_what_is_no_pyramid_is_refused_in_one_sentence(value, error, message):
     with pytest.raises(error, match=message):
         create_model(TINY).eval()(value)
 
 
-def test_a_level_the_backbone_cannot_read_is_named() -> None:
+def test_a_level_the_backbone_cannot_read_is_named():
     model = create_model("srnn_inception_v3").eval()
     with pytest.raises(ValueError, match=r"'srnn_inception_v3' .*cannot read a level of 40 x 40; .* 299 x 299"):
         model(torch.zeros(1, 3, 80, 80))
@@ -247,32 +243,32 @@ def test_a_level_the_backbone_cannot_read_is_named() -> None:
             vit(torch.zeros(1, 3, size, size))
 
 
-def test_nan_images_give_nan_answers_not_confident_ones() -> None:
+def test_nan_images_give_nan_answers_not_confident_ones():
     logits = create_model(TINY).eval()(torch.full((1, 3, 64, 64), float("nan")))
     assert logits.isnan().all()
 
 
-def test_the_cell_is_made_in_the_backbones_dtype_and_on_its_device() -> None:
-    model: Any = timm.create_model("srnn_test_vit", dtype=torch.bfloat16).eval()
+def test_the_cell_is_made_in_the_backbones_dtype_and_on_its_device():
+    model = timm.create_model("srnn_test_vit", dtype=torch.bfloat16).eval()
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert model(torch.rand(1, 3, 64, 64).bfloat16()).isfinite().all()
     assert {p.device.type for p in create_model(TINY, device="meta").parameters()} == {"meta"}
 
 
-def test_a_backbone_with_a_classifier_is_refused() -> None:
+def test_a_backbone_with_a_classifier_is_refused():
     with pytest.raises(ValueError, match="num_classes=0; this one has 1000"):
         SRNN(timm.create_model("test_resnet"))
 
 
-def test_maps_alone_need_no_smaller_levels() -> None:
-    model: Any = timm.create_model("srnn_test_vit", features_only=True).eval()
+def test_maps_alone_need_no_smaller_levels():
+    model = timm.create_model("srnn_test_vit", features_only=True).eval()
     assert [x.shape[-1] for x in model(torch.rand(1, 3, 16, 16))] == [1] * 6
 
 
 @pytest.mark.parametrize(
     "variant", [v if v == "half_gru" else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS]
 )
-def test_a_model_trains_to_zero_loss_on_one_batch(variant: str) -> None:
+def test_a_model_trains_to_zero_loss_on_one_batch(variant):
     model = create_model(TINY, variant=variant, num_classes=4).train()
     images, targets = torch.randn(8, 3, 32, 32), torch.arange(8) % 4
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
@@ -284,7 +280,7 @@ def test_a_model_trains_to_zero_loss_on_one_batch(variant: str) -> None:
     assert loss.item() < 0.05
 
 
-def test_the_constructor_composes_any_timm_model() -> None:
+def test_the_constructor_composes_any_timm_model():
     backbone = timm.create_model("test_convnext", num_classes=0)
     model = SRNN(backbone, variant="vanilla", scales=(0.25, 0.5, 1.0), num_classes=3, img_size=128).eval()
     assert (model.img_size, model.cell.activation) == ((128, 128), "identity")

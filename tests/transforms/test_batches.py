@@ -1,56 +1,30 @@
 """Data loading of mixed heights: the collate function, and the sampler that groups similar heights."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from srnn_zoo import (
-    HeightBatchSampler,
-    PackedPyramid,
-    Pyramid,
-    ScalePyramid,
-    create_model,
-    create_transform,
-    pyramid_collate,
-)
+from srnn_zoo import HeightBatchSampler, PackedPyramid, Pyramid, ScalePyramid, create_model, create_transform
+from srnn_zoo import pyramid_collate as collate
 
 SIDES = [40, 70, 33, 150, 64, 128, 90, 35]
 HEIGHTS = [1, 2, 1, 3, 2, 3, 2, 1]
 
 
-class Images(Dataset[Any]):
-    """Plain images of these sides, with their index as target."""
-
-    def __init__(self, transform: Any) -> None:
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(SIDES)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.transform(Image.new("RGB", (SIDES[index],) * 2, (index * 20,) * 3)), index
-
-
 @pytest.mark.parametrize("levels_in_sequence", [False, True])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_dataloader_gives_packed_pyramids_that_a_model_reads(levels_in_sequence: bool, num_workers: int) -> None:
+def test_a_dataloader_gives_packed_pyramids_that_a_model_reads(levels_in_sequence, num_workers):
     model = create_model("srnn_test_resnet", num_classes=3).eval()
-    variable = ScalePyramid.variable(32, levels_in_sequence=levels_in_sequence)
-    dataset = Images(create_transform(model, sizes=variable))
+    transform = create_transform(model, sizes=ScalePyramid.variable(32, levels_in_sequence=levels_in_sequence))
+    dataset = [(transform(Image.new("RGB", (side,) * 2, (i * 20,) * 3)), i) for i, side in enumerate(SIDES)]
     sampler = HeightBatchSampler(HEIGHTS, batch_size=3)
-    loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=pyramid_collate, num_workers=num_workers)
-    seen: list[int] = []
+    loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers)
+    seen = []
     for (pyramid, targets), indices in zip(loader, list(sampler), strict=True):
         assert targets.tolist() == indices
         assert pyramid.heights == [HEIGHTS[index] for index in indices]
@@ -60,35 +34,33 @@ def test_a_dataloader_gives_packed_pyramids_that_a_model_reads(levels_in_sequenc
     assert sorted(seen) == list(range(len(SIDES)))
 
 
-def test_images_of_mixed_shapes_train_a_model(grocery: Path) -> None:
+def test_images_of_mixed_shapes_train_a_model(grocery):
     model = create_model("srnn_test_resnet", num_classes=len(ImageFolder(grocery / "train").classes)).train()
     variable = ScalePyramid.variable(64, max_height=2, keep_aspect=True, small="upsample")
     dataset = ImageFolder(grocery / "train", create_transform(model, train=True, sizes=variable))
-    pyramid, targets = next(iter(DataLoader(dataset, batch_size=6, shuffle=True, collate_fn=pyramid_collate)))
+    pyramid, targets = next(iter(DataLoader(dataset, batch_size=6, shuffle=True, collate_fn=collate)))
     loss = F.cross_entropy(model(pyramid), targets)
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_batches_with_and_without_targets_are_collated() -> None:
+def test_batches_with_and_without_targets_are_collated():
     one, two = [torch.zeros(3, 8, 8)], [torch.zeros(3, 8, 8), torch.zeros(3, 16, 16)]
-    assert isinstance(pyramid_collate([one, two]), PackedPyramid)
-    assert pyramid_collate([tuple(two), tuple(two)]).sizes == [(8, 8), (16, 16)]
-    pyramid, targets, names = pyramid_collate([(one, 3, "a"), (two, 4, "b")])
+    assert isinstance(collate([one, two]), PackedPyramid)
+    assert collate([tuple(two), tuple(two)]).sizes == [(8, 8), (16, 16)]
+    pyramid, targets, names = collate([(one, 3, "a"), (two, 4, "b")])
     assert (pyramid.heights, targets.tolist(), names) == ([1, 2], [3, 4], ["a", "b"])
-    assert type(pyramid_collate([(one, 3), (one, 4)])[0]) is Pyramid
+    assert type(collate([(one, 3), (one, 4)])[0]) is Pyramid
     with pytest.raises(ValueError, match="a batch needs at least one image; got none"):
-        pyramid_collate([])
+        collate([])
 
 
-HEIGHTS_OF_A_DATASET = st.lists(st.integers(1, 4), min_size=1, max_size=60)
+DATASETS = {"heights": st.lists(st.integers(1, 4), min_size=1, max_size=60), "batch_size": st.integers(1, 9)}
 
 
-@given(heights=HEIGHTS_OF_A_DATASET, batch_size=st.integers(1, 9), epoch=st.integers(0, 5), shuffle=st.booleans())
-def test_every_image_comes_once_and_heights_mix_only_where_one_ends(
-    heights: list[int], batch_size: int, epoch: int, shuffle: bool
-) -> None:
+@given(**DATASETS, epoch=st.integers(0, 5), shuffle=st.booleans())
+def test_every_image_comes_once_and_heights_mix_only_where_one_ends(heights, batch_size, epoch, shuffle):
     sampler = HeightBatchSampler(heights, batch_size, shuffle=shuffle)
     sampler.set_epoch(epoch)
     batches = list(sampler)
@@ -100,28 +72,24 @@ def test_every_image_comes_once_and_heights_mix_only_where_one_ends(
     assert batches == list(sampler)
 
 
-@given(heights=HEIGHTS_OF_A_DATASET, batch_size=st.integers(1, 9), replicas=st.integers(1, 4), drop_last=st.booleans())
-def test_processes_share_the_batches_equally(
-    heights: list[int], batch_size: int, replicas: int, drop_last: bool
-) -> None:
-    shares = [
-        HeightBatchSampler(heights, batch_size, drop_last=drop_last, num_replicas=replicas, rank=rank)
-        for rank in range(replicas)
-    ]
+@given(**DATASETS, replicas=st.integers(1, 4), drop_last=st.booleans())
+def test_processes_share_the_batches_equally(heights, batch_size, replicas, drop_last):
+    options = {"drop_last": drop_last, "num_replicas": replicas}
+    shares = [HeightBatchSampler(heights, batch_size, rank=rank, **options) for rank in range(replicas)]
+    batches = [list(share) for share in shares]
+    assert {len(share) for share in shares} == {len(share) for share in batches}
     assert len({len(share) for share in shares}) == 1
-    batches = [batch for share in shares for batch in share]
-    assert [len(list(share)) for share in shares] == [len(share) for share in shares]
-    indices = [index for batch in batches for index in batch]
+    indices = [index for share in batches for batch in share for index in batch]
     if drop_last:
-        assert all(len(batch) == batch_size for batch in batches)
+        assert all(len(batch) == batch_size for share in batches for batch in share)
         assert len(indices) == len(set(indices))
-        assert len(batches) > len(heights) // batch_size - replicas
+        assert sum(map(len, batches)) > len(heights) // batch_size - replicas
     else:
         assert set(indices) == set(range(len(heights)))
 
 
-def test_epochs_have_orders_of_their_own_that_a_seed_repeats() -> None:
-    def order(epoch: int, seed: int = 0) -> list[list[int]]:
+def test_epochs_have_orders_of_their_own_that_a_seed_repeats():
+    def order(epoch, seed=0):
         sampler = HeightBatchSampler([1, 2, 3, 4] * 10, 4, seed=seed)
         sampler.set_epoch(epoch)
         return list(sampler)
@@ -133,25 +101,19 @@ def test_epochs_have_orders_of_their_own_that_a_seed_repeats() -> None:
     assert {frozenset(next(iter(sampler))) for sampler in dropped} == {frozenset(x) for x in ([0, 1], [0, 2], [1, 2])}
 
 
-def test_level_sizes_group_shapes_as_well() -> None:
+def test_level_sizes_group_shapes_as_well():
     transform = ScalePyramid.variable(32, keep_aspect=True)
     sizes = [transform.level_sizes(h, w) for h, w in [(40, 40), (40, 80), (80, 80), (80, 40), (40, 90), (80, 40)]]
-    batches = list(HeightBatchSampler(sizes, batch_size=2, shuffle=False))
-    assert batches == [[0, 1], [4, 3], [5, 2]]
+    assert list(HeightBatchSampler(sizes, batch_size=2, shuffle=False)) == [[0, 1], [4, 3], [5, 2]]
     assert sizes[1] == sizes[4] == [(32, 64)]
 
 
-@pytest.mark.parametrize(
-    ("heights", "options", "message"),
-    [
+def test_what_no_sampler_can_be_made_of_is_refused():
+    for heights, options, message in (
         ([], {}, "height of at least one image; got none"),
         ([1], {"batch_size": 0}, "batch_size must be 1 or more; got 0"),
         ([1], {"num_replicas": 0}, "num_replicas must be 1 or more; got 0"),
         ([1], {"num_replicas": 2, "rank": 2}, "rank must be 0 to 1; got 2"),
-    ],
-)
-def test_what_no_sampler_can_be_made_of_is_refused(
-    heights: Sequence[int], options: dict[str, int], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        HeightBatchSampler(heights, **{"batch_size": 2, **options})  # pyright: ignore
+    ):
+        with pytest.raises(ValueError, match=message):
+            HeightBatchSampler(heights, **{"batch_size": 2, **options})
