@@ -1,7 +1,5 @@
 """Steps: a level is built and read when it is asked for, says what it has cost, and a state can be continued later."""
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -10,7 +8,12 @@ from srnn_zoo.models.recurrence import scan
 from srnn_zoo.transforms import pyramid
 from tests.models.harness import trained
 
-OPTIONS: Any = {"scales": (0.25, 0.5, 1.0), "img_size": 128}
+OPTIONS = {"scales": (0.25, 0.5, 1.0), "img_size": 128}
+
+
+@pytest.fixture
+def model():
+    return trained(**OPTIONS)
 
 
 @pytest.fixture
@@ -18,30 +21,21 @@ def images():
     return torch.randn(3, 3, 128, 128)
 
 
-def test_a_larger_copy_is_resized_only_when_it_is_needed(images, monkeypatch):
-    built = []
-    resize = pyramid.resize
-
-    def watch(source, size, interpolation):
-        built.append(size[0])
-        return resize(source, size, interpolation)
-
-    monkeypatch.setattr(pyramid, "resize", watch)
-    for count, _ in enumerate(trained(**OPTIONS).steps(images), start=1):
+def test_a_level_is_built_and_read_only_when_it_is_asked_for(model, images, monkeypatch):
+    built, read, resize = [], [], pyramid.resize
+    monkeypatch.setattr(pyramid, "resize", lambda x, size, *how: built.append(size[0]) or resize(x, size, *how))
+    model.backbone.register_forward_hook(lambda module, args, output: read.append(args[0].shape[-1]))
+    steps = model.steps(images)
+    assert built == read == []
+    for count, _ in enumerate(steps, start=1):
         assert built == [32, 64][:count]  # the last level is the image itself
+        assert read == [32, 64, 128][:count]
 
 
 @torch.no_grad()
-def test_a_step_says_what_it_has_cost(images):
-    model = trained(**OPTIONS)
+def test_a_step_says_what_it_has_cost_and_its_state_goes_on_when_a_larger_image_arrives(model, images):
     costs = count_gmacs(model).levels
-    found = [step.gmacs for step in model.steps(images)]
-    assert found == pytest.approx([sum(costs[: level + 1]) for level in range(3)])
-
-
-@torch.no_grad()
-def test_a_state_goes_on_when_a_larger_image_arrives(images):
-    model = trained(**OPTIONS)
+    assert [s.gmacs for s in model.steps(images)] == pytest.approx([sum(costs[: level + 1]) for level in range(3)])
     levels = model.levels(images)
     *_, thumbnail = model.steps(levels[:1])
     *_, last = model.steps(levels[1:], state=thumbnail.state)
@@ -49,8 +43,8 @@ def test_a_state_goes_on_when_a_larger_image_arrives(images):
 
 
 @torch.no_grad()
-def test_later_levels_may_have_fewer_images_and_logits_follow_from_features():
-    model = trained(**OPTIONS).double()
+def test_later_levels_may_have_fewer_images_and_logits_follow_from_features(model):
+    model = model.double()
     features = torch.rand(3, 4, model.num_features, dtype=torch.float64)
     states = list(scan(model.cell, [level[: 4 - s] for s, level in enumerate(features)]))
     assert [len(state) for state in states] == [4, 3, 2]
@@ -64,13 +58,13 @@ def test_later_levels_may_have_fewer_images_and_logits_follow_from_features():
     assert only.shape == (4, 5)
 
 
-def test_a_state_of_other_images_is_refused(images):
-    model = trained(**OPTIONS)
+def test_a_state_of_other_images_is_refused(model, images):
     *_, last = model.steps(images[:2])
-    with pytest.raises(ValueError, match="the state is of 2 images; got a level of 3"):
-        list(model.steps(images, state=last.state))
-    with pytest.raises(ValueError, match="the state is of 2 images; got a level of 1"):
-        list(model.steps(images[:1], state=last.state))
     packed = Pyramid.pack([[image] for image in images[:, :, :32, :32]] + [[images[0, :, :32, :32], images[0]]])
-    with pytest.raises(ValueError, match="a packed pyramid starts anew"):
-        list(model.steps(packed, state=last.state))
+    for given, message in (
+        (images, "the state is of 2 images; got a level of 3"),
+        (images[:1], "the state is of 2 images; got a level of 1"),
+        (packed, "a packed pyramid starts anew"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(model.steps(given, state=last.state))

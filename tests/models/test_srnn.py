@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch.nn import functional as F
 
@@ -60,16 +61,14 @@ def images():
     return torch.randn(2, 3, 96, 64)
 
 
-def test_steps_read_a_level_only_when_it_is_asked_for(images):
-    model = create_model(TINY).eval()
-    read = []
-    model.backbone.register_forward_hook(lambda module, args, output: read.append(args[0].shape[-1]))
-    steps = model.steps(images)
-    assert read == []
-    next(steps)
-    assert read == [32]
-    next(steps)
-    assert read == [32, 64]
+@pytest.fixture
+def tiny():
+    return create_model(TINY).eval()
+
+
+@pytest.fixture
+def vit():
+    return create_model("srnn_test_vit").eval()
 
 
 def test_dropout_acts_before_the_classifier_in_training_only(images):
@@ -79,37 +78,34 @@ def test_dropout_acts_before_the_classifier_in_training_only(images):
     assert not torch.equal(model(images), model(images))
 
 
-def test_a_frozen_backbone_learns_nothing(images):
-    model = create_model(TINY, num_classes=7).train()
-    model.backbone.requires_grad_(False)
-    model(images).mean().backward()
-    assert all(p.grad is None for p in model.backbone.parameters())
-    assert all(p.grad is not None for p in [*model.cell.parameters(), *model.fc.parameters()])
+def test_a_frozen_backbone_learns_nothing(tiny, images):
+    tiny.train().backbone.requires_grad_(False)
+    tiny(images).mean().backward()
+    assert all(p.grad is None for p in tiny.backbone.parameters())
+    assert all(p.grad is not None for p in [*tiny.cell.parameters(), *tiny.fc.parameters()])
 
 
-def test_the_module_has_the_names_that_tools_rely_on():
-    model = create_model(TINY)
-    names = list(model.state_dict())
+def test_the_module_has_the_names_that_tools_rely_on(tiny):
+    names = list(tiny.state_dict())
     assert names[-2:] == ["fc.weight", "fc.bias"]
     assert {"cell.recurrent.weight", "cell.gate_input.weight", "cell.gate_recurrent.weight"} <= set(names)
     assert all(name.split(".")[0] in ("backbone", "cell", "fc") for name in names)
-    assert not hasattr(model, "module")
-    assert list(model._modules)[-1] == "fc"
+    assert not hasattr(tiny, "module")
+    assert list(tiny._modules)[-1] == "fc"
+    assert list(torch.fx.symbolic_trace(tiny).graph.nodes)[-2].op == "call_module"  # the logits come last
 
 
-def test_the_classifier_is_reset_in_place_on_its_device_and_in_its_dtype():
-    model = create_model(TINY).double().eval()
-    images = torch.rand(1, 3, 64, 64, dtype=torch.float64)
-    model.reset_classifier(12)
-    assert model.get_classifier() is model.fc
-    assert model(images).shape == (1, 12)
-    assert list(model._modules)[-1] == "fc"
-    model.reset_classifier(0)
-    assert model(images).shape == (1, model.head_hidden_size)
-    model.reset_classifier(0, "")
-    assert model(images).shape == (1, model.num_features, 1, 1)
-    model.reset_classifier(5, "avg")
-    assert model(images).shape == (1, 5)
+def test_the_classifier_is_reset_in_place_on_its_device_and_in_its_dtype(tiny):
+    model, images = tiny.double(), torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    for arguments, shape in (
+        ((12,), (12,)),
+        ((0,), (model.head_hidden_size,)),
+        ((0, ""), (model.num_features, 1, 1)),
+        ((5, "avg"), (5,)),
+    ):
+        model.reset_classifier(*arguments)
+        assert model(images).shape == (1, *shape)
+        assert model.get_classifier() is model.fc is list(model.children())[-1]
     for arguments, message in [((-1,), "0 or more"), ((3, ""), "needs num_classes=0"), ((3, "max"), 'be "avg" or ""')]:
         with pytest.raises(ValueError, match=message):
             model.reset_classifier(*arguments)
@@ -119,37 +115,32 @@ def test_the_classifier_is_reset_in_place_on_its_device_and_in_its_dtype():
 @pytest.mark.parametrize("name", [TINY, "srnn_test_vit", "srnn_test_convnext", "srnn_densenet121"])
 @pytest.mark.parametrize("coarse", [True, False])
 def test_parameter_groups_run_from_stem_to_head_as_the_backbones_do(name, coarse):
-    from timm.models import group_parameters
-
     model = create_model(name, num_classes=7)
     layers = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
     inner = group_parameters(model.backbone, model.backbone.group_matcher(coarse=coarse), reverse=True)
     backbone = {k.removeprefix("backbone."): v for k, v in layers.items() if k.startswith("backbone.")}
     order = sorted(backbone, key=lambda key: inner[key])
     assert [backbone[key] for key in order] == sorted(backbone.values())
-    assert len({backbone[a] for a in backbone}) == len({inner[a] for a in inner})
-    head = {v for k, v in layers.items() if not k.startswith("backbone.")}
-    assert head == {max(layers.values())}
+    assert len(set(backbone.values())) == len(set(inner.values()))
+    assert {v for k, v in layers.items() if not k.startswith("backbone.")} == {max(layers.values())}
     groups = param_groups_layer_decay(model, layer_decay=0.7)
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
 
 
-def test_no_weight_decay_names_parameters_of_the_model():
-    model = create_model("srnn_test_vit", num_classes=7)
-    parameters = dict(model.named_parameters())
-    named = model.no_weight_decay() & parameters.keys()
+def test_no_weight_decay_names_parameters_of_the_model(tiny, vit):
+    parameters = dict(vit.named_parameters())
+    named = vit.no_weight_decay() & parameters.keys()
     assert {"backbone.pos_embed", "backbone.cls_token"} <= named
-    optimizer = create_optimizer_v2(model, opt="adamw", weight_decay=0.05)
+    optimizer = create_optimizer_v2(vit, opt="adamw", weight_decay=0.05)
     without = {id(p) for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
     assert all(id(parameters[name]) in without for name in named)
-    assert create_model(TINY).no_weight_decay() == set()
+    assert tiny.no_weight_decay() == set()
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(images, monkeypatch):
-    model = create_model(TINY, num_classes=7).train()
+def test_gradient_checkpointing_changes_nothing_but_memory(tiny, images, monkeypatch):
     gradients = []
     for enable in (False, True):
-        twin = copy.deepcopy(model)
+        twin = copy.deepcopy(tiny).train()
         twin.set_grad_checkpointing(enable)
         twin(images).square().mean().backward()
         gradients.append([p.grad for p in twin.parameters()])
@@ -157,19 +148,18 @@ def test_gradient_checkpointing_changes_nothing_but_memory(images, monkeypatch):
         assert torch.allclose(plain, checkpointed, atol=1e-6)
     monkeypatch.setattr("srnn_zoo.models.protocol.use_reentrant_ckpt", lambda: True)
     with pytest.raises(ValueError, match="non-reentrant"):
-        model.set_grad_checkpointing()
+        tiny.set_grad_checkpointing()
 
 
-def test_intermediate_maps_are_the_backbones_on_the_largest_level(images):
-    model = create_model(TINY).eval()
-    expected = model.backbone.forward_intermediates(images, intermediates_only=True)
+def test_intermediate_maps_are_the_backbones_on_the_largest_level(tiny, images):
+    expected = tiny.backbone.forward_intermediates(images, intermediates_only=True)
     read = []
-    model.backbone.register_forward_hook(lambda module, args, output: read.append(args[0].shape[-1]))
-    maps = model.forward_intermediates(images, intermediates_only=True)
+    tiny.backbone.register_forward_hook(lambda module, args, output: read.append(args[0].shape[-1]))
+    maps = tiny.forward_intermediates(images, intermediates_only=True)
     assert read == []
     assert all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
-    final, maps = model.forward_intermediates(images, indices=[1, 3])
-    assert torch.allclose(final, model.forward_features(images), atol=1e-5)
+    final, maps = tiny.forward_intermediates(images, indices=[1, 3])
+    assert torch.allclose(final, tiny.forward_features(images), atol=1e-5)
     assert [x.shape for x in maps] == [expected[i].shape for i in (1, 3)]
 
 
@@ -181,37 +171,31 @@ def test_features_only_gives_maps_with_their_info(images):
     assert [x.shape[1] for x in maps] == model.feature_info.channels()
     assert [96 // x.shape[2] for x in maps] == model.feature_info.reduction()
     assert all(name.startswith("backbone.") for name in model.feature_info.module_name())
+    vit = timm.create_model("srnn_test_vit", features_only=True).eval()
+    assert [x.shape[-1] for x in vit(torch.rand(1, 3, 16, 16))] == [1] * 6  # maps alone need no smaller level
 
 
-def test_a_backbone_without_an_optional_method_says_so(images, monkeypatch):
-    model = create_model(TINY)
+def test_a_backbone_without_an_optional_method_says_so(tiny, images, monkeypatch):
     for method in ("forward_intermediates", "prune_intermediate_layers"):
-        monkeypatch.delattr(type(model.backbone), method)
+        monkeypatch.delattr(type(tiny.backbone), method)
         with pytest.raises(RuntimeError, match=f"'{TINY}' has no {method} in timm"):
-            getattr(model, method)(images)
+            getattr(tiny, method)(images)
 
 
-def test_the_last_value_of_a_symbolic_trace_is_the_logits():
-    traced = torch.fx.symbolic_trace(create_model(TINY).eval())
-    assert list(traced.graph.nodes)[-2].op == "call_module"
-
-
-def test_the_input_size_is_set_where_the_backbone_has_it():
-    vit = create_model("srnn_test_vit").eval()
+def test_the_input_size_is_set_where_the_backbone_has_it(tiny, vit):
     assert vit.img_size == (320, 320)
     vit.set_input_size(img_size=256)
     assert vit.img_size == (256, 256)
     assert vit.backbone.patch_embed.img_size == (128, 128)
     assert vit(torch.rand(1, 3, 256, 256)).shape == (1, 1000)
-    assert not hasattr(create_model(TINY), "set_input_size")
+    assert not hasattr(tiny, "set_input_size")
 
 
-def test_level_sizes_are_rounded_to_what_the_backbone_reads():
-    vit = create_model("srnn_test_vit").eval()
+def test_level_sizes_are_rounded_to_what_the_backbone_reads(tiny, vit):
     assert vit.level_sizes((300, 200)) == [(144, 96), (304, 208)]
     assert [x.shape[-2:] for x in vit.levels(torch.rand(1, 3, 300, 200))] == [(144, 96), (304, 208)]
     assert vit(torch.rand(1, 3, 300, 200)).shape == (1, 1000)
-    assert create_model(TINY).level_sizes((301, 201)) == [(151, 101), (301, 201)]
+    assert tiny.level_sizes((301, 201)) == [(151, 101), (301, 201)]
 
 
 @pytest.mark.parametrize(
@@ -228,24 +212,21 @@ def test_level_sizes_are_rounded_to_what_the_backbone_reads():
         (torch.zeros(1, 3, 1, 1), ValueError, "too small for scales"),
     ],
 )
-def test_what_is_no_pyramid_is_refused_in_one_sentence(value, error, message):
+def test_what_is_no_pyramid_is_refused_in_one_sentence(tiny, value, error, message):
     with pytest.raises(error, match=message):
-        create_model(TINY).eval()(value)
+        tiny(value)
 
 
-def test_a_level_the_backbone_cannot_read_is_named():
-    model = create_model("srnn_inception_v3").eval()
+def test_a_level_the_backbone_cannot_read_is_named(vit):
     with pytest.raises(ValueError, match=r"'srnn_inception_v3' .*cannot read a level of 40 x 40; .* 299 x 299"):
-        model(torch.zeros(1, 3, 80, 80))
-    vit = create_model("srnn_test_vit").eval()
+        create_model("srnn_inception_v3").eval()(torch.zeros(1, 3, 80, 80))
     for size in (1, 8, 16):
         with pytest.raises(ValueError, match=f"an image of {size} x {size} is too small for scales"):
             vit(torch.zeros(1, 3, size, size))
 
 
-def test_nan_images_give_nan_answers_not_confident_ones():
-    logits = create_model(TINY).eval()(torch.full((1, 3, 64, 64), float("nan")))
-    assert logits.isnan().all()
+def test_nan_images_give_nan_answers_not_confident_ones(tiny):
+    assert tiny(torch.full((1, 3, 64, 64), float("nan"))).isnan().all()
 
 
 def test_the_cell_is_made_in_the_backbones_dtype_and_on_its_device():
@@ -253,16 +234,6 @@ def test_the_cell_is_made_in_the_backbones_dtype_and_on_its_device():
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert model(torch.rand(1, 3, 64, 64).bfloat16()).isfinite().all()
     assert {p.device.type for p in create_model(TINY, device="meta").parameters()} == {"meta"}
-
-
-def test_a_backbone_with_a_classifier_is_refused():
-    with pytest.raises(ValueError, match="num_classes=0; this one has 1000"):
-        SRNN(timm.create_model("test_resnet"))
-
-
-def test_maps_alone_need_no_smaller_levels():
-    model = timm.create_model("srnn_test_vit", features_only=True).eval()
-    assert [x.shape[-1] for x in model(torch.rand(1, 3, 16, 16))] == [1] * 6
 
 
 @pytest.mark.parametrize(
@@ -280,10 +251,12 @@ def test_a_model_trains_to_zero_loss_on_one_batch(variant):
     assert loss.item() < 0.05
 
 
-def test_the_constructor_composes_any_timm_model():
+def test_the_constructor_composes_any_timm_model_without_classifier():
     backbone = timm.create_model("test_convnext", num_classes=0)
     model = SRNN(backbone, variant="vanilla", scales=(0.25, 0.5, 1.0), num_classes=3, img_size=128).eval()
     assert (model.img_size, model.cell.activation) == ((128, 128), "identity")
     assert model.pretrained_cfg["architecture"] == "srnn_test_convnext"
     assert model(torch.rand(1, 3, 128, 128)).shape == (1, 3)
     assert "activation=identity" in repr(create_cell("vanilla", 3, activation="identity"))
+    with pytest.raises(ValueError, match="num_classes=0; this one has 1000"):
+        SRNN(timm.create_model("test_resnet"))
