@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from srnn_zoo import LazyLevels, PackedPyramid, Pyramid, create_model
+from srnn_zoo import Pyramid, create_model
 from srnn_zoo.inference.early_exit import Anytime
 from srnn_zoo.inference.exits import Confidence, Deadline, Decision, Entropy, FixedLevel, Margin, Patience, exit_rule
 from srnn_zoo.models.cost import level_gmacs
 from tests.models import harness
-from tests.models.harness import ANYTIME
+from tests.models.harness import ANYTIME, in_sequence
 
 SIZES = (16, 32, 64)
 
@@ -34,34 +34,35 @@ def images():
     return torch.randn(9, 3, 64, 64) * torch.logspace(-1, 0.5, 9).view(-1, 1, 1, 1)
 
 
-def watch(model, monkeypatch):
-    """The shapes that its backbone reads from now on."""
-    read = []
-    level_features = model.level_features
-    monkeypatch.setattr(model, "level_features", lambda x, i: read.append(tuple(x.shape)) or level_features(x, i))
+def watch(model, monkeypatch, seconds=0.0):
+    """The shapes that its backbone reads from now on, each in these seconds at least."""
+    read, features = [], model.level_features
+
+    def level_features(level, index):
+        read.append(tuple(level.shape))
+        time.sleep(seconds)
+        return features(level, index)
+
+    monkeypatch.setattr(model, "level_features", level_features)
     return read
 
 
-def test_where_nothing_stops_the_answers_are_the_models_bit_for_bit(model, images):
-    with torch.no_grad():
-        expected = model(images)
+@torch.no_grad()
+def test_where_nothing_or_all_stop_the_answers_are_the_models_bit_for_bit(model, images, monkeypatch):
+    whole, first = model(images), next(model.steps(images)).logits
+    costs = [level_gmacs(model, (s, s)) for s in SIZES]
+    read = watch(model, monkeypatch)
     for rule in ("confidence:1.1", "margin:2", "entropy:1.5", "level:2", "deadline:1e9"):
         logits, stopped_at, gmacs = Anytime(model, rule)(images)
-        assert torch.equal(logits, expected)
+        assert torch.equal(logits, whole)
         assert stopped_at.tolist() == [2] * 9
-        assert gmacs.tolist() == pytest.approx([sum(level_gmacs(model, (s, s)) for s in SIZES)] * 9)
-
-
-def test_where_all_stop_only_the_first_level_is_read(model, images, monkeypatch):
-    with torch.no_grad():
-        expected = next(iter(model.steps(images))).logits
-    read = watch(model, monkeypatch)
+        assert gmacs.tolist() == pytest.approx([sum(costs)] * 9)
     for rule in ("confidence:0", "margin:0", "level:0", "deadline:1e-6"):
         read.clear()
         logits, stopped_at, _ = Anytime(model, rule)(images)
-        assert read == [(9, 3, 16, 16)]
+        assert read == [(9, 3, 16, 16)]  # nothing but the first level
         assert stopped_at.tolist() == [0] * 9
-        assert torch.equal(logits, expected)
+        assert torch.equal(logits, first)
 
 
 @pytest.mark.parametrize("given", ["images", "levels"])
@@ -120,19 +121,16 @@ def test_temperatures_and_thresholds_are_of_their_level(images):
 
 @pytest.mark.parametrize("seconds", [0.0, 10.0])
 def test_a_deadline_stops_the_batch_before_a_level_that_would_end_too_late(seconds):
-    clock = lambda: seconds  # noqa: E731
-    decision = Decision(0, torch.zeros(2, 3), torch.zeros(2, 1, dtype=torch.long), 1.0, 4.0, clock)
-    assert Deadline(1000)(decision) == (seconds > 1)
-    assert Deadline(50_001)(decision) is False
-    assert Deadline(49_999)(decision) == (seconds > 1)
+    decision = Decision(0, torch.zeros(2, 3), torch.zeros(2, 1, dtype=torch.long), 1.0, 4.0, lambda: seconds)
+    for milliseconds, late in ((1000, seconds > 1), (50_001, False), (49_999, seconds > 1)):
+        assert Deadline(milliseconds)(decision) is late
 
 
 def test_a_deadline_is_kept(monkeypatch):
     model = trained()
-    level_features = model.level_features
-    monkeypatch.setattr(model, "level_features", lambda x, index: time.sleep(0.05) or level_features(x))
     images = torch.randn(2, 3, 128, 128)
     Anytime(model, "level:0")(images)  # counts the GMACs, once
+    watch(model, monkeypatch, seconds=0.05)
     start = time.perf_counter()
     _, levels, _ = Anytime(model, "deadline:100")(images)
     assert levels.tolist() == [0, 0]  # the next level is four times as much
@@ -180,19 +178,21 @@ def test_a_rule_that_makes_no_sense_is_refused(text, message):
 
 
 def test_models_and_batches_that_cannot_stop_early_are_refused(images):
-    with pytest.raises(ValueError, match="variant 'concat' answers after the last level only"):
-        Anytime(trained("concat"), "confidence:0.9")
-    with pytest.raises(ValueError, match="has no classifier"):
-        Anytime(create_model("srnn_test_resnet", num_classes=0), "confidence:0.9")
-    with pytest.raises(ValueError, match="was never calibrated: give exit="):
-        Anytime(trained())
+    for model, rule, message in (
+        (trained("concat"), "confidence:0.9", "variant 'concat' answers after the last level only"),
+        (create_model("srnn_test_resnet", num_classes=0), "confidence:0.9", "has no classifier"),
+        (trained(), None, "was never calibrated: give exit="),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Anytime(model, rule)
     fast = Anytime(trained(), Confidence((0.9, 0.9)))
-    with pytest.raises(ValueError, match="2 levels need 1 thresholds"):
-        fast([images[:, :, ::2, ::2], images])
-    with pytest.raises(ValueError, match="a batch needs at least one image; got none"):
-        fast(images[:0])
-    with pytest.raises(ValueError, match=r"must be \(B, C, H, W\)"):
-        fast(images[0])
+    for batch, message in (
+        ([images[:, :, ::2, ::2], images], "2 levels need 1 thresholds"),
+        (images[:0], "a batch needs at least one image; got none"),
+        (images[0], r"must be \(B, C, H, W\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fast(batch)
     with pytest.raises(ValueError, match=r"in training mode; call model\.eval\(\) first"):
         fast.train()(images)
 
@@ -206,23 +206,9 @@ def test_it_is_a_module_that_moves_and_saves_with_its_model(tmp_path):
 
 
 def mixed_images():
-    """Images of heights 1 to 3 and of two shapes."""
-    sizes = [(size, size) for size in SIZES]
-    wide = [(size, 3 * size // 2) for size in SIZES]
-    heights = (2, 3, 1, 3, 3, 2, 1, 3, 2)
-    kinds = (sizes, sizes, wide, wide, sizes, wide, sizes, wide, sizes)
-    return [[torch.randn(3, *size) for size in kind[:height]] for kind, height in zip(kinds, heights, strict=True)]
-
-
-def in_sequence(images, built=None):
-    """The same levels, built when they are read, and their sizes noted in `built`."""
-
-    def build(levels, size):
-        if built is not None:
-            built.append(size)
-        return next(level for level in levels if tuple(level.shape[-2:]) == size)
-
-    return [LazyLevels(levels, [(x.shape[-2], x.shape[-1]) for x in levels], build) for levels in images]
+    """Images of heights 1 to 3 and of two shapes, square and wide."""
+    images = ((2, 16), (3, 16), (1, 24), (3, 24), (3, 16), (2, 24), (1, 16), (3, 24), (2, 16))
+    return [[torch.randn(3, 16 * 2**s, width * 2**s) for s in range(height)] for height, width in images]
 
 
 @pytest.mark.parametrize("lazy", [False, True], ids=["built", "in sequence"])
@@ -232,18 +218,16 @@ def test_images_of_mixed_heights_stop_as_they_would_alone(variant, lazy):
     model = trained(variant, exits="separate", norm="per_level").double()
     images = [[level.double() for level in levels] for levels in mixed_images()]
     pyramid = Pyramid.pack(in_sequence(images) if lazy else images)
-    assert isinstance(pyramid, PackedPyramid)
     whole = Anytime(model, "confidence:1.1")(pyramid)
     assert torch.allclose(whole.logits, model(pyramid), atol=1e-10)
     assert (whole.stopped_at + 1).tolist() == pyramid.heights
     fast, alone = Anytime(model, "level:9"), Anytime(model, "level:9")
-    for rule in ("confidence:0.7", "patience:2", "level:1", "margin:0", Confidence((0.6, 0.8, 0.9))):
-        fast.exit = exit_rule(rule) if isinstance(rule, str) else rule
+    for text in ("confidence:0.7", "patience:2", "level:1", "margin:0", "confidence:0.6,0.8,0.9"):
+        fast.exit = alone.exit = exit_rule(text)
         logits, stopped_at, gmacs = fast(pyramid)
         for index, levels in enumerate(images):
-            alone.exit = fast.exit
-            if isinstance(rule, Confidence):
-                alone.exit = Confidence(rule.thresholds[: len(levels) - 1] or 0.5)
+            if "," in text:
+                alone.exit = Confidence(fast.exit.thresholds[: len(levels) - 1] or 0.5)
             expected = alone([level[None] for level in levels])
             assert stopped_at[index] == expected.stopped_at[0]
             assert torch.allclose(logits[index], expected.logits[0], atol=1e-10)
@@ -252,8 +236,7 @@ def test_images_of_mixed_heights_stop_as_they_would_alone(variant, lazy):
 
 def test_of_mixed_heights_only_what_is_unsure_and_has_the_level_is_built_and_read():
     model = trained()
-    built = []
-    seen = []
+    built, seen = [], []
 
     def rule(decision):
         seen.append(decision)
@@ -268,24 +251,19 @@ def test_of_mixed_heights_only_what_is_unsure_and_has_the_level_is_built_and_rea
 
 def test_the_host_waits_for_the_device_once_a_level(images, monkeypatch):
     waits = []
+
+    def noted(name, original):
+        return lambda *args, **options: waits.append(name) or original(*args, **options)
+
     for name in ("tolist", "item", "nonzero", "__bool__", "__int__", "__float__", "cpu", "numpy"):
-        original = getattr(Tensor, name)
-
-        def wait(self, *args, name=name, original=original, **options):
-            waits.append(name)
-            return original(self, *args, **options)
-
-        monkeypatch.setattr(Tensor, name, wait)
+        monkeypatch.setattr(Tensor, name, noted(name, getattr(Tensor, name)))
     model = trained()
-    packed = Pyramid.pack(mixed_images())
-    for x in (images, packed):
+    for x in (images, Pyramid.pack(mixed_images())):
         Anytime(model, "level:9")(x)  # counts the GMACs, once
-        waits.clear()
-        Anytime(model, "confidence:0.7")(x)
-        assert waits == ["tolist", "tolist"]
-        waits.clear()
-        Anytime(model, "level:1")(x)
-        assert waits == []
+        for rule, expected in (("confidence:0.7", ["tolist", "tolist"]), ("level:1", [])):
+            waits.clear()
+            Anytime(model, rule)(x)
+            assert waits == expected
 
 
 def test_mixed_heights_need_thresholds_for_their_levels():
