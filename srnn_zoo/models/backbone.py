@@ -101,10 +101,8 @@ def has_nonnegative_features(backbone: nn.Module) -> bool:
 
 def _probe(backbone: nn.Module) -> Tensor:
     """C of random images: small ones where the backbone reads them, else of its own size."""
-    parameter = next(backbone.parameters())
+    parameter, native, multiple = next(backbone.parameters()), native_size(backbone), size_multiple(backbone)
     channels = int(getattr(backbone, "in_chans", 3))
-    native = native_size(backbone)
-    multiple = size_multiple(backbone)
     small = multiple * -(-96 // multiple)
     generator = torch.Generator().manual_seed(0)
     for size in ((min(small, native[0]), min(small, native[1])), native):
@@ -121,7 +119,7 @@ def srnn_config(config: dict[str, Any], scales: Sequence[float] = (0.5, 1.0)) ->
     """The `pretrained_cfg` of an SRNN from its backbone's: preprocessing kept, the rest made its own."""
     channels, height, width = config["input_size"]
     first_conv = config.get("first_conv")
-    names = (first_conv,) if isinstance(first_conv, str) else tuple(first_conv or ())
+    names = [first_conv] if isinstance(first_conv, str) else first_conv or ()
     prefixed = tuple(f"backbone.{name}" for name in names)
     return {
         **{key: value for key, value in config.items() if key not in _BACKBONE_ONLY},
@@ -143,16 +141,11 @@ def prefix_feature_info(backbone: nn.Module) -> list[dict[str, Any]]:
 def prefix_group_matcher(matcher: dict[str, Any], prefix: str = "backbone") -> dict[str, Any]:
     """A backbone's `group_matcher` patterns, rewritten for its parameters' names inside another module."""
 
-    def prefixed(pattern: str) -> str:
-        unanchored = re.sub(r"(^|\||\()\^", r"\1", pattern)
-        return rf"^{prefix}\.(?:{unanchored})"
-
     def rewrite(spec: Any) -> Any:
-        if spec is None:
-            return None
         if isinstance(spec, str):
-            return prefixed(spec)
-        return [(prefixed(pattern), ordinal) for pattern, ordinal in spec]
+            unanchored = re.sub(r"(^|\||\()\^", r"\1", spec)
+            return rf"^{prefix}\.(?:{unanchored})"
+        return spec and [(rewrite(pattern), ordinal) for pattern, ordinal in spec]
 
     return {name: rewrite(spec) for name, spec in matcher.items()}
 

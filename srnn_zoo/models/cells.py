@@ -1,8 +1,7 @@
 """The cells: what happens between two scales, from the paper's two recurrences to the ensembles they are compared with.
 
-A cell reads the features of one level, `C(x_s)` of shape `(B, D)`, and the state the smaller levels left behind, and
-returns the new state. Every state is one tensor `(B, S)` with the images along its first axis, so that it can be kept,
-indexed and continued.
+A cell reads the features of one level, `C(x_s)` of shape `(B, D)`, and the state that the smaller levels left, and
+returns the new state: one tensor `(B, S)`, images first, so that it can be kept, indexed and continued.
 """
 
 from __future__ import annotations
@@ -39,12 +38,9 @@ def register_cell(name: str) -> Callable[[CellT], CellT]:
     """
 
     def register(cls: CellT) -> CellT:
-        holder = _CELLS.get(name)
-        if holder is not None and (holder.__module__, holder.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(
-                f"variant {name!r} is already registered by {holder.__module__}.{holder.__qualname__}; "
-                "choose another name"
-            )
+        ours, held = (f"{c.__module__}.{c.__qualname__}" for c in (cls, _CELLS.get(name, cls)))
+        if ours != held:
+            raise ValueError(f"variant {name!r} is already registered by {held}; choose another name")
         _CELLS[name] = cls
         return cls
 

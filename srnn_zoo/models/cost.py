@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -57,11 +56,6 @@ def level_gmacs(model: Any, size: Size) -> float:
     except (AssertionError, IndexError, RuntimeError) as error:
         model.explain(error, size)
         raise
-
-
-def spent_gmacs(model: Any, sizes: Sequence[Size], earlier: Callable[[], float] | None = None) -> float:
-    """GMACs of levels of these sizes, on top of those spent earlier."""
-    return (earlier() if earlier is not None else 0.0) + sum(level_gmacs(model, size) for size in sizes)
 
 
 def backbone_gmacs(backbone: nn.Module, size: Size, in_chans: int = 3) -> float:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
@@ -14,7 +13,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from srnn_zoo._errors import unknown_name
 
 Norm = Literal["shared", "per_level", "frozen"]
-NORMS: tuple[str, ...] = ("shared", "per_level", "frozen")
 
 
 class LevelNorm(nn.ModuleList):
@@ -53,8 +51,8 @@ def convert_norms(backbone: nn.Module, norm: str, count: int) -> None:
     Raises:
         ValueError: for an unknown kind, a backbone without batch norm, and `"frozen"` where some are not of maps.
     """
-    if norm not in NORMS:
-        raise ValueError(unknown_name("norm", norm, NORMS))
+    if norm not in get_args(Norm):
+        raise ValueError(unknown_name("norm", norm, get_args(Norm)))
     if norm == "shared":
         return
     places = [name for name, module in backbone.named_modules() if isinstance(module, _BatchNorm)]
@@ -62,23 +60,17 @@ def convert_norms(backbone: nn.Module, norm: str, count: int) -> None:
         raise ValueError(f'norm={norm!r} is about batch norm, and this backbone has none: leave norm="shared"')
     if norm == "frozen":
         freeze_batch_norm_2d(backbone)
-        left = sum(isinstance(module, _BatchNorm) for module in backbone.modules())
-        if left:
-            raise ValueError(
-                f'norm="frozen" is for batch norm of maps; {left} of this backbone\'s {len(places)} are not'
-            )
+        if left := sum(isinstance(module, _BatchNorm) for module in backbone.modules()):
+            raise ValueError(f'norm="frozen" is for batch norm of maps; {left} of its {len(places)} are not')
         return
     for name in places:
-        parent, _, child = name.rpartition(".")
-        owner = backbone.get_submodule(parent)
-        setattr(owner, child, LevelNorm(getattr(owner, child), count))
+        backbone.set_submodule(name, LevelNorm(backbone.get_submodule(name), count))
 
 
 def select_level(backbone: nn.Module, level: int | None) -> None:
     """Have the batch norms of a level read what comes next; None for the largest level's."""
-    for module in backbone.modules():
-        if isinstance(module, LevelNorm):
-            module.level = len(module) - 1 if level is None else level
+    for module in _level_norms(backbone).values():
+        module.level = len(module) - 1 if level is None else level
 
 
 def spread_state(state: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
@@ -86,24 +78,27 @@ def spread_state(state: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, 
 
     Where the state has several of them already, they stay.
     """
-    spread = dict(state)
-    for name, module in backbone.named_modules():
-        if isinstance(module, LevelNorm) and f"{name}.0.running_mean" not in state:
-            for key in [key for key in state if key.startswith(f"{name}.")]:
-                value = spread.pop(key)
-                entry = key.removeprefix(f"{name}.")
-                spread |= {f"{name}.{level}.{entry}": value for level in range(len(module))}
+    norms = _level_norms(backbone)
+    spread: dict[str, Tensor] = {}
+    for key, value in state.items():
+        place, _, entry = key.rpartition(".")
+        levels = range(len(norms[place])) if place in norms else None
+        spread |= {key: value} if levels is None else {f"{place}.{level}.{entry}": value for level in levels}
     return spread
 
 
 def state_of_level(backbone: nn.Module, level: int) -> dict[str, Tensor]:
     """A backbone's state dict with the base CNN's names, of several batch norms a place those of one level."""
-    state: dict[str, Tensor] = backbone.state_dict()
-    for name, module in backbone.named_modules():
-        if isinstance(module, LevelNorm):
-            own = min(level, len(module) - 1)
-            for key in [key for key in state if key.startswith(f"{name}.")]:
-                value = state.pop(key)
-                if found := re.fullmatch(rf"{own}\.(.+)", key.removeprefix(f"{name}.")):
-                    state[f"{name}.{found.group(1)}"] = value
+    norms = _level_norms(backbone)
+    state: dict[str, Tensor] = {}
+    for key, value in backbone.state_dict().items():
+        place, _, own = key.rpartition(".")[0].rpartition(".")
+        if place not in norms:
+            state[key] = value
+        elif int(own) == min(level, len(norms[place]) - 1):
+            state[f"{place}.{key.rpartition('.')[2]}"] = value
     return state
+
+
+def _level_norms(backbone: nn.Module) -> dict[str, LevelNorm]:
+    return {name: module for name, module in backbone.named_modules() if isinstance(module, LevelNorm)}

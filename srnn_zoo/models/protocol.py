@@ -42,8 +42,7 @@ class TimmProtocol:
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters without weight decay: the backbone's."""
-        names = getattr(self.backbone, "no_weight_decay", set)
-        return {f"backbone.{name}" for name in names()}
+        return {f"backbone.{name}" for name in getattr(self.backbone, "no_weight_decay", set)()}
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True

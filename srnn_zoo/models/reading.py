@@ -100,11 +100,7 @@ class LevelReader:
         return self.backbone(level)
 
     def read_level(
-        self,
-        levels: Levels | PackedPyramid,
-        level: int,
-        wanted: Container[int] | None = None,
-        index: int | None = None,
+        self, levels: Levels | PackedPyramid, level: int, wanted: Container[int] | None = None, index: int | None = None
     ) -> Tensor:
         """C(x_s) of a level of a batch, `(b, D)`.
 
@@ -114,8 +110,7 @@ class LevelReader:
             wanted: rows of the images asked for (packed places in a batch of mixed heights), by default all.
             index: as for `level_features`, by default `level`.
         """
-        parts: list[Tensor] = []
-        order: list[int] = []
+        parts, order = list[Tensor](), list[int]()
         for rows, images in levels.groups(level, wanted):
             self.check_images(images)
             parts.append(self.level_features(images, level if index is None else index))

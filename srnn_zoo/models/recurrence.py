@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -14,7 +14,7 @@ from srnn_zoo.transforms.packed import PackedPyramid
 from srnn_zoo.transforms.pyramid import Levels
 
 from .cells import Cell
-from .cost import spent_gmacs
+from .cost import level_gmacs
 
 
 def scan(cell: Cell, features: Iterable[Tensor], state: Tensor | None = None) -> Iterator[Tensor]:
@@ -59,7 +59,7 @@ class Step:
 
 def steps(model: Any, levels: Levels | PackedPyramid, state: Tensor | Step | None = None) -> Iterator[Step]:
     """`SRNN.steps`: the answers level by level, smallest first."""
-    first, earlier = (state.level + 1, state.cost) if isinstance(state, Step) else (0, None)
+    first, earlier = (state.level + 1, state.cost) if isinstance(state, Step) else (0, float)
     if isinstance(state, Tensor) and (model.exits == "separate" or model.norm == "per_level"):
         raise ValueError("levels of this model have parts of their own: give the earlier step as state, not its tensor")
     if isinstance(levels, PackedPyramid) and state is not None:
@@ -74,7 +74,7 @@ def steps(model: Any, levels: Levels | PackedPyramid, state: Tensor | Step | Non
         if model.cell.anytime or s + 1 in heights:
             logits = model.state_logits(current, first + s)
             answers = torch.cat([logits, answers[len(logits) :].to(logits)])
-            cost = partial(spent_gmacs, model, levels.sizes[: s + 1], earlier)
+            cost = partial(_spent_gmacs, model, levels.sizes[: s + 1], earlier)
             yield Step(first + s, levels.sizes[s], levels.restore([answers]), levels.restore([current]), cost)
 
 
@@ -84,3 +84,7 @@ def check_every_exit(model: Any) -> None:
         raise ValueError(f"variant {model.variant!r} answers after the last level only; it cannot stop early")
     if model.num_classes == 0:
         raise ValueError("the model has no classifier (num_classes=0), so that no level has an answer")
+
+
+def _spent_gmacs(model: Any, sizes: Sequence[tuple[int, int]], earlier: Callable[[], float]) -> float:
+    return earlier() + sum(level_gmacs(model, size) for size in sizes)

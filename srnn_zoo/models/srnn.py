@@ -26,8 +26,8 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
     """Scale-recurrent network (D.-Q. Zhang, 2018, section 3) over any timm backbone, with timm's model protocol.
 
     `model(x)` takes the largest level `(B, C, H, W)` and builds the smaller ones on x's device; `model([x_1, …, x_n])`
-    and `model(Pyramid(…))` take the levels, smallest first, any number of them; `model(Pyramid.pack(…))` images of
-    mixed heights. It returns logits `(B, num_classes)`.
+    and `model(Pyramid(…))` take any number of levels, smallest first; `model(Pyramid.pack(…))` images of mixed
+    heights. It returns logits `(B, num_classes)`.
 
     Args:
         backbone: a timm model made with `num_classes=0`: the base CNN C.
@@ -100,7 +100,11 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         like = next(backbone.parameters())
         cell = create_cell(variant, self.num_features, activation=activation, height=len(self.scales))
         self.cell = cell.to(like.device, like.dtype)
-        self.exits = _check_exits(exits, self.cell)
+        if exits not in ("shared", "separate"):
+            raise ValueError(unknown_name("kind of exits", exits, ("shared", "separate")))
+        if exits == "separate" and not self.cell.anytime:
+            raise ValueError(f'{type(self.cell).__name__} answers after the last level only: leave exits="shared"')
+        self.exits = exits
         self.head_drop = nn.Dropout(drop_rate)
         self.exit_fc = nn.ModuleList()
         self.fc: nn.Module = nn.Identity()
@@ -120,11 +124,11 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
 
         In a batch of mixed heights that n is their least common multiple, and every level fills an equal share of it.
         """
-        if isinstance(x, PackedPyramid):
-            maps = [last for _, last in self._last_maps(x)]
-            width = math.lcm(*(last.shape[2] for last in maps))  # a mean over n stays what it is
-            return x.restore([last.repeat_interleave(width // last.shape[2], dim=2) for last in maps])
-        return self._read(self.levels(x))
+        if not isinstance(x, PackedPyramid):
+            return self._read(self.levels(x))
+        maps = [last for _, last in self._last_maps(x)]
+        width = math.lcm(*(last.shape[2] for last in maps))  # a mean over n stays what it is
+        return x.restore([last.repeat_interleave(width // last.shape[2], dim=2) for last in maps])
 
     def _read(self, levels: list[Tensor]) -> Tensor:
         return self.fuse([self.level_features(level, index) for index, level in enumerate(levels)])
@@ -254,17 +258,9 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
     @property
     def _model_args(self) -> dict[str, Any]:
         """The factory arguments that make this model again, as timm saves them: read off the model as it is."""
+        own = {name: getattr(self, name) for name in ("variant", "scales", "interpolation", "exits", "norm")}
         classes = {"num_classes": self.num_classes} if "num_classes" in self._stored_args else {}
-        return {
-            **self._stored_args,
-            **classes,
-            "variant": self.variant,
-            "scales": self.scales,
-            "activation": self.cell.activation,
-            "interpolation": self.interpolation,
-            "exits": self.exits,
-            "norm": self.norm,
-        }
+        return {**self._stored_args, **classes, **own, "activation": self.cell.activation}
 
     @_model_args.setter
     def _model_args(self, args: dict[str, Any]) -> None:
@@ -294,11 +290,3 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
     def _new_classifier(self, num_classes: int) -> nn.Linear:
         like = next(self.backbone.parameters())
         return nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-
-
-def _check_exits(exits: str, cell: nn.Module) -> str:
-    if exits not in ("shared", "separate"):
-        raise ValueError(unknown_name("kind of exits", exits, ("shared", "separate")))
-    if exits == "separate" and not cell.anytime:
-        raise ValueError(f'{type(cell).__name__} answers after the last level only: leave exits="shared"')
-    return exits

@@ -33,11 +33,7 @@ class LazyLevels(Sequence[Any]):
     """
 
     def __init__(
-        self,
-        image: Any,
-        sizes: Sequence[Size],
-        build: Callable[[Any, Size], Any],
-        then: Sequence[Callable[[Any], Any]] = (),
+        self, image: Any, sizes: Sequence[Size], build: Callable[[Any, Size], Any], then: Sequence[Callable] = ()
     ) -> None:
         self.image = image
         self.sizes = list(sizes)
@@ -83,7 +79,10 @@ class PackedPyramid:
     """
 
     def __init__(self, images: Sequence[Sequence[Tensor]]) -> None:
-        sizes = [_sizes(levels) for levels in images]
+        sizes = [
+            levels.sizes if isinstance(levels, LazyLevels) else [(x.shape[-2], x.shape[-1]) for x in levels]
+            for levels in images
+        ]
         for index, levels in enumerate(sizes):
             if len(levels) == 0:
                 raise ValueError(f"image {index}: a pyramid needs at least one level; got none")
@@ -164,13 +163,11 @@ class PackedPyramid:
 
     def unpack(self) -> list[Sequence[Tensor]]:
         """The levels of every image, in the batch's own order: what `Pyramid.pack` was given."""
-        packed: list[Any] = self._source
-        if not self.levels_in_sequence:
-            packed = [[] for _ in self.order]
-            for level in range(self.height):
-                for places, images in self.groups(level):
-                    for place, image in zip(places, images, strict=True):
-                        packed[place].append(image)
+        packed: list[Any] = self._source if self.levels_in_sequence else [[] for _ in self.order]
+        for level in range(0 if self.levels_in_sequence else self.height):
+            for places, images in self.groups(level):
+                for place, image in zip(places, images, strict=True):
+                    packed[place].append(image)
         return [packed[place] for place in sorted(range(len(packed)), key=self.order.__getitem__)]
 
     def to(self, *args: Any, **kwargs: Any) -> PackedPyramid:
@@ -182,9 +179,8 @@ class PackedPyramid:
         return self if self.levels_in_sequence else self._map(Tensor.pin_memory)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> PackedPyramid:
-        source = [x.map(function) if isinstance(x, LazyLevels) else [function(y) for y in x] for x in self._source]
         other = copy.copy(self)
-        other._source = source
+        other._source = [x.map(function) if isinstance(x, LazyLevels) else [*map(function, x)] for x in self._source]
         return other
 
     def __len__(self) -> int:
@@ -203,8 +199,7 @@ class PackedPyramid:
         return (self[level] for level in range(self.height))
 
     def __repr__(self) -> str:
-        sizes = f"sizes={self.sizes}, batch_sizes={self.batch_sizes}"
-        return f"{type(self).__name__}(heights={self.heights}, {sizes})"
+        return f"PackedPyramid(heights={self.heights}, sizes={self.sizes}, batch_sizes={self.batch_sizes})"
 
 
 def in_order(parts: Sequence[Tensor], places: Sequence[int]) -> Tensor:
@@ -214,10 +209,6 @@ def in_order(parts: Sequence[Tensor], places: Sequence[int]) -> Tensor:
     if rows == list(range(len(rows))):
         return joined
     return joined[torch.tensor(rows, device=joined.device)]
-
-
-def _sizes(levels: Sequence[Tensor]) -> list[Size]:
-    return levels.sizes if isinstance(levels, LazyLevels) else [(x.shape[-2], x.shape[-1]) for x in levels]
 
 
 def _stack(levels: Sequence[Any]) -> Tensor:

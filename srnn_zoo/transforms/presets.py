@@ -31,9 +31,7 @@ class NormalizeLevels:
         self.std = tuple(std)
 
     def __call__(self, levels: Sequence[Image.Image | Tensor]) -> Sequence[Tensor]:
-        if isinstance(levels, LazyLevels):
-            return levels.map(self._normalize)
-        return [self._normalize(level) for level in levels]
+        return levels.map(self._normalize) if isinstance(levels, LazyLevels) else [*map(self._normalize, levels)]
 
     def _normalize(self, level: Image.Image | Tensor) -> Tensor:
         from torchvision.transforms.v2 import functional as F
@@ -146,12 +144,7 @@ def levels_transform(
         **{key: config[key] for key in ("crop_pct", "crop_mode", "mean")},
     }
     crop = create_timm_transform(
-        (in_chans, *largest),
-        is_training=train,
-        normalize=False,
-        use_prefetcher=False,
-        separate=variable and train,
-        **options,
+        (in_chans, *largest), is_training=train, normalize=False, separate=variable and train, **options
     )
     if variable:  # its levels are cropped from the image at its own resolution
         crop = Compose([*crop[0].transforms[1:], *crop[1].transforms] if isinstance(crop, tuple) else [])

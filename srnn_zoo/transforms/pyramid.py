@@ -46,11 +46,7 @@ class Pyramid(Sequence[Tensor]):
 
     @classmethod
     def from_images(
-        cls,
-        images: Tensor,
-        scales: Sequence[float] = (0.5, 1.0),
-        interpolation: Interpolation = "bicubic",
-        multiple: int = 1,
+        cls, images: Tensor, scales: Sequence[float] = (0.5, 1.0), interpolation: str = "bicubic", multiple: int = 1
     ) -> Pyramid:
         """The pyramid of float images `(B, C, H, W)`, every level resized from the images themselves (`build_levels`).
 
@@ -88,11 +84,9 @@ class Pyramid(Sequence[Tensor]):
         lazy = sum(isinstance(levels, LazyLevels) for levels in images)
         if 0 < lazy < len(images):
             raise TypeError(f"all images of a batch or none must have LazyLevels; got {lazy} of {len(images)}")
-        if lazy:
-            return PackedPyramid(images)
-        check_images(images)
-        shapes = [[x.shape for x in levels] for levels in images]
-        if any(shape != shapes[0] for shape in shapes):
+        if not lazy:
+            check_images(images)
+        if lazy or len({tuple(x.shape for x in levels) for levels in images}) > 1:
             return PackedPyramid(images)
         return Pyramid([torch.stack(level) for level in zip(*images, strict=True)])
 
@@ -144,10 +138,7 @@ class Levels:
     """
 
     def __init__(
-        self,
-        given: Sequence[Tensor],
-        sizes: Sequence[tuple[int, int]] | None = None,
-        interpolation: Interpolation = "bicubic",
+        self, given: Sequence[Tensor], sizes: Sequence[tuple[int, int]] | None = None, interpolation: str = "bicubic"
     ) -> None:
         self.interpolation = interpolation
         self.sizes = [(x.shape[-2], x.shape[-1]) for x in given] if sizes is None else list(sizes)
@@ -203,16 +194,14 @@ def check_levels(levels: Sequence[Tensor]) -> None:
             raise ValueError(f"a level must be (B, C, H, W); got shape {tuple(x.shape)}")
     first = levels[0]
     for index in range(1, len(levels)):  # not pairwise: older torch.compile cannot read it
-        small, large = levels[index - 1], levels[index]
-        size, next_size = tuple(small.shape[-2:]), tuple(large.shape[-2:])
-        if not (size[0] <= next_size[0] and size[1] <= next_size[1] and size != next_size):
+        x, (height, width) = levels[index], levels[index - 1].shape[-2:]
+        if x.shape[-2] < height or x.shape[-1] < width or x.shape[-2:] == levels[index - 1].shape[-2:]:
             sizes = " then ".join(f"{x.shape[-2]} x {x.shape[-1]}" for x in levels)
             raise ValueError(f"levels must grow, smallest first; got {sizes}")
-        if large.shape[:2] != first.shape[:2]:
+        if x.shape[:2] != first.shape[:2]:
             raise ValueError(f"levels must share B and C; got {[tuple(x.shape) for x in levels]}")
-        if large.device != first.device or large.dtype != first.dtype:
-            kinds = [(str(x.device), x.dtype) for x in levels]
-            raise ValueError(f"levels must share device and dtype; got {kinds}")
+        if x.device != first.device or x.dtype != first.dtype:
+            raise ValueError(f"levels must share device and dtype; got {[(str(x.device), x.dtype) for x in levels]}")
 
 
 def scale_ratios(scales: Sequence[float]) -> list[tuple[int, int]]:
@@ -275,13 +264,10 @@ def build_levels(
         interpolation: a name in `INTERPOLATIONS`.
         multiple: level sizes are rounded to it.
     """
-    height, width = images.shape[-2], images.shape[-1]
-    return [
-        images
-        if n == d and multiple == 1
-        else resize(images, [level_size(height, n, d, multiple), level_size(width, n, d, multiple)], interpolation)
-        for n, d in ratios
-    ]
+    lengths = images.shape[-2], images.shape[-1]
+    sizes = [[level_size(length, n, d, multiple) for length in lengths] for n, d in ratios]
+    own = [n == d and multiple == 1 for n, d in ratios]
+    return [images if is_own else resize(images, size, interpolation) for is_own, size in zip(own, sizes, strict=True)]
 
 
 def resize(images: Tensor, size: list[int], interpolation: Interpolation = "bicubic") -> Tensor:
@@ -336,9 +322,8 @@ def _blur(images: Tensor, reduction: float) -> Tensor:
     radius = math.ceil(4 * sigma)
     positions = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (positions / sigma) ** 2)
-    channels = images.shape[1]
-    weight = (kernel / kernel.sum()).expand(channels, 1, 1, -1)
-    return F.conv2d(F.pad(images, [radius, radius, 0, 0], mode="replicate"), weight, groups=channels)
+    weight = (kernel / kernel.sum()).expand(images.shape[1], 1, 1, -1)
+    return F.conv2d(F.pad(images, [radius, radius, 0, 0], mode="replicate"), weight, groups=images.shape[1])
 
 
 ANTIALIASED = ("bicubic", "bilinear")
