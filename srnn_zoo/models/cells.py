@@ -34,7 +34,7 @@ def register_cell(name: str) -> Callable[[CellT], CellT]:
         True
 
     Raises:
-        ValueError: if another class already holds the name.
+        ValueError: if another class holds the name.
     """
 
     def register(cls: CellT) -> CellT:
@@ -56,13 +56,10 @@ def create_cell(variant: str, dim: int, *, activation: Activation = "relu", heig
     """A new cell at the paper's initialisation (identity transition, zero gates).
 
     Args:
-        variant: a name from `list_cells()`.
+        variant: a name from `list_cells()`; for an unknown one a `ValueError` names the closest.
         dim: width D of the features of a level.
         activation: φ, `"relu"` as in the paper or `"identity"` for signed features.
         height: number of levels; only `concat`, whose weights depend on it, uses it.
-
-    Raises:
-        ValueError: for an unknown variant, with the closest names.
     """
     if variant not in _CELLS:
         raise ValueError(unknown_name("variant", variant, list_cells()))

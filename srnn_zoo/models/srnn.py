@@ -35,8 +35,8 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         scales: relative sizes of the levels built from one tensor; they grow and end with 1.0.
         activation: φ; `"auto"` is the rectifier where the backbone's features are non-negative, else the identity.
         interpolation: how levels are made from one tensor: `"bicubic"`, `"bilinear"` or `"gaussian"`.
-        exits: `"shared"`, one classifier for the states after all levels, as in the paper; or `"separate"`, a
-            classifier for each level (`exit_fc`, and `fc` for the last).
+        exits: `"shared"`, one classifier for all levels, as in the paper; or `"separate"`, one for each level
+            (`exit_fc`, and `fc` for the last).
         norm: batch norm of the backbone: `"shared"` by the levels, as in the paper; `"per_level"`, statistics and
             affine parameters for each level (`models.norms.LevelNorm`); or `"frozen"`, constant in training too.
         num_classes: width of the classifier; 0 for none.
@@ -173,11 +173,8 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
 
         A cell that answers after the last level only (`concat`) gives that answer alone.
         """
-        level, state = 0, None
-        for level, state in enumerate(scan(self.cell, features)):
-            if self.cell.anytime:
-                yield self.state_logits(state, level)
-        if state is not None and not self.cell.anytime:
+        states = enumerate(scan(self.cell, features))
+        for level, state in states if self.cell.anytime else [*states][-1:]:
             yield self.state_logits(state, level)
 
     def classifier(self, level: int | None = None) -> nn.Module:

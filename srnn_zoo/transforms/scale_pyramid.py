@@ -151,7 +151,12 @@ class VariablePyramid(ScalePyramid):
         """
         if min(height, width) < 1:
             raise ValueError(f"an image has at least one pixel; got {height} x {width}")
-        sides = self._short_sides(min(height, width))
+        sides: list[int] = []  # those that fit, and `min_height` at least
+        while len(sides) != self.max_height:
+            side = round(self.base_size * self.factor ** len(sides))
+            if side > min(height, width) and len(sides) >= self.min_height:
+                break
+            sides.append(side)
         if sides[-1] > min(height, width) and self.small == "refuse":
             raise ValueError(
                 f"an image of {height} x {width} is too small for levels of {' and '.join(map(str, sides))} pixels: "
@@ -163,16 +168,6 @@ class VariablePyramid(ScalePyramid):
             first = max(first, exact // self.multiple * self.multiple)
         sizes = [(side, side * first // self.base_size) for side in sides]
         return sizes if height <= width else [(long, short) for short, long in sizes]
-
-    def _short_sides(self, native: int) -> list[int]:
-        """Short sides of the levels of an image with that short side: those that fit, and `min_height` at least."""
-        sides: list[int] = []
-        while self.max_height is None or len(sides) < self.max_height:
-            side = round(self.base_size * self.factor ** len(sides))
-            if side > native and len(sides) >= self.min_height:
-                break
-            sides.append(side)
-        return sides
 
     def _cropped_level(self, image: ImageT, size: tuple[int, int]) -> ImageT:
         """A level of the largest centre crop that has its aspect ratio."""
@@ -197,15 +192,15 @@ def _target_size(height: int, width: int, size: int | tuple[int, int]) -> tuple[
     """A short side or `(height, width)` as `(height, width)`; the aspect ratio is kept as torchvision keeps it."""
     if not isinstance(size, int):
         return size
-    if height <= width:
-        return size, max(1, int(size * width / height))
-    return max(1, int(size * height / width)), size
+    long = max(1, int(size * max(height, width) / min(height, width)))
+    return (size, long) if height <= width else (long, size)
 
 
 def _resize(image: Tensor, target: tuple[int, int], interpolation: Interpolation) -> Tensor:
     """A level of an image `(…, C, H, W)`, in its own dtype."""
     images = image.reshape(-1, *image.shape[-3:])
-    level = resize(images if image.is_floating_point() else images.float(), list(target), interpolation)
-    if not image.is_floating_point():
-        level = level.round().clamp(0, 255).to(image.dtype)
+    if image.is_floating_point():
+        level = resize(images, list(target), interpolation)
+    else:
+        level = resize(images.float(), list(target), interpolation).round().clamp(0, 255).to(image.dtype)
     return level.reshape(*image.shape[:-2], *target)
