@@ -3,6 +3,7 @@
 # annotations are evaluated here, as torch.fx copies forward's into the code it writes
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
@@ -18,8 +19,6 @@ from .norms import Norm, convert_norms, select_level
 from .protocol import TimmProtocol
 from .reading import Images, LevelReader
 from .recurrence import Step, scan, steps
-
-_NOT_STORED = frozenset({"weights", "pretrained_backbone", "pretrained_model_args"})
 
 
 class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
@@ -262,7 +261,8 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
     @_model_args.setter
     def _model_args(self, args: dict[str, Any]) -> None:
         # a saved model must not download other weights when it is loaded
-        self._stored_args = {k: v for k, v in args.items() if k not in _NOT_STORED}
+        weights = ("weights", "pretrained_backbone", "pretrained_model_args")
+        self._stored_args = {k: v for k, v in args.items() if k not in weights}
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier F for `num_classes` (0: none), on the same device and in the same dtype."""
@@ -276,14 +276,12 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         self.num_classes = num_classes
         self.global_pool = global_pool
         separate = len(self.scales) - 1 if self.exits == "separate" and num_classes > 0 else 0
-        self.exit_fc = nn.ModuleList(self._new_classifier(num_classes) for _ in range(separate))
-        self.fc = self._new_classifier(num_classes) if num_classes > 0 else nn.Identity()
+        like = next(self.backbone.parameters())
+        new = partial(nn.Linear, self.num_features, num_classes, device=like.device, dtype=like.dtype)
+        self.exit_fc = nn.ModuleList(new() for _ in range(separate))
+        self.fc = new() if num_classes > 0 else nn.Identity()
         self.zero_shot = False
         for name in ("label_names", "label_descriptions"):  # what they said was of the old classifier
             self.pretrained_cfg.pop(name, None)
         for name in ("dataset", "metrics", "recipe", "exit"):
             self.metadata.pop(name, None)
-
-    def _new_classifier(self, num_classes: int) -> nn.Linear:
-        like = next(self.backbone.parameters())
-        return nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)

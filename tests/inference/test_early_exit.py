@@ -137,9 +137,8 @@ def test_a_deadline_is_kept(monkeypatch):
     assert time.perf_counter() - start < 0.2
 
 
-@pytest.mark.parametrize(
-    ("text", "rule"),
-    [
+def test_a_rule_comes_from_its_text():
+    for text, rule in (
         ("confidence:0.9", Confidence(0.9)),
         ("confidence:0.9,0.8", Confidence((0.9, 0.8))),
         ("margin:0.5", Margin(0.5)),
@@ -147,12 +146,8 @@ def test_a_deadline_is_kept(monkeypatch):
         ("patience:3", Patience(3)),
         ("level:1", FixedLevel(1)),
         ("deadline:50", Deadline(50)),
-    ],
-)
-def test_a_rule_comes_from_its_text(text, rule):
-    found = exit_rule(text)
-    assert type(found) is type(rule)
-    assert vars(found) == vars(rule)
+    ):
+        assert (type(exit_rule(text)), vars(exit_rule(text))) == (type(rule), vars(rule)), text
 
 
 @pytest.mark.parametrize(
@@ -267,12 +262,11 @@ def test_the_host_waits_for_the_device_once_a_level(images, monkeypatch):
 
 
 def test_mixed_heights_need_thresholds_for_their_levels():
-    model = trained()
-    packed = Pyramid.pack([[torch.randn(3, s, s) for s in (16, 32, 64, 128)[:height]] for height in (4, 1)])
+    fast = Anytime(trained(), "confidence:0.9,0.8")
+    four, two = ([[torch.randn(3, 16 * 2**s, 16 * 2**s) for s in range(n)] for n in (most, 1)] for most in (4, 2))
     with pytest.raises(ValueError, match=r"4 levels need 3 thresholds, .* got 2"):
-        Anytime(model, "confidence:0.9,0.8")(packed)
-    two = Pyramid.pack([[torch.randn(3, s, s) for s in (16, 32)[:height]] for height in (2, 1)])
-    assert Anytime(model, "confidence:0.9,0.8")(two).stopped_at.tolist()[1] == 0
+        fast(Pyramid.pack(four))
+    assert fast(Pyramid.pack(two)).stopped_at.tolist()[1] == 0
 
 
 @pytest.mark.parametrize(

@@ -37,14 +37,15 @@ class TestVariants(SRNNTests):
         assert torch.allclose(model(images), expected, atol=1e-5)
         assert model(images[:0]).shape == (0, 5)
 
-    @pytest.mark.parametrize("height", [1, 2, 3, 5])
-    def test_any_number_of_levels_at_run_time(self, model, height):
-        levels = [torch.randn(2, 3, 32 * s, 32 * s) for s in range(1, height + 1)]
-        if model.variant == "concat" and height != 2:
-            with pytest.raises(ValueError, match="fuses exactly 2 levels"):
-                model(levels)
-        else:
-            assert model(levels).shape == (2, 5)
+    @torch.no_grad()
+    def test_any_number_of_levels_at_run_time(self, model):
+        levels = [torch.randn(2, 3, 32 * s, 32 * s) for s in range(1, 6)]
+        for height in (1, 2, 3, 5):
+            if model.variant == "concat" and height != 2:
+                with pytest.raises(ValueError, match="fuses exactly 2 levels"):
+                    model(levels[:height])
+            else:
+                assert model(levels[:height]).shape == (2, 5)
 
     def test_autocast_channels_last_and_other_dtypes(self, model, images):
         expected = model(images)
@@ -71,18 +72,15 @@ def vit():
     return create_model("srnn_test_vit").eval()
 
 
-def test_dropout_acts_before_the_classifier_in_training_only(images):
+def test_dropout_acts_before_the_classifier_in_training_only_and_a_frozen_backbone_learns_nothing(images):
     model = create_model(TINY, drop_rate=0.5).eval()
     assert torch.equal(model(images), model(images))
     model.head_drop.train()
     assert not torch.equal(model(images), model(images))
-
-
-def test_a_frozen_backbone_learns_nothing(tiny, images):
-    tiny.train().backbone.requires_grad_(False)
-    tiny(images).mean().backward()
-    assert all(p.grad is None for p in tiny.backbone.parameters())
-    assert all(p.grad is not None for p in [*tiny.cell.parameters(), *tiny.fc.parameters()])
+    model.train().backbone.requires_grad_(False)
+    model(images).mean().backward()
+    assert all(p.grad is None for p in model.backbone.parameters())
+    assert all(p.grad is not None for p in [*model.cell.parameters(), *model.fc.parameters()])
 
 
 def test_the_module_has_the_names_that_tools_rely_on(tiny):
@@ -182,20 +180,17 @@ def test_a_backbone_without_an_optional_method_says_so(tiny, images, monkeypatch
             getattr(tiny, method)(images)
 
 
-def test_the_input_size_is_set_where_the_backbone_has_it(tiny, vit):
+def test_level_sizes_are_what_the_backbone_reads_and_the_input_size_is_set_where_it_has_one(tiny, vit):
+    assert vit.level_sizes((300, 200)) == [(144, 96), (304, 208)]
+    assert [x.shape[-2:] for x in vit.levels(torch.rand(1, 3, 300, 200))] == [(144, 96), (304, 208)]
+    assert vit(torch.rand(1, 3, 300, 200)).shape == (1, 1000)
+    assert tiny.level_sizes((301, 201)) == [(151, 101), (301, 201)]
+    assert not hasattr(tiny, "set_input_size")
     assert vit.img_size == (320, 320)
     vit.set_input_size(img_size=256)
     assert vit.img_size == (256, 256)
     assert vit.backbone.patch_embed.img_size == (128, 128)
     assert vit(torch.rand(1, 3, 256, 256)).shape == (1, 1000)
-    assert not hasattr(tiny, "set_input_size")
-
-
-def test_level_sizes_are_rounded_to_what_the_backbone_reads(tiny, vit):
-    assert vit.level_sizes((300, 200)) == [(144, 96), (304, 208)]
-    assert [x.shape[-2:] for x in vit.levels(torch.rand(1, 3, 300, 200))] == [(144, 96), (304, 208)]
-    assert vit(torch.rand(1, 3, 300, 200)).shape == (1, 1000)
-    assert tiny.level_sizes((301, 201)) == [(151, 101), (301, 201)]
 
 
 @pytest.mark.parametrize(
@@ -217,16 +212,13 @@ def test_what_is_no_pyramid_is_refused_in_one_sentence(tiny, value, error, messa
         tiny(value)
 
 
-def test_a_level_the_backbone_cannot_read_is_named(vit):
+def test_a_level_the_backbone_cannot_read_is_named_and_nan_gives_no_confident_answer(tiny, vit):
+    assert tiny(torch.full((1, 3, 64, 64), float("nan"))).isnan().all()
     with pytest.raises(ValueError, match=r"'srnn_inception_v3' .*cannot read a level of 40 x 40; .* 299 x 299"):
         create_model("srnn_inception_v3").eval()(torch.zeros(1, 3, 80, 80))
     for size in (1, 8, 16):
         with pytest.raises(ValueError, match=f"an image of {size} x {size} is too small for scales"):
             vit(torch.zeros(1, 3, size, size))
-
-
-def test_nan_images_give_nan_answers_not_confident_ones(tiny):
-    assert tiny(torch.full((1, 3, 64, 64), float("nan"))).isnan().all()
 
 
 def test_the_cell_is_made_in_the_backbones_dtype_and_on_its_device():
