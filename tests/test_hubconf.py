@@ -1,15 +1,11 @@
 """torch.hub loads an SRNN from a repository that is not installed."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import os
 import runpy
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -30,15 +26,15 @@ facts = {{"installed": importlib.util.find_spec("srnn_zoo") is not None}}
 """
 
 
-def hub_entry_points() -> list[str]:
+def hub_entry_points():
     return sorted(["srnn", *(name for name in vars(factories) if name.startswith("srnn_"))])
 
 
-def hubconf() -> dict[str, Any]:
+def hubconf():
     return runpy.run_path(str(ROOT / "hubconf.py"))
 
 
-def test_torch_hub_lists_helps_and_loads_without_the_package_installed(tmp_path: Path) -> None:
+def test_torch_hub_lists_helps_and_loads_without_the_package_installed(tmp_path):
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "owner_srnn-zoo_main").symlink_to(ROOT)  # as torch.hub leaves a repository it has downloaded
     code = f"""{NOT_INSTALLED}
@@ -58,7 +54,7 @@ print(json.dumps(facts))
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    facts: dict[str, Any] = json.loads(done.stdout)
+    facts = json.loads(done.stdout)
     if facts.pop("installed"):
         pytest.skip("srnn_zoo is installed in site-packages itself")
     assert sorted(facts["list"]) == hub_entry_points()
@@ -68,11 +64,11 @@ print(json.dumps(facts))
     assert facts["file"] == str(tmp_path / "hub" / "owner_srnn-zoo_main" / "srnn_zoo" / "__init__.py")
 
 
-def load(name: str, *args: Any, **kwargs: Any) -> Any:
+def load(name, *args, **kwargs):
     return torch.hub.load(str(ROOT), name, *args, source="local", **kwargs)
 
 
-def test_an_entry_point_is_the_factory_of_its_name() -> None:
+def test_an_entry_point_is_the_factory_of_its_name():
     model = load("srnn_resnet18", variant="vanilla", num_classes=3)
     assert isinstance(model, srnn_zoo.SRNN)
     assert model.pretrained_cfg["architecture"] == "srnn_resnet18"
@@ -80,26 +76,26 @@ def test_an_entry_point_is_the_factory_of_its_name() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "srnn_test_resnet", "test_resnet.r160_in1k"])
-def test_any_backbone_has_an_entry_point(backbone: str) -> None:
+def test_any_backbone_has_an_entry_point(backbone):
     model = load("srnn", backbone, scales=(0.25, 1.0), num_classes=2)
     assert model.pretrained_cfg["architecture"] == "srnn_test_resnet"
     assert model.scales == (0.25, 1.0)
 
 
-def test_pretrained_weights_come_with_it(lite0: srnn_zoo.SRNN) -> None:
+def test_pretrained_weights_come_with_it(lite0):
     model = load("srnn", "tf_efficientnet_lite0", pretrained=True)
-    assert torch.equal(model.fc.weight, lite0.fc.weight)
     assert model.zero_shot
+    assert torch.equal(model.fc.weight, lite0.fc.weight)
 
 
-def test_unknown_names_raise_torch_hubs_error_or_ours_with_the_closest() -> None:
+def test_unknown_names_raise_torch_hubs_error_or_ours_with_the_closest():
     with pytest.raises(RuntimeError, match="Cannot find callable srnn_resnet19 in hubconf"):
         load("srnn_resnet19")
     with pytest.raises(ValueError, match="unknown model 'srnn_resnet19'; did you mean"):
         load("srnn", "resnet19")
 
 
-def test_every_entry_point_is_documented_and_nothing_else_leaks() -> None:
+def test_every_entry_point_is_documented_and_nothing_else_leaks():
     public = {name: value for name, value in hubconf().items() if callable(value) and not name.startswith("_")}
     assert sorted(public) == hub_entry_points()
     for value in public.values():

@@ -4,8 +4,6 @@ They are slow, and run where checkouts of them are: SRNN_ZOO_TIMM names one of h
 SRNN_ZOO_EXAMPLES one of pytorch/examples. `tests/cli/test_run.py` has small stand-ins for them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket
@@ -24,7 +22,7 @@ MODEL = "srnn_test_resnet"
 CLASSES = 6  # the programs compute the top-5 accuracy
 
 
-def checkout(variable: str) -> Path:
+def checkout(variable):
     folder = os.environ.get(variable)
     if folder is None:
         pytest.skip(f"set {variable} to a checkout (git clone)")
@@ -32,17 +30,17 @@ def checkout(variable: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def timm_scripts() -> Path:
+def timm_scripts():
     return checkout("SRNN_ZOO_TIMM")
 
 
 @pytest.fixture(scope="module")
-def imagenet_example() -> Path:
+def imagenet_example():
     return checkout("SRNN_ZOO_EXAMPLES") / "imagenet" / "main.py"
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory):
     """Images of six colours, in ImageFolder's layout; their names are unique."""
     from torchvision.transforms.functional import to_pil_image
 
@@ -58,7 +56,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(script: Path, *arguments: str | Path, cwd: Path | None = None) -> str:
+def run(script, *arguments, cwd=None):
     """Standard output of a program that `srnn_zoo.cli.run` started, in its own folder, and that ended well."""
     command = [sys.executable, "-m", "srnn_zoo.cli.run", str(script), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -69,14 +67,14 @@ def run(script: Path, *arguments: str | Path, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def result(output: str) -> dict[str, float]:
+def result(output):
     """What timm's scripts print last, as JSON."""
     found = json.loads(output.partition("--result\n")[2])
     return found[-1]["validation"] if isinstance(found, list) else found
 
 
 @pytest.fixture(scope="module")
-def trained(timm_scripts: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(timm_scripts, images, tmp_path_factory):
     """The checkpoint that timm's train.py leaves after an epoch."""
     folder = tmp_path_factory.mktemp("train")
     options = "--epochs 1 --batch-size 4 --workers 1 --device cpu --no-prefetcher --img-size 64 --experiment one"
@@ -89,27 +87,25 @@ def trained(timm_scripts: Path, images: Path, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="module")
-def same_model(trained: Path) -> srnn_zoo.SRNN:
+def same_model(trained):
     """The trained model, loaded by this package."""
     model = srnn_zoo.create_model(MODEL, num_classes=CLASSES)
-    state = torch.load(trained, weights_only=False)["state_dict"]  # timm writes its arguments there as well
-    model.load_state_dict(state)
+    model.load_state_dict(torch.load(trained, weights_only=False)["state_dict"])  # timm's arguments are there as well
     return model.eval()
 
 
-def options(trained: Path) -> list[str | Path]:
+def options(trained):
     return ["--model", MODEL, "--num-classes", str(CLASSES), "--checkpoint", trained, "--img-size", "64"]
 
 
-def test_timms_train_moves_every_weight_of_an_srnn(same_model: srnn_zoo.SRNN) -> None:
+def test_timms_train_moves_every_weight_of_an_srnn(same_model):
     cell = same_model.cell.state_dict()
-    identity = torch.eye(same_model.num_features)
-    assert not torch.equal(cell["recurrent.weight"], identity)
+    assert not torch.equal(cell["recurrent.weight"], torch.eye(same_model.num_features))
     assert cell["gate_input.weight"].any()
     assert cell["gate_recurrent.weight"].any()
 
 
-def test_timms_validate_gives_the_accuracy_of_the_training(timm_scripts: Path, images: Path, trained: Path) -> None:
+def test_timms_validate_gives_the_accuracy_of_the_training(timm_scripts, images, trained):
     arguments = ["--data-dir", images, "--split", "val", *options(trained)]
     output = run(timm_scripts / "validate.py", *arguments, *"-b 4 -j 1 --device cpu --no-prefetcher".split())
     assert result(output)["model"] == MODEL
@@ -118,16 +114,14 @@ def test_timms_validate_gives_the_accuracy_of_the_training(timm_scripts: Path, i
     assert result(output)["top1"] == pytest.approx(float(row["eval_top1"]), abs=1e-3)
 
 
-def test_timms_inference_names_every_image(timm_scripts: Path, images: Path, trained: Path, tmp_path: Path) -> None:
+def test_timms_inference_names_every_image(timm_scripts, images, trained, tmp_path):
     arguments = ["--data-dir", images / "val", *options(trained), "--results-file", tmp_path / "answers.csv"]
     run(timm_scripts / "inference.py", *arguments, *"-b 4 -j 1 --device cpu --topk 2 --results-format csv".split())
     answers = (tmp_path / "answers.csv").read_text()
     assert all(image.name in answers for image in images.glob("val/*/*.png"))
 
 
-def test_timms_onnx_export_writes_a_graph_with_the_models_logits(
-    timm_scripts: Path, trained: Path, same_model: srnn_zoo.SRNN, tmp_path: Path
-) -> None:
+def test_timms_onnx_export_writes_a_graph_with_the_models_logits(timm_scripts, trained, same_model, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     run(timm_scripts / "onnx_export.py", tmp_path / "srnn.onnx", *options(trained))
@@ -139,9 +133,7 @@ def test_timms_onnx_export_writes_a_graph_with_the_models_logits(
 
 
 @pytest.mark.parametrize("distributed", [False, True], ids=["one process", "torch.multiprocessing.spawn"])
-def test_pytorchs_imagenet_example_trains_an_srnn(
-    imagenet_example: Path, images: Path, tmp_path: Path, distributed: bool
-) -> None:
+def test_pytorchs_imagenet_example_trains_an_srnn(imagenet_example, images, tmp_path, distributed):
     options = "--epochs 1 -b 4 -j 1 -p 1 --no-accel --dist-backend gloo".split()
     if distributed:
         with socket.socket() as free:

@@ -112,10 +112,8 @@ def create_model(
     Examples:
         >>> model = create_model("srnn_resnet18", variant="vanilla", num_classes=37)
     """
-    kwargs |= {"variant": variant, "scales": scales, "activation": activation, "interpolation": interpolation}
-    kwargs |= {"exits": exits, "norm": norm, "num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
-    kwargs |= {"img_size": img_size, "weights": weights, "pretrained_backbone": pretrained_backbone}
-    kwargs |= {"cache_dir": cache_dir}
+    own = inspect.signature(create_model).parameters.keys() - {"name", "pretrained", "kwargs"}
+    kwargs |= {key: value for key, value in locals().items() if key in own}
     if name.startswith(("hf-hub:", "local-dir:")) and pretrained and weights is None:
         saved = open_saved(name, cache_dir=cache_dir)
         name = saved.architecture
@@ -175,8 +173,18 @@ def register(architecture: str) -> None:
         for name, config in get_arch_pretrained_cfgs(architecture).items()
         if config.architecture
     }
-    for weights in weights_of(factory.__name__):
-        configs[weights.tag] = _weights_config(weights, next(iter(configs.values())))
+    for weights in weights_of(factory.__name__):  # as all configs here, with twice the backbone's own size (`entries`)
+        height, width = weights.sizes[0]
+        configs[weights.tag] = dataclasses.replace(
+            next(iter(configs.values())),
+            tag=weights.tag,
+            hf_hub_id=weights.source if isinstance(weights.source, str) else None,
+            input_size=(3, 2 * height, 2 * width),
+            num_classes=weights.num_classes,
+            label_names=weights.categories or None,
+            license=weights.license or None,
+            **weights.preprocessing,
+        )
     if configs:
         default_cfgs[factory.__name__] = DefaultCfg(tags=deque(configs), cfgs=configs)
     register_model(factory)
@@ -220,21 +228,6 @@ def _like(create: Callable[Concatenate[str, P], SRNN], factory: Any) -> ModelFac
     return factory
 
 
-def _weights_config(weights: Weights, default: PretrainedCfg) -> PretrainedCfg:
-    """timm's config of an entry. As all configs here, it has twice the backbone's own size (`entries`)."""
-    height, width = weights.sizes[0]
-    return dataclasses.replace(
-        default,
-        tag=weights.tag,
-        hf_hub_id=weights.source if isinstance(weights.source, str) else None,
-        input_size=(3, 2 * height, 2 * width),
-        num_classes=weights.num_classes,
-        label_names=weights.categories or None,
-        license=weights.license or None,
-        **weights.preprocessing,
-    )
-
-
 def _build(
     architecture: str,
     pretrained: bool,
@@ -260,10 +253,11 @@ def _build(
     )
     own = {key: plan.arguments[key] for key in _SCALE_OPTIONS & plan.arguments.keys()}  # timm has a `variant` too
     file = None if isinstance(pretrained_backbone, bool) else pretrained_backbone
+    fixed_size = getattr(timm.models.get_pretrained_cfg(architecture), "fixed_input_size", False)
 
     def make(in_chans: int = 3, backbone_img_size: Any = None, **arguments: Any) -> SRNN:
         options = {key: arguments.pop(key) for key in _TIMM_OPTIONS & arguments.keys()} | own
-        if "img_size" in options and len(options.get("scales", (0.5, 1.0))) == 1 and _fixed_size(architecture):
+        if fixed_size and "img_size" in options and len(options.get("scales", (0.5, 1.0))) == 1:
             backbone_img_size = pair(options["img_size"])
         if backbone_img_size is not None:
             arguments["img_size"] = tuple(backbone_img_size)
@@ -294,12 +288,6 @@ def _build(
     model = build_model_with_cfg(cast(Any, make), f"{PREFIX}{architecture}", False, **timm_options)
     model._model_args = plan.arguments
     return cast(SRNN, model)
-
-
-def _fixed_size(architecture: str) -> bool:
-    """Whether timm makes the architecture for one size, given as `img_size`."""
-    config = timm.models.get_pretrained_cfg(architecture)
-    return config is not None and config.fixed_input_size
 
 
 def _create_backbone(architecture: str, **arguments: Any) -> Any:

@@ -74,28 +74,26 @@ class Weights:
     license: str = ""
 
     def __post_init__(self) -> None:
-        wrong = self._fault()
-        if wrong:
-            raise ValueError(f"weights {self.name!r}: {wrong}")
-        object.__setattr__(self, "sha256", self.sha256.lower())
-
-    def _fault(self) -> str:
-        """What is wrong with the entry, or an empty string."""
-        if not re.fullmatch(r"srnn_\w+\.[\w.-]+", self.name):
-            return "a name is srnn_<architecture>.<tag>"
-        if not self.model_args.get("variant"):
-            return "model_args must name the variant"
-        if not self.tag.startswith(self.variant):
-            return f"the tag must begin with the variant, {self.variant}"
-        if not re.fullmatch("[0-9a-fA-F]{64}", self.sha256):
-            return f"sha256 must be 64 hexadecimal digits; got {self.sha256!r}"
-        if not self.sizes or any(len(size) != 2 for size in self.sizes):
-            return f"sizes must be (H, W) of every level, smallest first; got {self.sizes!r}"
-        if unknown := self.preprocessing.keys() - set(PREPROCESSING):
-            return unknown_name("preprocessing", min(unknown), PREPROCESSING)
+        variant, unknown = self.model_args.get("variant"), sorted(self.preprocessing.keys() - set(PREPROCESSING))
+        for right, fault in (
+            (re.fullmatch(r"srnn_\w+\.[\w.-]+", self.name), "a name is srnn_<architecture>.<tag>"),
+            (variant, "model_args must name the variant"),
+            (self.tag.startswith(str(variant)), f"the tag must begin with the variant, {variant}"),
+            (
+                re.fullmatch("[0-9a-fA-F]{64}", self.sha256),
+                f"sha256 must be 64 hexadecimal digits; got {self.sha256!r}",
+            ),
+            (
+                self.sizes and all(len(size) == 2 for size in self.sizes),
+                f"sizes must be (H, W) of every level, smallest first; got {self.sizes!r}",
+            ),
+            (not unknown, unknown and unknown_name("preprocessing", unknown[0], PREPROCESSING)),
+        ):
+            if not right:
+                raise ValueError(f"weights {self.name!r}: {fault}")
         if isinstance(self.source, str):
             split_hub_id(self.source)
-        return ""
+        object.__setattr__(self, "sha256", self.sha256.lower())
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -171,11 +169,9 @@ def best_weights(architecture: str, variant: str) -> Weights | None:
     Weights trained on other data are asked for by their tag.
     """
 
-    def top1(weights: Weights) -> float:
-        return weights.metrics.get("imagenet-1k", {}).get("top1", -1.0)
-
-    of_variant = [weights for weights in weights_of(architecture) if weights.variant == variant]
-    return max((weights for weights in of_variant if weights.zero_shot or top1(weights) >= 0), key=top1, default=None)
+    top1 = {w: w.metrics.get("imagenet-1k", {}).get("top1", -1) for w in weights_of(architecture)}
+    usable = [w for w in top1 if w.variant == variant and (w.zero_shot or top1[w] >= 0)]
+    return max(usable, key=top1.__getitem__, default=None)
 
 
 def add_weights(weights: Weights) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -52,7 +52,9 @@ def init_from_base_cnn(model: Any, base_cnn: nn.Module, classifier: bool = True)
     weight, bias = _linear_parameters(base.get_classifier(), model.num_features, name)
     for head in (*model.exit_fc, model.fc):
         head.load_state_dict({"weight": weight, "bias": bias})
-    model.zero_shot = _is_new(model.cell, model.variant)
+    cell = model.cell.state_dict()
+    initial = create_cell(model.variant, model.cell.dim, height=model.cell.height).state_dict()
+    model.zero_shot = all(torch.equal(cell[key].to(value), value) for key, value in initial.items())
 
 
 def load_saved(model: Any, saved: SavedModel, config: PretrainedCfg) -> None:
@@ -91,24 +93,14 @@ def load_saved(model: Any, saved: SavedModel, config: PretrainedCfg) -> None:
     model.metadata = dict(saved.about.get("metadata", {}))
     if same_classes:
         _logger.info("%s: weights of %s", config.architecture, saved.source)
-        model.zero_shot = _is_zero_shot(saved)
+        # as the config says, while it is of these weights and not of ones trained since
+        known = saved.about.get("weights_sha256")
+        model.zero_shot = bool(saved.about.get("zero_shot")) and known in (None, digest(saved.state))
         return
     text = "%s: weights of %s; the classifier is new, of %d classes instead of %d"
     _logger.warning(text, config.architecture, saved.source, model.num_classes, config.num_classes)
     base = config.hf_hub_id or model.metadata.get("base_model")
     model.metadata = {"base_model": base} if base else {}
-
-
-def _is_zero_shot(saved: SavedModel) -> bool:
-    """Whether a saved model is: as its config says, while it is of these weights and not of ones trained since."""
-    about = saved.about
-    return bool(about.get("zero_shot")) and about.get("weights_sha256") in (None, digest(saved.state))
-
-
-def _is_new(cell: Any, variant: str) -> bool:
-    """Whether a cell is as it starts: U = I and zero gates."""
-    initial = create_cell(variant, cell.dim, height=cell.height).state_dict()
-    return all(torch.equal(value.to(initial[key]), initial[key]) for key, value in cell.state_dict().items())
 
 
 @torch.no_grad()
@@ -161,11 +153,8 @@ def _check_keys(model: Any, state: Mapping[str, Tensor], source: str, skip: Coll
         hint = "; they have no classifier: give another num_classes for a new one"
     elif not any(key.startswith("backbone.") for key in state) and any(f"backbone.{key}" in wanted for key in state):
         hint = "; they are a base CNN's: give them as pretrained_backbone=, with pretrained=True for its classifier too"
-    lists = "; ".join(f"{kind}: {_listed(keys)}" for kind, keys in found.items() if keys)
-    raise ValueError(f"the weights of {source} do not fit this model{hint}; {lists}")
-
-
-def _listed(keys: Sequence[str]) -> str:
-    """The keys; of hundreds, the first ones and how many more there are."""
-    rest = len(keys) - _KEYS_LISTED
-    return ", ".join(keys[:_KEYS_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    lists = []
+    for kind, keys in found.items():
+        rest = f" and {len(keys) - _KEYS_LISTED} more" if len(keys) > _KEYS_LISTED else ""
+        lists += [f"{kind}: {', '.join(keys[:_KEYS_LISTED])}{rest}"] if keys else []
+    raise ValueError(f"the weights of {source} do not fit this model{hint}; {'; '.join(lists)}")

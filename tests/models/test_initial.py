@@ -1,10 +1,5 @@
 """What a new model starts from: the paper's initialisation, from a base CNN."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import pytest
 import timm
 import torch
@@ -15,38 +10,33 @@ from srnn_zoo import SRNN, create_model, init_from_base_cnn
 IMAGES = torch.linspace(-2, 2, 3 * 96 * 96).reshape(1, 3, 96, 96).roll(1111)
 
 
-def test_zero_shot_takes_backbone_and_classifier_and_says_so(lite0: SRNN) -> None:
+def test_zero_shot_takes_backbone_and_classifier_and_says_so(lite0):
     assert lite0.zero_shot
     assert torch.equal(lite0.cell.state_dict()["recurrent.weight"], torch.eye(1280))
-    through_timm: Any = timm.create_model("srnn_tf_efficientnet_lite0", pretrained=True)
+    through_timm = timm.create_model("srnn_tf_efficientnet_lite0", pretrained=True)
     assert through_timm.zero_shot
     assert all(torch.equal(a, b) for a, b in zip(through_timm.parameters(), lite0.parameters(), strict=True))
 
 
-def test_other_classes_keep_the_backbone_and_start_a_new_classifier(lite0: SRNN) -> None:
-    model = create_model("srnn_tf_efficientnet_lite0", pretrained=True, num_classes=10)
+@pytest.mark.parametrize("options", [{"pretrained": True, "num_classes": 10}, {"pretrained_backbone": True}])
+def test_other_classes_or_the_backbone_alone_start_a_new_classifier(lite0, options):
+    model = create_model("srnn_tf_efficientnet_lite0", **options)
     assert not model.zero_shot
-    assert model.fc.weight.shape == (10, 1280)
-    assert torch.equal(model.backbone.conv_stem.weight, lite0.backbone.conv_stem.weight)  # pyright: ignore
-
-
-def test_the_backbone_alone_leaves_the_classifier_new(lite0: SRNN) -> None:
-    model = create_model("srnn_tf_efficientnet_lite0", pretrained_backbone=True)
-    assert not model.zero_shot
-    assert not torch.equal(model.fc.weight, lite0.fc.weight)  # pyright: ignore
-    assert torch.equal(model.backbone.conv_stem.weight, lite0.backbone.conv_stem.weight)  # pyright: ignore
+    assert model.fc.weight.shape == (options.get("num_classes", 1000), 1280)
+    assert not torch.equal(model.fc.weight, lite0.fc.weight)
+    assert torch.equal(model.backbone.conv_stem.weight, lite0.backbone.conv_stem.weight)
     assert "pretrained_backbone" not in model._model_args  # a saved model must not download again
 
 
-def test_one_channel_models_adapt_the_first_convolution_as_timm_does(lite0: SRNN) -> None:
+def test_one_channel_models_adapt_the_first_convolution_as_timm_does(lite0):
     model = create_model("srnn_tf_efficientnet_lite0", pretrained=True, in_chans=1)
-    stem = lite0.backbone.conv_stem.weight  # pyright: ignore
-    assert torch.allclose(model.backbone.conv_stem.weight, stem.sum(1, keepdim=True))  # pyright: ignore
+    stem = lite0.backbone.conv_stem.weight
+    assert torch.allclose(model.backbone.conv_stem.weight, stem.sum(1, keepdim=True))
 
 
-def test_zero_shot_is_a_fact_that_training_and_other_weights_end() -> None:
-    base_cnn: Any = timm.create_model("test_resnet", num_classes=5)
-    changes: list[Any] = [
+def test_zero_shot_is_a_fact_that_training_and_other_weights_end():
+    base_cnn = timm.create_model("test_resnet", num_classes=5)
+    changes = [
         lambda model: model.train(),
         lambda model: model.load_state_dict(model.state_dict()),
         lambda model: init_from_base_cnn(model, base_cnn, classifier=False),
@@ -64,31 +54,29 @@ def test_zero_shot_is_a_fact_that_training_and_other_weights_end() -> None:
     assert not model.zero_shot  # the cell is no longer as it starts
 
 
-def test_a_base_cnn_of_ones_own_classes_comes_from_a_file(tmp_path: Path) -> None:
+def test_a_base_cnn_of_ones_own_classes_comes_from_a_file(tmp_path):
     mine = timm.create_model("test_resnet", num_classes=37).eval()
-    file = tmp_path / "mine.pth"
-    torch.save(mine.state_dict(), file)
-    model = create_model(
-        "srnn_test_resnet", variant="vanilla", num_classes=37, pretrained=True, pretrained_backbone=file
-    ).eval()
+    torch.save(mine.state_dict(), tmp_path / "mine.pth")
+    options = {"variant": "vanilla", "pretrained_backbone": tmp_path / "mine.pth"}
+    model = create_model("srnn_test_resnet", num_classes=37, pretrained=True, **options).eval()
     assert model.zero_shot
     assert torch.equal(model([IMAGES]), mine(IMAGES))
-    other = create_model("srnn_test_resnet", num_classes=5, pretrained_backbone=file)
-    assert torch.equal(other.backbone.conv1[0].weight, mine.conv1[0].weight)  # pyright: ignore
+    other = create_model("srnn_test_resnet", num_classes=5, **options)
+    assert torch.equal(other.backbone.conv1[0].weight, mine.conv1[0].weight)
 
 
-def test_a_base_cnn_of_another_architecture_is_refused_with_its_keys() -> None:
+def test_a_base_cnn_of_another_architecture_is_refused_with_its_keys():
     with pytest.raises(ValueError, match=r"does not fit the backbone; missing or wrongly shaped: conv1\.weight"):
         init_from_base_cnn(create_model("srnn_resnet18"), timm.create_model("test_resnet"))
 
 
-def test_a_saved_model_is_zero_shot_while_its_weights_are_those_it_was_saved_with(tmp_path: Path) -> None:
+def test_a_saved_model_is_zero_shot_while_its_weights_are_those_it_was_saved_with(tmp_path):
     model = create_model("srnn_test_resnet", num_classes=5)
     init_from_base_cnn(model, timm.create_model("test_resnet", num_classes=5))
     model.save_pretrained(tmp_path)
     assert SRNN.from_pretrained(tmp_path).zero_shot
     assert not SRNN.from_pretrained(tmp_path, num_classes=3).zero_shot
     with torch.no_grad():
-        model.fc.weight.mul_(2)  # pyright: ignore
+        model.fc.weight.mul_(2)
     save_file(model.state_dict(), tmp_path / "model.safetensors")  # as transformers does, under the old config
     assert not SRNN.from_pretrained(tmp_path).zero_shot

@@ -1,16 +1,12 @@
 """After `register()`, torchvision finds every SRNN and its weights, and gets what it expects of them."""
 
-from __future__ import annotations
-
 import pickle
 import re
-from typing import Any
 
 import pytest
 import timm
 import torch
 import torchvision
-from PIL import Image
 from torchvision.models import Weights, WeightsEnum
 
 import srnn_zoo
@@ -22,24 +18,21 @@ ZERO_SHOT = "srnn_tf_efficientnet_lite0.half_gru_zero_shot_in1k"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def registered() -> None:
+def registered():
     register()
 
 
 @pytest.fixture
-def image() -> Image.Image:
+def image():
     noise = torch.rand(3, 30, 40, generator=torch.Generator().manual_seed(0))
     tensor = torch.nn.functional.interpolate(noise[None], (300, 400), mode="bicubic").clamp(0, 1)[0]
     return torchvision.transforms.functional.to_pil_image(tensor)
 
 
-def test_every_srnn_is_registered_and_torchvisions_own_models_stay() -> None:
+def test_every_srnn_is_registered_and_torchvisions_own_models_and_weights_stay():
     assert models.list_models(include="srnn_*") == sorted(srnn_zoo.list_models())
     assert not any(name.startswith("srnn_") for name in models.list_models(module=models))
     assert type(models.get_model("resnet18")) is models.ResNet
-
-
-def test_registering_again_keeps_the_weights() -> None:
     before = {name: value for name, value in vars(models).items() if name.endswith("_Weights")}
     register()
     assert {name: value for name, value in vars(models).items() if name.endswith("_Weights")} == before
@@ -47,7 +40,7 @@ def test_registering_again_keeps_the_weights() -> None:
 
 # as torchvision finds builders, and as PyTorch's ImageNet example does
 @pytest.mark.parametrize("make", [models.get_model, lambda name, **kwargs: models.__dict__[name](**kwargs)])
-def test_a_builder_makes_the_srnn_with_its_options(make: Any) -> None:
+def test_a_builder_makes_the_srnn_with_its_options(make):
     model = make("srnn_test_resnet", weights=None, num_classes=3, variant="vanilla", scales=(0.25, 1.0))
     assert isinstance(model, srnn_zoo.SRNN)
     assert (model.variant, model.scales, model.num_classes) == ("vanilla", (0.25, 1.0), 3)
@@ -55,7 +48,7 @@ def test_a_builder_makes_the_srnn_with_its_options(make: Any) -> None:
     assert models.get_model_builder("SRNN_Test_ResNet") is models.srnn_test_resnet
 
 
-def test_weights_are_those_of_the_srnn_and_then_timms_of_its_base_cnn() -> None:
+def test_weights_are_those_of_the_srnn_and_then_timms_of_its_base_cnn():
     for name in ("srnn_resnet18", "srnn_tf_efficientnet_lite0", "srnn_convnext_tiny"):
         base = name.removeprefix("srnn_")
         own = [entry.tag for entry in srnn_weights.weights_of(name)]
@@ -71,7 +64,7 @@ def test_weights_are_those_of_the_srnn_and_then_timms_of_its_base_cnn() -> None:
         assert models.get_model_weights(models.get_model_builder(name)) is enum
 
 
-def test_the_default_weights_are_those_of_pretrained_true() -> None:
+def test_the_default_weights_are_those_of_pretrained_true():
     assert models.get_model_weights("srnn_tf_efficientnet_lite0").DEFAULT.meta["name"] == ZERO_SHOT
     for name in srnn_zoo.list_models("srnn_resnet*"):
         enum = models.get_model_weights(name)
@@ -82,7 +75,7 @@ def test_the_default_weights_are_those_of_pretrained_true() -> None:
             assert enum.DEFAULT.name.lower() == default.tag
 
 
-def test_weights_are_found_by_their_full_name() -> None:
+def test_weights_are_found_by_their_full_name():
     member = models.get_weight("SRNN_RESNET18_Weights.A1_IN1K")
     assert member is models.SRNN_RESNET18_Weights.A1_IN1K is models.get_model_weights("srnn_resnet18").DEFAULT
     assert pickle.loads(pickle.dumps(member)) is member
@@ -99,56 +92,48 @@ def test_weights_are_found_by_their_full_name() -> None:
         {"pretrained": True},  # as old programs say it
     ],
 )
-def test_weights_given_by_name_are_the_ones_of_create_model(lite0: srnn_zoo.SRNN, options: dict[str, Any]) -> None:
+def test_weights_given_by_name_are_the_ones_of_create_model(lite0, options):
     model = models.get_model("srnn_tf_efficientnet_lite0", **options)
     assert_same_state(model.state_dict(), lite0.state_dict())
     assert model.zero_shot
 
 
-def test_weights_with_other_classes_are_for_fine_tuning(lite0: srnn_zoo.SRNN) -> None:
+def test_weights_with_other_classes_are_for_fine_tuning_and_the_state_dict_is_the_models(lite0):
     model = models.get_model("srnn_tf_efficientnet_lite0", weights="DEFAULT", num_classes=3)
     assert model.fc.weight.shape == (3, 1280)
     assert_same_state(model.backbone.state_dict(), lite0.backbone.state_dict())
-
-
-def test_the_state_dict_is_the_models_and_not_a_web_page(lite0: srnn_zoo.SRNN) -> None:
     weights = models.get_model_weights("srnn_tf_efficientnet_lite0").DEFAULT
     assert_same_state(weights.get_state_dict(progress=False, check_hash=True), lite0.state_dict())
 
 
-def assert_same_state(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+def assert_same_state(state, expected):
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[key], value) for key, value in expected.items())
 
 
-def test_unknown_weights_raise_an_error_with_the_closest_name() -> None:
-    with pytest.raises(ValueError, match="unknown member of SRNN_RESNET18_Weights 'A1_IN1'; did you mean 'A1_IN1K'"):
-        models.srnn_resnet18(weights="A1_IN1")
-    with pytest.raises(TypeError, match="expected SRNN_RESNET18_Weights but received SRNN_RESNET34_Weights"):
-        models.srnn_resnet18(weights=models.get_model_weights("srnn_resnet34").DEFAULT)
-    with pytest.raises(ValueError, match="either weights or pretrained=True"):
-        models.srnn_resnet18(weights="DEFAULT", pretrained=True)
+def test_unknown_weights_raise_an_error_with_the_closest_name():
     without = next(n for n in srnn_zoo.list_models() if not len(models.get_model_weights(n)))
-    with pytest.raises(ValueError, match=f"there are no weights for {without}"):
-        models.get_model(without, weights="DEFAULT")
+    others = models.get_model_weights("srnn_resnet34").DEFAULT
+    for name, options, error, message in (
+        ("srnn_resnet18", {"weights": "A1_IN1"}, ValueError, "SRNN_RESNET18_Weights 'A1_IN1'; did you mean 'A1_IN1K'"),
+        ("srnn_resnet18", {"weights": others}, TypeError, "expected SRNN_RESNET18_Weights but received SRNN_RESNET34_"),
+        ("srnn_resnet18", {"weights": "DEFAULT", "pretrained": True}, ValueError, "either weights or pretrained=True"),
+        (without, {"weights": "DEFAULT"}, ValueError, f"there are no weights for {without}"),
+    ):
+        with pytest.raises(error, match=message):
+            models.get_model(name, **options)
 
 
-def test_the_transforms_of_timms_weights_are_timms_at_twice_the_size(image: Image.Image) -> None:
+def test_the_transforms_of_timms_weights_are_timms_at_twice_the_size(image):
     transform = models.get_weight("SRNN_RESNET18_Weights.A1_IN1K").transforms()
     config = timm.models.get_pretrained_cfg("resnet18.a1_in1k")
     assert config is not None
-    expected = timm.data.create_transform(
-        input_size=(3, 448, 448),
-        interpolation=config.interpolation,
-        mean=config.mean,
-        std=config.std,
-        crop_pct=config.crop_pct,
-        crop_mode=config.crop_mode,
-    )
+    settings = {key: getattr(config, key) for key in ("interpolation", "mean", "std", "crop_pct", "crop_mode")}
+    expected = timm.data.create_transform(input_size=(3, 448, 448), **settings)
     torch.testing.assert_close(transform(image), expected(image))
 
 
-def test_the_transforms_of_an_srnns_weights_give_its_largest_level(image: Image.Image, lite0: srnn_zoo.SRNN) -> None:
+def test_the_transforms_of_an_srnns_weights_give_its_largest_level(image, lite0):
     weights = models.get_model_weights("srnn_tf_efficientnet_lite0").DEFAULT
     tensor = weights.transforms(antialias=True)(image)
     torch.testing.assert_close(tensor, srnn_zoo.create_transform(lite0)(image)[-1])
@@ -156,7 +141,7 @@ def test_the_transforms_of_an_srnns_weights_give_its_largest_level(image: Image.
         assert lite0(tensor.unsqueeze(0)).shape == (1, len(weights.meta["categories"]))
 
 
-def test_transforms_read_tensors_and_batches_as_torchvisions_do(image: Image.Image) -> None:
+def test_transforms_read_tensors_and_batches_as_torchvisions_do(image):
     transform = models.get_weight("SRNN_RESNET18_Weights.TV_IN1K").transforms()
     tensor = torchvision.transforms.functional.pil_to_tensor(image)
     assert (transform(tensor) - transform(image)).abs().mean() < 0.02  # resizing uint8 tensors rounds otherwise
@@ -165,7 +150,7 @@ def test_transforms_read_tensors_and_batches_as_torchvisions_do(image: Image.Ima
     torch.testing.assert_close(batch[0], transform(tensor))
 
 
-def test_transforms_take_other_settings_and_travel_to_workers(image: Image.Image) -> None:
+def test_transforms_take_other_settings_and_travel_to_workers(image):
     weights = models.get_weight("SRNN_RESNET18_Weights.A1_IN1K")
     transform = weights.transforms(crop_pct=1.0, input_size=(3, 96, 128))
     assert transform(image).shape == (3, 96, 128)
@@ -174,7 +159,7 @@ def test_transforms_take_other_settings_and_travel_to_workers(image: Image.Image
         weights.transforms(antialias=False)
 
 
-def test_meta_says_what_the_weights_are() -> None:
+def test_meta_says_what_the_weights_are():
     enum = models.get_model_weights("srnn_tf_efficientnet_lite0")
     entry = srnn_weights.get_weights(ZERO_SHOT)
     meta = enum.DEFAULT.meta
@@ -190,7 +175,7 @@ def test_meta_says_what_the_weights_are() -> None:
     assert "sha256" not in timms
 
 
-def test_a_torchvision_without_a_registry_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torchvision_without_a_registry_is_named_in_one_sentence(monkeypatch):
     monkeypatch.delattr("torchvision.models._api.BUILTIN_MODELS")
     with pytest.raises(ImportError, match=rf"torchvision {re.escape(torchvision.__version__)} takes no other models"):
         register()
