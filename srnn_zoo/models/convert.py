@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from .backbone import create_timm_model, native_size
 from .norms import state_of_level
 
-# what a factory takes for the SRNN, not for its backbone
-_SRNN_ARGUMENTS = frozenset(
+_SRNN_ARGUMENTS = (  # what a factory takes for the SRNN, not for its backbone
     "variant scales activation interpolation exits norm num_classes drop_rate global_pool img_size backbone_img_size "
-    "in_chans".split()
-)
+    "in_chans"
+).split()
 
 
 @torch.no_grad()

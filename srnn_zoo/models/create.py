@@ -296,8 +296,7 @@ def _create_backbone(architecture: str, **arguments: Any) -> Any:
     try:
         backbone = create_backbone(architecture, **arguments)
     except TypeError as error:
-        name = unexpected_argument(error)
-        if name is None or name not in arguments:
+        if (name := unexpected_argument(error)) not in arguments:
             raise
         raise TypeError(unknown_name("option", name, options, "see help(srnn_zoo.create_model)")) from error
     known = inspect.signature(type(backbone)).parameters  # some architectures swallow any argument

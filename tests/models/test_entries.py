@@ -128,12 +128,6 @@ def test_weights_of_the_hub_work_under_their_tag_everywhere(registered, model, c
     assert (untrained.num_classes, untrained.variant) == (3, "half_gru")
 
 
-def test_an_entrys_preprocessing_and_tag_are_the_models(entry, cache):
-    register_weights(replace(entry, name="srnn_test_resnet.half_gru_whole", preprocessing={"crop_pct": 1.0}))
-    loaded = create_model("srnn_test_resnet.half_gru_whole", pretrained=True, cache_dir=cache)
-    assert (loaded.pretrained_cfg["tag"], loaded.pretrained_cfg["crop_pct"]) == ("half_gru_whole", 1.0)
-
-
 def test_torchvision_opens_them_too(registered, model, cache):
     import torchvision
 
@@ -152,8 +146,12 @@ def test_torchvision_opens_them_too(registered, model, cache):
     assert str(member.transforms()).count("(320, 320)") == 2
 
 
-def test_preprocessing_that_is_not_given_is_timms_default(entry):
-    text = str(replace(entry, preprocessing={}).transforms())
+def test_an_entrys_preprocessing_and_tag_are_the_models_and_what_it_lacks_is_timms_default(entry, cache):
+    whole = replace(entry, name="srnn_test_resnet.half_gru_whole", preprocessing={"crop_pct": 1.0})
+    register_weights(whole)
+    config = create_model(whole.name, pretrained=True, cache_dir=cache).pretrained_cfg
+    assert (config["tag"], config["crop_pct"]) == ("half_gru_whole", 1.0)
+    text = str(whole.transforms())
     assert "mean=(0.485, 0.456, 0.406)" in text
     assert "interpolation='bicubic'" in text
 

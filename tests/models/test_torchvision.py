@@ -161,17 +161,13 @@ def test_transforms_take_other_settings_and_travel_to_workers(image):
 
 def test_meta_says_what_the_weights_are():
     enum = models.get_model_weights("srnn_tf_efficientnet_lite0")
-    entry = srnn_weights.get_weights(ZERO_SHOT)
-    meta = enum.DEFAULT.meta
-    assert meta["architecture"] == "srnn_tf_efficientnet_lite0"
-    assert meta["variant"] == "half_gru"
-    for key in ("name", "zero_shot", "base", "recipe", "license", "sha256", "file_size", "num_classes"):
+    entry, meta, timms = srnn_weights.get_weights(ZERO_SHOT), enum.DEFAULT.meta, enum.IN1K.meta
+    assert meta["architecture"] == timms["architecture"] == "srnn_tf_efficientnet_lite0"
+    for key in ("name", "variant", "zero_shot", "base", "recipe", "license", "sha256", "file_size", "num_classes"):
         assert meta[key] == getattr(entry, key)
     assert meta["categories"][281:283] == ["tabby, tabby cat", "tiger cat"]
-    timms = enum.IN1K.meta
     assert timms["categories"] is meta["categories"]
     assert (timms["base"], timms["num_classes"]) == ("tf_efficientnet_lite0.in1k", 1000)
-    assert timms["architecture"] == "srnn_tf_efficientnet_lite0"
     assert "sha256" not in timms
 
 
