@@ -230,11 +230,11 @@ def plan_weights(
     arguments: dict[str, Any],
     *,
     pretrained: bool,
-    weights: StrPath | SavedModel | None = None,
-    pretrained_cfg: TimmConfig = None,
-    overlay: Mapping[str, Any] | None = None,
-    base_cnn_given: bool = False,
-    cache_dir: StrPath | None = None,
+    weights: StrPath | SavedModel | None,
+    pretrained_cfg: TimmConfig,
+    overlay: Mapping[str, Any] | None,
+    base_cnn_given: bool,
+    cache_dir: StrPath | None,
 ) -> Plan:
     """Find out what to make a model from.
 
