@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from srnn_zoo._errors import unknown_name
 from srnn_zoo.datasets.classes import label_names
 from srnn_zoo.datasets.images import Skipped
 from srnn_zoo.datasets.loader import Batch, load_batches
-from srnn_zoo.datasets.readers import Images, LabelledImages, open_labelled, target_indices
+from srnn_zoo.datasets.readers import LabelledImages, open_labelled, target_indices
 from srnn_zoo.models.srnn import SRNN
 
-from .methods import LOGIT_ENSEMBLE, PROBABILITY_ENSEMBLE, Method, Pass, ScoredBatch, base_methods, passes, srnn_method
+from .methods import Method, ScoredBatch, base_methods, passes, srnn_method
 from .table import Row, Table, check_folder, predictions_file
 
 
@@ -43,8 +45,7 @@ def evaluate(
         models: in eval mode; with the names of their rows, or without them named by their variants.
         data: what `srnn_zoo.datasets.readers.open_labelled` opens. Classes are found by the models' own names of them.
         base: whose C and F give the single scales and the ensembles; by default the first model.
-        split: see `open_labelled`.
-        data_dir: see `open_labelled`.
+        split, data_dir: see `open_labelled`.
         reference: name of the row that the others are tested against; by default the better ensemble, the logits' if
             both are as good, or with one level the single scale.
         batch_size: images at a time.
@@ -68,22 +69,30 @@ def evaluate(
         _check_model(name, model)
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
+    if workers is None:
+        workers = 0 if next(base.parameters()).device.type == "cpu" else min(8, os.cpu_count() or 1)
     source, transforms = passes([base, *named.values()])
     methods = base_methods(base, source[base])
     methods += [srnn_method(name, model, source[model]) for name, model in named.items()]
     names = [method.name for method in methods]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    if repeated := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two rows would be called {repeated[0]!r}: give the model another name")
     if reference is not None and reference not in names:
         raise ValueError(unknown_name("row", reference, names))
     images = open_labelled(data, split=split, data_dir=data_dir)
-    contest = _Contest(methods, list(dict.fromkeys(source.values())), images)
-    loader = load_batches(images, transforms, batch_size, _workers(workers, base))
+    indices = [target_indices(method.model, images) for method in methods]
+    loader = load_batches(images, transforms, batch_size, workers)
     folder = None if output is None else check_folder(output)
-    with contextlib.nullcontext() if folder is None else predictions_file(folder, names) as writer:
-        skipped = contest.run(loader, writer, progress)
+    total = len(images) if isinstance(images, LabelledImages) else None
+    with (
+        contextlib.nullcontext() if folder is None else predictions_file(folder, names) as writer,
+        tqdm(total=total, unit="image", leave=False, disable=None if progress else True) as bar,
+    ):
+        skipped = _answer_all(methods, indices, loader, writer, bar)
     rows = tuple(method.row() for method in methods)
-    reference = reference or _best_reference(rows[: len(rows) - len(named)])
+    if reference is None:  # the better ensemble, the logits' where both are as good; with one level the single scale
+        ensembles = rows[-len(named) - 2 : -len(named)]
+        reference = min(reversed(ensembles), key=lambda row: row.top1_error).name
     caption = _caption(rows, images.source, base, named, reference, batch_size)
     table = Table(rows, reference, caption, tuple(skipped))
     if folder is not None:
@@ -91,55 +100,35 @@ def evaluate(
     return table
 
 
-class _Contest:
-    """All methods on one data set."""
-
-    def __init__(self, methods: list[Method], sources: list[Pass], images: Images) -> None:
-        self.methods = methods
-        self.sources = sources
-        self.total = len(images) if isinstance(images, LabelledImages) else None
-        self.indices = [target_indices(method.model, images) for method in methods]
-        self.labels = [label_names(method.model) for method in methods]
-
-    @torch.inference_mode()
-    def run(self, loader: DataLoader[Any], writer: Any, progress: bool) -> list[Skipped]:
-        """Answer on every batch; returns what could not be read."""
-        from tqdm import tqdm
-
-        skipped: list[Skipped] = []
-        with tqdm(total=self.total, unit="image", leave=False, disable=None if progress else True) as bar:
-            for batch in loader:
-                skipped += batch.skipped
-                if batch.names:
-                    answers = self._answer(batch)
-                    if writer is not None:
-                        writer.writerows(self._lines(batch, answers))
-                bar.update(len(batch.names) + len(batch.skipped))
-        if not self.methods[0].correct:
-            first = f"; the first: {skipped[0].reason}" if skipped else ""
-            raise ValueError(f"none of {len(skipped)} images can be read{first}")
-        return skipped
-
-    def _answer(self, batch: Batch) -> list[ScoredBatch]:
-        for source in self.sources:
-            source.read(batch.levels[source.view])
-        targets = map(batch.targets_of, self.indices)
-        return [method.answer(own) for method, own in zip(self.methods, targets, strict=True)]
-
-    def _lines(self, batch: Batch, answers: list[ScoredBatch]) -> Iterable[list[Any]]:
-        columns = [
-            ([labels[k] for k in answer.classes.tolist()], answer.probabilities.tolist(), answer.correct.int().tolist())
-            for labels, answer in zip(self.labels, answers, strict=True)
-        ]
-        for row, (name, target) in enumerate(zip(batch.names, batch.targets, strict=True)):
-            cells = [cell for column in columns for cell in (column[0][row], f"{column[1][row]:.6g}", column[2][row])]
-            yield [name, self.labels[0][self.indices[0][target]], *cells]
+@torch.inference_mode()
+def _answer_all(
+    methods: list[Method], indices: list[list[int]], loader: Iterable[Batch], writer: Any, bar: Any
+) -> list[Skipped]:
+    """All methods on every batch, with the models' classes by the data set's; returns what could not be read."""
+    labels = [label_names(method.model) for method in methods]
+    skipped: list[Skipped] = []
+    for batch in loader:
+        skipped += batch.skipped
+        if batch.names:
+            for source in dict.fromkeys(method.source for method in methods):
+                source.read(batch.levels[source.view])
+            answers = [method.answer(batch.targets_of(own)) for method, own in zip(methods, indices, strict=True)]
+            if writer is not None:
+                targets = [labels[0][indices[0][target]] for target in batch.targets]
+                columns = [_cells(*scored) for scored in zip(labels, answers, strict=True)]
+                for name, target, *cells in zip(batch.names, targets, *columns, strict=True):
+                    writer.writerow([name, target, *itertools.chain(*cells)])
+        bar.update(len(batch.names) + len(batch.skipped))
+    if not methods[0].correct:
+        first = f"; the first: {skipped[0].reason}" if skipped else ""
+        raise ValueError(f"none of {len(skipped)} images can be read{first}")
+    return skipped
 
 
-def _workers(asked: int | None, model: SRNN) -> int:
-    if asked is not None:
-        return asked
-    return 0 if next(model.parameters()).device.type == "cpu" else min(8, os.cpu_count() or 1)
+def _cells(labels: list[str], answers: ScoredBatch) -> Iterator[tuple[str, str, int]]:
+    """What one method says of each image, for the file of predictions."""
+    for index, probability, correct, _ in zip(*answers, strict=True):
+        yield labels[index], f"{probability:.6g}", int(correct)
 
 
 def _named(models: SRNN | Sequence[SRNN] | Mapping[str, SRNN]) -> dict[str, SRNN]:
@@ -148,10 +137,8 @@ def _named(models: SRNN | Sequence[SRNN] | Mapping[str, SRNN]) -> dict[str, SRNN
         named = dict(models)
     else:
         listed = [models] if isinstance(models, SRNN) else list(models)
-        for model in listed:
-            _check_type("a model", model)
-        variants = [model.variant for model in listed]
-        if repeated := sorted({variant for variant in variants if variants.count(variant) > 1}):
+        variants = [_check_type("a model", model).variant for model in listed]
+        if repeated := [variant for variant in variants if variants.count(variant) > 1]:
             raise ValueError(f"two models are of variant {repeated[0]!r}: give a dict of names and models")
         named = dict(zip(variants, listed, strict=True))
     if not named:
@@ -159,39 +146,33 @@ def _named(models: SRNN | Sequence[SRNN] | Mapping[str, SRNN]) -> dict[str, SRNN
     return named
 
 
-def _check_type(name: str, model: Any) -> None:
+def _check_type(name: str, model: Any) -> SRNN:
     if not isinstance(model, SRNN):
         raise TypeError(f"{name} must be an SRNN (srnn_zoo.create_model); got {type(model).__name__}")
+    return model
 
 
 def _check_model(name: str, model: SRNN) -> None:
-    _check_type(name, model)
-    if model.training:
+    if _check_type(name, model).training:
         raise ValueError(f"{name}: the model is in training mode; call model.eval() first")
     if model.num_classes == 0:
         raise ValueError(f"{name}: the model has no classifier (num_classes=0)")
-
-
-def _best_reference(rows: Sequence[Row]) -> str:
-    """The better ensemble, the logits' where both are as good; the last row where there is none."""
-    ensembles = [row for row in rows if row.name in (LOGIT_ENSEMBLE, PROBABILITY_ENSEMBLE)]
-    return min(ensembles[::-1], key=lambda row: row.top1_error).name if ensembles else rows[-1].name
 
 
 def _caption(
     rows: Sequence[Row], source: str, base: SRNN, named: Mapping[str, SRNN], reference: str, batch_size: int
 ) -> str:
     """What a reader of the table alone must know."""
-    device = next(base.parameters()).device
+    device = next(base.parameters()).device.type
     count = torch.get_num_threads()
-    threads = f" with {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
+    threads = f" with {count} thread{'s' if count > 1 else ''}" if device == "cpu" else ""
     owner = next((f"row `{name}`" for name, model in named.items() if model is base), "the model given as base")
     lines = [
         f"{rows[0].images} images of {source}; errors in per cent with 95 % intervals (Wilson).",
         f"base CNN and ensembles: backbone and classifier of {owner} ({base.pretrained_cfg['architecture']}).",
         f"p: McNemar's exact test against `{reference}`, with the images that only one of the two gets right.",
         "GMACs: multiply-accumulates for one image, all levels, cell and classifier.",
-        f"images/s: the same on {device.type}{threads}, batches of {batch_size}, reading and resizing not counted.",
+        f"images/s: the same on {device}{threads}, batches of {batch_size}, reading and resizing not counted.",
     ]
     lines += [
         f"`{row.name}` had logits that were not finite on {row.not_finite} images, which count as wrong."

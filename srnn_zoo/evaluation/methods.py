@@ -28,7 +28,7 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.seconds: list[float] = []
+        self.seconds: list[float] = []  # of every batch
         self.images: list[int] = []
 
     @contextmanager
@@ -57,14 +57,11 @@ class Clock:
 class Pass:
     """One backbone on the levels of one preprocessing: run once a batch, for all rows that share both.
 
-    Args:
-        model: the owner of the backbone.
-        view: index of the preprocessing among those of all passes.
+    `model` is the owner of the backbone, `view` the index of the preprocessing among those of all passes.
     """
 
     def __init__(self, model: SRNN, view: int) -> None:
-        self.model = model
-        self.view = view
+        self.model, self.view = model, view
         self.sizes = tuple(model.level_sizes())
         self.like = next(model.parameters())
         self.clocks = [Clock(self.like.device) for _ in self.sizes]
@@ -80,44 +77,28 @@ class Pass:
 
 
 class ScoredBatch(NamedTuple):
-    """What a row of the table says of a batch, one entry an image, on the CPU.
+    """What a row of the table says of a batch, one entry an image, on the CPU."""
 
-    Attributes:
-        classes: its first answer.
-        probabilities: of that answer, in [0, 1]; NaN where logits are not finite.
-        correct: whether it is right; never where logits are not finite.
-        in_top5: whether one of the first five answers is right.
-    """
-
-    classes: Tensor
-    probabilities: Tensor
-    correct: Tensor
-    in_top5: Tensor
+    classes: Tensor  # its first answer
+    probabilities: Tensor  # of that answer, in [0, 1]; NaN where logits are not finite
+    correct: Tensor  # whether it is right; never where logits are not finite
+    in_top5: Tensor  # whether one of the first five answers is right
 
 
 @dataclass(eq=False)
 class Method:
-    """A row of the table while it is made.
+    """A row of the table while it is made."""
 
-    Attributes:
-        name: of the row.
-        source: the pass that it reads.
-        levels: which of the pass's levels.
-        model: whose classes it answers with.
-        head: from features `(B, D)` of these levels to logits `(B, K)`.
-    """
-
-    name: str
-    source: Pass
-    levels: slice
-    model: SRNN
-    head: Callable[[list[Tensor]], Tensor]
+    name: str  # of the row
+    source: Pass  # that it reads
+    levels: slice  # of the pass
+    model: SRNN  # whose classes it answers with
+    head: Callable[[list[Tensor]], Tensor]  # from features (B, D) of these levels to logits (B, K)
     correct: list[Tensor] = field(default_factory=list)
     in_top5: list[Tensor] = field(default_factory=list)
     not_finite: int = 0
 
     def __post_init__(self) -> None:
-        self.sizes = self.source.sizes[self.levels]
         self.clock = Clock(self.source.like.device)
 
     def answer(self, targets: Tensor) -> ScoredBatch:
@@ -127,9 +108,9 @@ class Method:
             logits = self.head(features).float()
         finite = logits.isfinite().all(dim=1)
         best = logits.topk(min(5, logits.shape[1])).indices
-        hits = (best == targets.to(best.device)[:, None]) & finite[:, None]
+        hits = ((best == targets.to(best.device)[:, None]) & finite[:, None]).cpu()
         probabilities = logits.softmax(dim=1).gather(1, best[:, :1])[:, 0].masked_fill(~finite, torch.nan)
-        scored = ScoredBatch(best[:, 0].cpu(), probabilities.cpu(), hits[:, 0].cpu(), hits.any(dim=1).cpu())
+        scored = ScoredBatch(best[:, 0].cpu(), probabilities.cpu(), hits[:, 0], hits.any(dim=1))
         self.correct.append(scored.correct)
         self.in_top5.append(scored.in_top5)
         self.not_finite += int((~finite).sum())
@@ -137,16 +118,13 @@ class Method:
 
     def row(self) -> Row:
         """The row of the table, from all answers."""
-        correct, in_top5 = torch.cat(self.correct), torch.cat(self.in_top5)
-        seconds = sum(clock.seconds_per_image for clock in [*self.source.clocks[self.levels], self.clock])
-        return Row(self.name, self.sizes, correct, in_top5, self._gmacs(), 1 / seconds, self.not_finite)
-
-    @torch.no_grad()  # in inference mode older counters see nothing
-    def _gmacs(self) -> float:
-        features = [self.source.like.new_zeros(1, self.model.num_features) for _ in self.sizes]
-        with FlopCounterMode(display=False) as counter:
-            self.head(features)
-        return sum(level_gmacs(self.model, size) for size in self.sizes) + counter.get_total_flops() / 2e9
+        sizes = self.source.sizes[self.levels]
+        zeros = [self.source.like.new_zeros(1, self.model.num_features) for _ in sizes]
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:  # in inference mode older counters see nothing
+            self.head(zeros)
+        gmacs = sum(level_gmacs(self.model, size) for size in sizes) + counter.get_total_flops() / 2e9
+        speed = 1 / sum(clock.seconds_per_image for clock in [*self.source.clocks[self.levels], self.clock])
+        return Row(self.name, sizes, torch.cat(self.correct), torch.cat(self.in_top5), gmacs, speed, self.not_finite)
 
 
 def passes(models: Iterable[SRNN]) -> tuple[dict[SRNN, Pass], list[Any]]:
@@ -165,15 +143,16 @@ def passes(models: Iterable[SRNN]) -> tuple[dict[SRNN, Pass], list[Any]]:
 def base_methods(model: SRNN, source: Pass) -> list[Method]:
     """The base CNN by itself: every single scale, F(C(x_s)), and the two ensembles of section 4.1."""
 
-    def alone(features: list[Tensor], first: int = 0) -> list[Tensor]:
-        return [model.level_logits(of_level, level) for level, of_level in enumerate(features, first)]
-
     def single(level: int) -> Method:
-        levels = slice(level, level + 1)
-        return Method(f"base CNN {_size(source.sizes[level])}", source, levels, model, lambda x: alone(x, level)[0])
+        height, width = source.sizes[level]
+        name = f"base CNN {height}" if height == width else f"base CNN {height} x {width}"
+        return Method(name, source, slice(level, level + 1), model, lambda x: model.level_logits(x[0], level))
 
     def ensemble(name: str, which: int) -> Method:
-        return Method(name, source, slice(None), model, lambda x: ensembles(torch.stack(alone(x)))[which])
+        def head(features: list[Tensor]) -> Tensor:
+            return ensembles(torch.stack([model.level_logits(x, level) for level, x in enumerate(features)]))[which]
+
+        return Method(name, source, slice(None), model, head)
 
     singles = [single(level) for level in range(len(source.sizes))]
     return singles if len(singles) == 1 else [*singles, ensemble(PROBABILITY_ENSEMBLE, 1), ensemble(LOGIT_ENSEMBLE, 0)]
@@ -185,18 +164,12 @@ def srnn_method(name: str, model: SRNN, source: Pass) -> Method:
     return Method(name, source, slice(None), model, lambda x: model.forward_head(model.fuse(x), level=last))
 
 
-def _size(size: tuple[int, int]) -> str:
-    height, width = size
-    return str(height) if height == width else f"{height} x {width}"
-
-
 def _equal(a: nn.Module, b: nn.Module) -> bool:
     """Whether two backbones are built alike, on one device, with the same weights."""
     if a is b or repr(a) != repr(b):
         return a is b
     weights, others = a.state_dict(), b.state_dict()
-    return weights.keys() == others.keys() and all(_same(weights[key], others[key]) for key in weights)
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+    return weights.keys() == others.keys() and all(
+        one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
+        for one, other in zip(weights.values(), others.values(), strict=True)
+    )

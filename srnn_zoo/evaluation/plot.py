@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
-import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,20 @@ from torch import Tensor
 from srnn_zoo._errors import missing_extra
 from srnn_zoo.inference.curve import Point
 from srnn_zoo.inference.predict import Answer, Prediction
-from srnn_zoo.training.run_folder import COLOURS, COLUMNS, INK, PALE, QUIET, draw_curves, style_axes
+from srnn_zoo.training.run_folder import COLOURS, COLUMNS, INK, PALE, QUIET, draw_curves, draw_legend, style_axes
 
-_ACCENT = COLOURS[0]
+StrPath = str | os.PathLike[str]
+
 _TITLE: dict[str, Any] = {"color": INK, "fontsize": 12, "fontweight": "bold", "parse_math": False}
 _MAX_BARS = 8  # more classes would overlap
-_MARKERS: dict[str, dict[str, Any]] = {
-    "level": {"marker": "o", "s": 34, "color": _ACCENT, "zorder": 4},
-    "single scale": {"marker": "s", "s": 62, "facecolor": "white", "edgecolor": INK, "linewidth": 1.2, "zorder": 3},
-    "ensemble": {"marker": "^", "s": 70, "facecolor": "white", "edgecolor": QUIET, "linewidth": 1.2, "zorder": 3},
+_MARKERS: dict[str, dict[str, Any]] = {  # the open ones are larger, as a level may lie on them
+    "level": {"marker": "o", "markersize": 6, "zorder": 4},
+    "single scale": {"marker": "s", "markersize": 9, "markeredgewidth": 1.6},
+    "ensemble": {"marker": "^", "markersize": 12, "markeredgewidth": 1.6},
 }
 
 
-def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[str]) -> None:
+def plot_predictions(predictions: Sequence[Prediction], file: StrPath) -> None:
     """Draw one row an image: its levels side by side at their relative sizes, and under each up to 8 classes.
 
     The class that leads after the last level has the same colour at every level, so that its rise can be followed.
@@ -44,17 +45,15 @@ def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[
     """
     if not predictions:
         raise ValueError("no predictions to draw")
-    columns = max(len(p.answers) + len(_unread(p)) for p in predictions)
+    columns = max(len(_shown(prediction)) for prediction in predictions)
     figure = _figure(file, 3.3 * columns, 5.2 * len(predictions))
     rows = figure.subfigures(len(predictions), 1, squeeze=False)
     for row, prediction in zip(rows[:, 0], predictions, strict=True):
         name = os.fsencode(Path(prediction.path).name).decode(errors="replace")  # it may hold bytes that are no text
         row.suptitle(_short(name, 26 * columns), x=0.02, ha="left", **_TITLE)
         axes = row.subplots(2, columns, squeeze=False, height_ratios=(3, 2))
-        by_size = {tuple(level.shape[-2:]): level for level in prediction.levels}
-        read = [by_size[answer.size] for answer in prediction.answers]
-        for column, level in enumerate([*read, *_unread(prediction)]):
-            _draw_level(axes[0, column], level, prediction.levels[-1].shape[-2:], column < len(read))
+        for column, level in enumerate(_shown(prediction)):
+            _draw_level(axes[0, column], level, prediction.levels[-1].shape[-2:], column < len(prediction.answers))
         for column, answer in enumerate(prediction.answers):
             _draw_bars(axes[1, column], answer, prediction.answers[-1].top[0][0])
         for axis in axes.flat:
@@ -62,10 +61,10 @@ def plot_predictions(predictions: Sequence[Prediction], file: str | os.PathLike[
     _save(figure, file)
 
 
-def plot_pareto(points: Sequence[Point], file: str | os.PathLike[str], title: str = "") -> None:
+def plot_pareto(points: Sequence[Point], file: StrPath, title: str = "") -> None:
     """Draw accuracy against mean cost: the curve of early exit, and levels, single scales and ensembles beside it.
 
-    Every point has its name next to it; points that lie on each other share a label.
+    The legend has every point with its name: its shape says what it is, its colour which one.
 
     Args:
         points: from `srnn_zoo.pareto`.
@@ -77,40 +76,37 @@ def plot_pareto(points: Sequence[Point], file: str | os.PathLike[str], title: st
     """
     if not points:
         raise ValueError("no points to draw")
-    figure = _figure(file, 7.6, 5.0)
+    figure = _figure(file, 9.6, 5.0)
     axis = figure.add_subplot()
     style_axes(axis, "mean cost of an image in GMACs", "top-1 accuracy in %")
     axis.set_title(title, loc="left", **_TITLE)
-    curve = [point for point in points if point.kind == "curve"]
-    axis.plot([p.gmacs for p in curve], [p.accuracy for p in curve], color=_ACCENT, linewidth=2, solid_capstyle="round")
+    drawn: list[Any] = []
+    names: list[str] = []
+    if curve := [point for point in points if point.kind == "curve"]:
+        drawn += axis.plot([p.gmacs for p in curve], [p.accuracy for p in curve], color=INK, linewidth=2, marker=".")
+        names.append(f"early exit, {curve[0].name}" + ",\nthresholds chosen on the same images" * curve[0].optimistic)
     for kind, style in _MARKERS.items():
         own = [point for point in points if point.kind == kind]
-        axis.scatter([p.gmacs for p in own], [p.accuracy for p in own], **style)
-    low, high = min(p.accuracy for p in points), max(p.accuracy for p in points)
-    margin = 0.16 * max(high - low, 1.0)
-    axis.set(xlim=(0, 1.16 * max(p.gmacs for p in points)), ylim=(low - margin, high + margin))
-    figure.draw_without_rendering()  # from here on places in pixels are those of the drawing
-    figure.set_layout_engine("none")
-    _draw_labels(axis, curve, [point for point in points if point.kind != "curve"])
+        looks = itertools.cycle(itertools.product(("full" if kind == "level" else "none", "bottom", "left"), COLOURS))
+        for point, (fill, colour) in zip(own, looks, strict=False):
+            look = {"linestyle": "none", "fillstyle": fill, "color": colour, **style}
+            drawn += axis.plot(point.gmacs, point.accuracy, **look)
+            names.append(point.name)
+    axis.set_xlim(left=0)
+    draw_legend(figure, drawn, names, loc="outside right upper")
     _save(figure, file, dpi=150)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Top-1 validation error of a training run.
-
-    Attributes:
-        name: of the run.
-        epochs: as logged, rising.
-        errors: in per cent, one an epoch.
-    """
+    """Top-1 validation error of a training run: its name, its epochs as logged, and for each the error in per cent."""
 
     name: str
     epochs: tuple[int, ...]
     errors: tuple[float, ...]
 
 
-def read_curve(run: str | os.PathLike[str], name: str | None = None) -> Curve:
+def read_curve(run: StrPath, name: str | None = None) -> Curve:
     """Read the log of a training run, `RUN/log.csv`.
 
     It needs the columns `epoch, lr, train_loss, val_loss, val_top1, val_top5, seconds`, where `val_top1` is an accuracy
@@ -124,8 +120,7 @@ def read_curve(run: str | os.PathLike[str], name: str | None = None) -> Curve:
         FileNotFoundError: if there is no such folder, or it has no log.
         ValueError: for a log without epochs, with missing columns, cut short or damaged, with the number of the line.
     """
-    folder = Path(run)
-    path = folder / "log.csv"
+    folder, path = Path(run), Path(run, "log.csv")
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {os.fspath(run)!r}; give the folder of a training run")
     if not path.is_file():
@@ -144,16 +139,21 @@ def read_curve(run: str | os.PathLike[str], name: str | None = None) -> Curve:
         if len(line) != len(header):
             raise ValueError(f"{where}: {len(line)} values for {len(header)} columns; was the file cut short?")
         values = dict(zip(header, line, strict=True))
-        epochs.append(_epoch(values["epoch"], epochs, where))
-        errors.append(100 - _per_cent(values["val_top1"], where))
+        epoch, top1 = _number(int, values["epoch"]), _number(float, values["val_top1"])
+        if epoch is None:
+            raise ValueError(f"{where}: an epoch is a whole number; got {values['epoch']!r}")
+        if epochs and epoch <= epochs[-1]:
+            raise ValueError(f"{where}: epochs must rise; epoch {epoch} comes after {epochs[-1]}")
+        if top1 is None or not 0 <= top1 <= 100:
+            raise ValueError(f"{where}: val_top1 must be an accuracy in per cent, 0 to 100; got {values['val_top1']!r}")
+        epochs.append(epoch)
+        errors.append(100 - top1)
     if not epochs:
         raise ValueError(f"{path} has no epoch yet")
     return Curve(name or folder.resolve().name, tuple(epochs), tuple(errors))
 
 
-def plot_curves(
-    curves: Sequence[Curve], file: str | os.PathLike[str], *, lines: Mapping[str, float] | None = None
-) -> None:
+def plot_curves(curves: Sequence[Curve], file: StrPath, *, lines: Mapping[str, float] | None = None) -> None:
     """Draw error against epoch, as Figure 3 of the paper.
 
     Args:
@@ -175,7 +175,7 @@ def plot_curves(
     _save(figure, file)
 
 
-def check_plot_file(file: str | os.PathLike[str]) -> None:
+def check_plot_file(file: StrPath) -> None:
     """Find out before the work whether a plot can be written.
 
     Raises:
@@ -198,7 +198,7 @@ def check_plot_file(file: str | os.PathLike[str]) -> None:
         raise ValueError(f"no permission to write {path}")
 
 
-def _figure(file: str | os.PathLike[str], width: float, height: float) -> Any:
+def _figure(file: StrPath, width: float, height: float) -> Any:
     """An empty figure, so many inches large, for a file that can be written."""
     check_plot_file(file)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -207,15 +207,17 @@ def _figure(file: str | os.PathLike[str], width: float, height: float) -> Any:
     return FigureCanvasAgg(Figure(figsize=(width, height), layout="constrained", facecolor="white")).figure
 
 
-def _save(figure: Any, file: str | os.PathLike[str], dpi: int = 120) -> None:
+def _save(figure: Any, file: StrPath, dpi: int = 120) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a name in a script that the font lacks
         figure.savefig(os.fspath(file), dpi=dpi)
 
 
-def _unread(prediction: Prediction) -> Sequence[Tensor]:
-    """The levels after the one at which an image stopped."""
-    return () if prediction.stopped_at is None else prediction.levels[prediction.stopped_at + 1 :]
+def _shown(prediction: Prediction) -> list[Tensor]:
+    """The levels that have an answer, and those after the one at which the image stopped."""
+    by_size = {tuple(level.shape[-2:]): level for level in prediction.levels}
+    unread = () if prediction.stopped_at is None else prediction.levels[prediction.stopped_at + 1 :]
+    return [*(by_size[answer.size] for answer in prediction.answers), *unread]
 
 
 def _draw_level(axis: Any, level: Tensor, largest: Sequence[int], read: bool) -> None:
@@ -231,7 +233,7 @@ def _draw_bars(axis: Any, answer: Answer, leader: str) -> None:
     top = answer.top[:_MAX_BARS]
     for position, (name, probability) in zip(range(len(top), 0, -1), top, strict=True):
         value = 100 * probability
-        axis.barh(position, value, height=0.36, color=_ACCENT if name == leader else PALE)
+        axis.barh(position, value, height=0.36, color=COLOURS[0] if name == leader else PALE)
         label = _short(name.split(",")[0], 30)
         axis.text(0, position + 0.28, label, color=INK, fontsize=8, va="bottom", parse_math=False)
         axis.text(value + 1.5, position, f"{value:.1f} %", color=QUIET, fontsize=8, va="center")
@@ -242,72 +244,7 @@ def _short(name: str, length: int) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
-def _draw_labels(axis: Any, curve: Sequence[Point], marks: Sequence[Point]) -> None:
-    """Write the names beside the points, where they cover neither a point nor the curve nor each other."""
-    from matplotlib.path import Path as Line
-    from matplotlib.transforms import Bbox
-
-    unit = axis.figure.dpi / 72  # pixels of a typographic point
-
-    def pixels(point: Point) -> Any:
-        return axis.transData.transform((point.gmacs, point.accuracy))
-
-    def badness(spot: Any) -> int:
-        outside = not (axis.bbox.contains(*spot.min) and axis.bbox.contains(*spot.max))
-        padded = spot.padded(2 * unit)
-        return 10 * outside + padded.count_overlaps(taken) + any(line.intersects_bbox(padded, False) for line in lines)
-
-    lines = [Line([pixels(point) for point in curve])] if curve else []
-    taken = [Bbox([pixels(point), pixels(point)]).padded(5 * unit) for point in marks]
-    groups: dict[Point, list[Point]] = {}  # of points that lie on each other
-    for mark in marks:
-        first = next((p for p in groups if math.dist(pixels(p), pixels(mark)) < 6 * unit), mark)
-        groups.setdefault(first, []).append(mark)
-    labels = [("\n".join(p.name.replace(" x ", " × ") for p in group), first, INK) for first, group in groups.items()]
-    if curve:
-        note = ",\nthresholds chosen on the same images" if curve[0].optimistic else ""
-        labels.append((f"early exit, {curve[0].name}{note}", curve[len(curve) // 2], _ACCENT))
-    for words, point, colour in labels:
-        style = {"color": colour, "fontsize": 9, "linespacing": 1.3, "ha": "left", "va": "bottom", "parse_math": False}
-        probe = axis.text(0, 0, words, **style)
-        width, height = probe.get_window_extent().size
-        probe.remove()
-        x, y = pixels(point)
-        box = min(_spots(x, y, width, height, unit), key=badness)
-        taken.append(box)
-        far = max(box.x0 - x, x - box.x1, box.y0 - y, y - box.y1) > 12 * unit
-        line = {"arrowstyle": "-", "color": PALE, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 5} if far else None
-        offset = ((box.x0 - x) / unit, (box.y0 - y) / unit)
-        style["multialignment"] = "right" if box.x1 < x else "left"
-        place = (point.gmacs, point.accuracy)
-        axis.annotate(words, place, offset, textcoords="offset points", arrowprops=line, **style)
-
-
-def _spots(x: float, y: float, width: float, height: float, unit: float) -> Iterator[Any]:
-    """Boxes for a text around a place, the nearest first."""
-    from matplotlib.transforms import Bbox
-
-    sides = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
-    for away, (right, up) in itertools.product((8 * unit, 18 * unit, 32 * unit, 50 * unit, 72 * unit), sides):
-        left, bottom = x + right * away - (1 - right) * width / 2, y + up * away - (1 - up) * height / 2
-        yield Bbox.from_bounds(left, bottom, width, height)
-
-
-def _epoch(text: str, before: Sequence[int], where: str) -> int:
-    try:
-        epoch = int(text)
-    except ValueError:
-        raise ValueError(f"{where}: an epoch is a whole number; got {text!r}") from None
-    if before and epoch <= before[-1]:
-        raise ValueError(f"{where}: epochs must rise; epoch {epoch} comes after {before[-1]}")
-    return epoch
-
-
-def _per_cent(text: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 100:
-        raise ValueError(f"{where}: val_top1 must be an accuracy in per cent, 0 to 100; got {text!r}")
-    return value
+def _number(kind: Callable[[str], Any], text: str) -> Any:
+    with contextlib.suppress(ValueError):
+        return kind(text)
+    return None

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from srnn_zoo.datasets.images import Skipped
 PREDICTIONS_FILE = "predictions.csv"
 PARTIAL = ".partial"  # ends the name of a file that is not complete
 _TABLES = ("table.csv", "table.md")
-_Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
+_COLUMNS = "method levels images correct top1_error top1_error_low top1_error_high top5_error top5_error_low".split()
+_COLUMNS += "top5_error_high reference only_this_right only_reference_right p_value gmacs images_per_second".split()
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +89,7 @@ class Table:
     skipped: tuple[Skipped, ...] = ()
 
     def row(self, name: str) -> Row:
-        """The row of that name.
-
-        Raises:
-            ValueError: if there is none, with the closest.
-        """
+        """The row of that name; ValueError where there is none, with the closest."""
         for row in self.rows:
             if row.name == name:
                 return row
@@ -106,17 +102,14 @@ class Table:
     def to_csv(self) -> str:
         """The table with all digits: errors and their intervals in per cent, one row a method."""
         text = io.StringIO()
-        lines = [self._values(row) for row in self.rows]
-        writer = csv.DictWriter(text, lines[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+        csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *map(self._values, self.rows)])
         return text.getvalue()
 
     def to_markdown(self) -> str:
         """The table and its caption, to read."""
         test = f"p against {self.reference} (only this : only that right)"
         titles = ["method", "top-1 error % (95 %)", "top-5 error % (95 %)", test, "GMACs", "images/s"]
-        lines = [titles, *([_cell(text) for text in self._texts(row)] for row in self.rows)]
+        lines = [titles, *map(self._texts, self.rows)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
         lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
         padded = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
@@ -129,38 +122,26 @@ class Table:
             partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names may hold undecodable bytes
             partial.replace(Path(folder, name))
 
-    def _values(self, row: Row) -> dict[str, Any]:
-        test = None if row.name == self.reference else self.compare(row.name, self.reference)
-        return {
-            "method": row.name,
-            "levels": " ".join(f"{h}x{w}" for h, w in row.sizes),
-            "images": row.images,
-            "correct": int(row.correct.sum()),
-            "top1_error": row.top1_error,
-            "top1_error_low": row.top1_interval[0],
-            "top1_error_high": row.top1_interval[1],
-            "top5_error": row.top5_error,
-            "top5_error_low": row.top5_interval[0],
-            "top5_error_high": row.top5_interval[1],
-            "reference": "" if test is None else self.reference,
-            "only_this_right": "" if test is None else test.only_a,
-            "only_reference_right": "" if test is None else test.only_b,
-            "p_value": "" if test is None else test.p_value,
-            "gmacs": row.gmacs,
-            "images_per_second": row.images_per_second,
-        }
+    def _values(self, row: Row) -> list[Any]:
+        levels = " ".join(f"{height}x{width}" for height, width in row.sizes)
+        errors = (row.top1_error, *row.top1_interval, row.top5_error, *row.top5_interval)
+        test: tuple[Any, ...] = ("", "", "", "")
+        if row.name != self.reference:
+            test = (self.reference, *astuple(self.compare(row.name, self.reference)))
+        counts = (row.images, int(row.correct.sum()))
+        return [row.name, levels, *counts, *errors, *test, row.gmacs, row.images_per_second]
 
     def _texts(self, row: Row) -> list[str]:
-        errors = [
-            f"{error:.2f} ({low:.2f}–{high:.2f})"
-            for error, (low, high) in ((row.top1_error, row.top1_interval), (row.top5_error, row.top5_interval))
-        ]
+        """The same for people, in texts that end neither their cell nor their line of the table."""
+        measured = ((row.top1_error, row.top1_interval), (row.top5_error, row.top5_interval))
+        errors = [f"{error:.2f} ({low:.2f}–{high:.2f})" for error, (low, high) in measured]
         test = "reference"
         if row.name != self.reference:
             found = self.compare(row.name, self.reference)
             p = f"{found.p_value:.4f}" if found.p_value >= 1e-4 else "< 0.0001"
             test = f"{p} ({found.only_a} : {found.only_b})"
-        return [row.name, *errors, test, f"{row.gmacs:.3f}", f"{row.images_per_second:.1f}"]
+        texts = [row.name, *errors, test, f"{row.gmacs:.3f}", f"{row.images_per_second:.1f}"]
+        return [" ".join(text.split()).replace("|", "\\|") for text in texts]
 
 
 @dataclass(frozen=True)
@@ -194,10 +175,10 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     """
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"an interval needs 0 to n successes of n = 1 or more; got {correct} of {n}")
-    p, z2 = correct / n, _Z * _Z
-    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return 0.0 if correct == 0 else middle - half, 1.0 if correct == n else middle + half  # no rounding at the ends
+    from scipy.stats import binomtest  # here, as it takes long to import
+
+    interval = binomtest(correct, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mcnemar(a_correct: Sequence[bool] | Tensor, b_correct: Sequence[bool] | Tensor) -> McNemar:
@@ -216,19 +197,18 @@ def mcnemar(a_correct: Sequence[bool] | Tensor, b_correct: Sequence[bool] | Tens
         >>> mcnemar([True] * 9 + [False], [False] * 8 + [True, True])
         McNemar(only_a=8, only_b=1, p_value=0.0390625)
     """
+    from scipy.stats import binomtest
+
     a, b = (torch.as_tensor(x, dtype=torch.bool).flatten().cpu() for x in (a_correct, b_correct))
     if len(a) != len(b):
         raise ValueError(f"a paired test needs both methods' answers on the same images; got {len(a)} and {len(b)}")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    return McNemar(only_a, only_b, _two_sided(min(only_a, only_b), only_a + only_b))
+    n = only_a + only_b
+    return McNemar(only_a, only_b, float(binomtest(min(only_a, only_b), n).pvalue) if n else 1.0)
 
 
 def check_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder for results, made if it is missing; called before the work.
-
-    Raises:
-        ValueError: if it is a file, or cannot be made or written to.
-    """
+    """The folder for results, made if it is missing; ValueError if it cannot be made or written to, or is a file."""
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -245,11 +225,9 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
 def predictions_file(folder: Path, names: Sequence[str]) -> Iterator[Any]:
     """A CSV writer for the predictions of the rows with these names, one line an image.
 
-    Until it is complete, the file is called `predictions.csv.partial`; it stays when the work is interrupted. The files
-    of an earlier evaluation are kept until the end. Then its tables go first, so that none stands beside predictions of
-    another evaluation.
+    Until it is complete, the file is called `predictions.csv.partial`; it stays when the work is interrupted. Files of
+    an earlier evaluation are kept until then; its tables go before its predictions, so that they never disagree.
     """
-    path = folder / PREDICTIONS_FILE
     partial = folder / (PREDICTIONS_FILE + PARTIAL)
     columns = [f"{name}: {kind}" for name in names for kind in ("class", "probability", "correct")]
     with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -258,7 +236,7 @@ def predictions_file(folder: Path, names: Sequence[str]) -> Iterator[Any]:
         yield writer
     for name in _TABLES:
         (folder / name).unlink(missing_ok=True)
-    partial.replace(path)
+    partial.replace(folder / PREDICTIONS_FILE)
 
 
 def _error(right: Tensor) -> float:
@@ -268,19 +246,3 @@ def _error(right: Tensor) -> float:
 def _interval(right: Tensor) -> tuple[float, float]:
     low, high = wilson(int(torch.sum(~right)), len(right))
     return 100 * low, 100 * high
-
-
-def _cell(text: str) -> str:
-    """A text that ends neither its cell nor its line of the table."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _two_sided(fewer: int, n: int) -> float:
-    """P(X ≤ fewer or X ≥ n - fewer) for X ~ Binomial(n, ½)."""
-    if 2 * fewer == n:
-        return 1.0
-    if n < 1000:
-        return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
-    constant = math.lgamma(n + 1) - n * math.log(2)  # in logarithms: for many images the exact integers are too long
-    terms = (math.exp(constant - math.lgamma(k + 1) - math.lgamma(n - k + 1)) for k in range(fewer + 1))
-    return min(1.0, 2 * math.fsum(terms))

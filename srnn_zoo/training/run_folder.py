@@ -142,9 +142,14 @@ def draw_curves(
         names.append(f"{name} ({value:.2f})")
     style_axes(axes, "epoch", ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend = axes.legend(drawn, ["-"] * len(drawn), frameon=False, labelcolor=INK)
+    draw_legend(axes, drawn, names)
+
+
+def draw_legend(parent: Any, drawn: Sequence[Any], names: Sequence[str], **options: Any) -> None:
+    """A legend of axes or a figure with the names as they are: one may begin with _, or hold a $."""
+    legend = parent.legend(drawn, ["-"] * len(drawn), frameon=False, labelcolor=INK, **options)
     for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set(text=name, parse_math=False)  # a name may begin with _, or hold a $
+        text.set(text=name, parse_math=False)
 
 
 def style_axes(axes: Any, xlabel: str, ylabel: str) -> None:

@@ -19,7 +19,7 @@ FRUIT = tuple("fig kiwi lime mango olive peach plum".split())
 
 
 @pytest.fixture(scope="session")
-def fruit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fruit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five images of each of five classes; the other two of the models' classes are missing."""
     folder = tmp_path_factory.mktemp("fruit")
     random = np.random.default_rng(0)
@@ -33,12 +33,10 @@ def fruit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_fruit_model(fruit_folder: Path) -> Callable[..., SRNN]:
+def make(fruit: Path) -> Callable[..., SRNN]:
     """Make a model of levels of 32 and 64 with random weights everywhere."""
 
-    def make_fruit_model(
-        variant: str = "half_gru", seed: int = 0, names: tuple[str, ...] = FRUIT, **options: Any
-    ) -> SRNN:
+    def make(variant: str = "half_gru", seed: int = 0, names: tuple[str, ...] = FRUIT, **options: Any) -> SRNN:
         torch.manual_seed(0)
         options = {"img_size": 64, "num_classes": len(names), **options}
         model = srnn_zoo.create_model("srnn_test_resnet", variant=variant, **options).eval()
@@ -46,7 +44,7 @@ def make_fruit_model(fruit_folder: Path) -> Callable[..., SRNN]:
         with torch.no_grad():
             for parameter in [*model.cell.parameters(), *(model.backbone.parameters() if seed else ())]:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-            levels = list(zip(*pyramids(model, fruit_folder).values(), strict=True))
+            levels = list(zip(*pyramids(model, fruit).values(), strict=True))
             for index, classifier in enumerate([*model.exit_fc[:-1], model.fc] if len(model.exit_fc) else [model.fc]):
                 features = model.level_features(torch.cat(levels[index]), index)
                 torch.nn.init.normal_(classifier.weight, std=8.0)  # pyright: ignore
@@ -54,7 +52,7 @@ def make_fruit_model(fruit_folder: Path) -> Callable[..., SRNN]:
         model.pretrained_cfg["label_names"] = names
         return model
 
-    return make_fruit_model
+    return make
 
 
 _found: dict[tuple[str, Path], dict[Path, list[Tensor]]] = {}

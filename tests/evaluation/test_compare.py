@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import csv
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,21 +21,19 @@ from tests.datasets.test_readers import stream
 
 from .conftest import FRUIT, pyramids
 
-Make = Callable[..., SRNN]
-
 SINGLE = ("base CNN 32", "base CNN 64")
 ENSEMBLES = ("probability ensemble", "logit ensemble")
 
 
 @pytest.fixture(scope="module")
-def model(make_fruit_model: Make) -> SRNN:
+def model(make) -> SRNN:
     """half_gru. Do not change it."""
-    return make_fruit_model()
+    return make()
 
 
 @pytest.fixture(scope="module")
-def table(model: SRNN, fruit_folder: Path) -> Table:
-    return evaluate(model, fruit_folder)
+def table(model: SRNN, fruit: Path) -> Table:
+    return evaluate(model, fruit)
 
 
 class Expected(NamedTuple):
@@ -46,11 +43,6 @@ class Expected(NamedTuple):
     probability: float
     correct: bool
     in_top5: bool
-
-
-def expected(probabilities: Tensor, target: str, names: tuple[str, ...]) -> Expected:
-    ranked = [names[index] for index in probabilities.argsort(descending=True)]
-    return Expected(ranked[0], probabilities.max().item(), ranked[0] == target, target in ranked[:5])
 
 
 @torch.no_grad()
@@ -70,7 +62,10 @@ def plain_loop(models: dict[str, SRNN], folder: Path) -> dict[str, list[Expected
                 logits["logit ensemble"] = (single[0] + single[1]) / 2
                 logits["probability ensemble"] = ((single[0].softmax(1) + single[1].softmax(1)) / 2).log()
             for row, values in logits.items():
-                found.setdefault(row, []).append(expected(values.softmax(1)[0], path.parent.name, names))
+                probabilities = values.softmax(1)[0]
+                ranked = [names[index] for index in probabilities.argsort(descending=True)]
+                right = [answer == path.parent.name for answer in ranked[:5]]
+                found.setdefault(row, []).append(Expected(ranked[0], probabilities.max().item(), right[0], any(right)))
     return found
 
 
@@ -83,18 +78,16 @@ def check(table: Table, wanted: dict[str, list[Expected]]) -> None:
         assert row.top5_error == pytest.approx(100 * (1 - row.in_top5.double().mean().item()))
 
 
-def test_every_variant_has_the_figures_of_a_plain_loop_in_float64(
-    make_fruit_model: Make, fruit_folder: Path, tmp_path: Path
-) -> None:
+def test_every_variant_has_the_figures_of_a_plain_loop_in_float64(make, fruit: Path, tmp_path: Path) -> None:
     variants = "vanilla half_gru gru lstm mgu mean_logit mean_prob concat".split()
-    models = {variant: make_fruit_model(variant) for variant in variants}
-    wanted = plain_loop(models, fruit_folder)
-    found = evaluate(models, fruit_folder, batch_size=7, output=tmp_path)
+    models = {variant: make(variant) for variant in variants}
+    wanted = plain_loop(models, fruit)
+    found = evaluate(models, fruit, batch_size=7, output=tmp_path)
     check(found, wanted)
     assert [row.name for row in found.rows] == [*SINGLE, *ENSEMBLES, *models]
     assert len({row.correct.sum().item() for row in found.rows}) > 3  # the rows are told apart
     lines = list(csv.DictReader((tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()))
-    paths = sorted(fruit_folder.glob("*/*.png"))
+    paths = sorted(fruit.glob("*/*.png"))
     assert [(line["path"], line["target"]) for line in lines] == [(str(path), path.parent.name) for path in paths]
     for name, images in wanted.items():
         assert [line[f"{name}: class"] for line in lines] == [image.answer for image in images]
@@ -103,46 +96,40 @@ def test_every_variant_has_the_figures_of_a_plain_loop_in_float64(
         assert probabilities == pytest.approx([image.probability for image in images], abs=1e-3)
 
 
-def test_levels_with_classifiers_and_norms_of_their_own_are_read_by_them(
-    make_fruit_model: Make, fruit_folder: Path
-) -> None:
-    model = make_fruit_model(exits="separate", norm="per_level")
+def test_levels_with_classifiers_and_norms_of_their_own_are_read_by_them(make, fruit: Path) -> None:
+    model = make(exits="separate", norm="per_level")
     with torch.no_grad():
         for name, parameter in model.backbone.named_parameters():
             if ".0.weight" in name or ".1.weight" in name:
                 parameter.add_(0.3 * torch.rand_like(parameter))
-    found = evaluate(model, fruit_folder, batch_size=4)
-    for number, (path, levels) in enumerate(pyramids(model, fruit_folder).items()):
+    found = evaluate(model, fruit, batch_size=4)
+    for number, (path, levels) in enumerate(pyramids(model, fruit).items()):
         with torch.no_grad():
-            single = [
-                model.classifier(index)(model.level_features(level, index)).argmax().item()
-                for index, level in enumerate(levels)
-            ]
-            whole = model(levels).argmax().item()
-        target = FRUIT.index(path.parent.name)
-        for name, answer in zip((*SINGLE, "half_gru"), (*single, whole), strict=True):
-            assert found.row(name).correct[number].item() == (answer == target)
+            own = [model.classifier(index)(model.level_features(level, index)) for index, level in enumerate(levels)]
+            answers = [logits.argmax().item() for logits in (*own, model(levels))]
+        for name, answer in zip((*SINGLE, "half_gru"), answers, strict=True):
+            assert found.row(name).correct[number].item() == (answer == FRUIT.index(path.parent.name))
 
 
-def test_models_may_have_their_classes_in_another_order(make_fruit_model: Make, fruit_folder: Path) -> None:
-    models = {"forward": make_fruit_model("vanilla"), "backward": make_fruit_model("vanilla", names=FRUIT[::-1])}
-    check(evaluate(models, fruit_folder), plain_loop(models, fruit_folder))
+def test_models_may_have_their_classes_in_another_order(make, fruit: Path) -> None:
+    models = {"forward": make("vanilla"), "backward": make("vanilla", names=FRUIT[::-1])}
+    check(evaluate(models, fruit), plain_loop(models, fruit))
 
 
-def test_another_model_can_give_the_base_rows(make_fruit_model: Make, fruit_folder: Path) -> None:
-    base, other = make_fruit_model("vanilla"), make_fruit_model("half_gru", seed=2)
-    found = evaluate(other, fruit_folder, base=base)
-    expected_of_other = plain_loop({"half_gru": other}, fruit_folder)["half_gru"]
-    check(found, plain_loop({"half_gru": base}, fruit_folder) | {"half_gru": expected_of_other})
+def test_another_model_can_give_the_base_rows(make, fruit: Path) -> None:
+    base, other = make("vanilla"), make("half_gru", seed=2)
+    found = evaluate(other, fruit, base=base)
+    expected_of_other = plain_loop({"half_gru": other}, fruit)["half_gru"]
+    check(found, plain_loop({"half_gru": base}, fruit) | {"half_gru": expected_of_other})
     assert "the model given as base" in found.caption
 
 
-def test_backbones_are_run_once_for_all_rows_that_share_them(make_fruit_model: Make, fruit_folder: Path) -> None:
+def test_backbones_are_run_once_for_all_rows_that_share_them(make, fruit: Path) -> None:
     models = {
-        "a": make_fruit_model("vanilla"),
-        "b": make_fruit_model("half_gru"),  # the same backbone, as another object
-        "c": make_fruit_model("half_gru", seed=1),  # another one
-        "d": make_fruit_model("half_gru", img_size=96),  # the first one, on other levels
+        "a": make("vanilla"),
+        "b": make("half_gru"),  # the same backbone, as another object
+        "c": make("half_gru", seed=1),  # another one
+        "d": make("half_gru", img_size=96),  # the first one, on other levels
     }
     read: list[tuple[str, int]] = []
 
@@ -152,18 +139,18 @@ def test_backbones_are_run_once_for_all_rows_that_share_them(make_fruit_model: M
 
     for name, model in models.items():
         model.backbone.register_forward_hook(lambda _, images, __, name=name: note(name, images[0]))
-    evaluate(models, fruit_folder, batch_size=25)
+    evaluate(models, fruit, batch_size=25)
     assert read == [("a", 32), ("a", 64), ("c", 32), ("c", 64), ("d", 48), ("d", 96)]
 
 
-def test_neither_batches_nor_workers_change_an_answer(model: SRNN, fruit_folder: Path) -> None:
-    wanted = plain_loop({"half_gru": model}, fruit_folder)
+def test_neither_batches_nor_workers_change_an_answer(model: SRNN, fruit: Path) -> None:
+    wanted = plain_loop({"half_gru": model}, fruit)
     for batch_size, workers in ((1, 0), (100, 0), (1, 2), (4, 2)):
-        check(evaluate(model, fruit_folder, batch_size=batch_size, workers=workers), wanted)
+        check(evaluate(model, fruit, batch_size=batch_size, workers=workers), wanted)
 
 
-def test_gmacs_are_those_of_the_levels_and_the_head(make_fruit_model: Make, model: SRNN, fruit_folder: Path) -> None:
-    models = {"vanilla": make_fruit_model("vanilla"), "half_gru": model}
+def test_gmacs_are_those_of_the_levels_and_the_head(make, model: SRNN, fruit: Path) -> None:
+    models = {"vanilla": make("vanilla"), "half_gru": model}
     costs = {name: srnn_zoo.count_gmacs(model) for name, model in models.items()}
     small, large = costs["vanilla"].levels
     classifier = model.num_features * len(FRUIT) / 1e9
@@ -172,12 +159,12 @@ def test_gmacs_are_those_of_the_levels_and_the_head(make_fruit_model: Make, mode
         **dict.fromkeys(ENSEMBLES, small + large + 2 * classifier),
         **{name: cost.total for name, cost in costs.items()},
     }
-    found = evaluate(models, fruit_folder)
+    found = evaluate(models, fruit)
     assert {row.name: row.gmacs for row in found.rows} == pytest.approx(wanted, rel=1e-9)
 
 
 def test_speed_counts_a_rows_own_levels_and_not_the_first_batch_or_the_reading(
-    model: SRNN, fruit_folder: Path, monkeypatch: pytest.MonkeyPatch
+    model: SRNN, fruit: Path, monkeypatch
 ) -> None:
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
@@ -194,7 +181,7 @@ def test_speed_counts_a_rows_own_levels_and_not_the_first_batch_or_the_reading(
 
     monkeypatch.setattr(model, "level_features", slow_level)
     monkeypatch.setattr(model, "fuse", slow_fuse)
-    rows = evaluate(model, fruit_folder, batch_size=10).rows
+    rows = evaluate(model, fruit, batch_size=10).rows
     assert [row.images_per_second for row in rows] == pytest.approx([1, 1 / 4, 1 / 5, 1 / 5, 1 / 10])
 
 
@@ -207,16 +194,16 @@ def test_a_single_batch_is_its_own_measurement() -> None:
     assert clock.seconds_per_image == 0.5
 
 
-def test_with_five_classes_the_top_five_are_all(make_fruit_model: Make, fruit_folder: Path) -> None:
-    row = evaluate(make_fruit_model(names=FRUIT[1:6]), fruit_folder).row("half_gru")
+def test_with_five_classes_the_top_five_are_all(make, fruit: Path) -> None:
+    row = evaluate(make(names=FRUIT[1:6]), fruit).row("half_gru")
     assert (row.top5_error, row.top5_interval[0]) == (0, 0)
     assert 0 < row.top1_error < 100
 
 
-def test_with_three_classes_and_one_image(make_fruit_model: Make, tmp_path: Path) -> None:
+def test_with_three_classes_and_one_image(make, tmp_path: Path) -> None:
     (tmp_path / "fig").mkdir()
     Image.new("RGB", (40, 40), "green").save(tmp_path / "fig" / "1.png")
-    found = evaluate(make_fruit_model(names=FRUIT[:3]), tmp_path)
+    found = evaluate(make(names=FRUIT[:3]), tmp_path)
     for row in found.rows:
         assert (row.images, row.top5_error) == (1, 0)
         assert row.top1_error in (0, 100)
@@ -225,48 +212,46 @@ def test_with_three_classes_and_one_image(make_fruit_model: Make, tmp_path: Path
     assert all(found.compare(row.name, found.reference).p_value == 1 for row in found.rows)
 
 
-def test_a_model_of_one_level_has_no_ensembles(make_fruit_model: Make, fruit_folder: Path) -> None:
-    found = evaluate(make_fruit_model("vanilla", scales=(1.0,)), fruit_folder)
+def test_a_model_of_one_level_has_no_ensembles(make, fruit: Path) -> None:
+    found = evaluate(make("vanilla", scales=(1.0,)), fruit)
     assert [row.name for row in found.rows] == ["base CNN 64", "vanilla"]
     assert found.reference == "base CNN 64"
 
 
-def test_a_model_in_half_precision_is_evaluated_in_it(model: SRNN, table: Table, fruit_folder: Path) -> None:
-    half = evaluate(copy.deepcopy(model).bfloat16(), fruit_folder).row("half_gru")
+def test_a_model_in_half_precision_is_evaluated_in_it(model: SRNN, table: Table, fruit: Path) -> None:
+    half = evaluate(copy.deepcopy(model).bfloat16(), fruit).row("half_gru")
     assert (half.correct == table.row("half_gru").correct).double().mean() > 0.8
 
 
-def test_logits_that_are_not_finite_are_wrong_and_counted(model: SRNN, fruit_folder: Path, tmp_path: Path) -> None:
+def test_logits_that_are_not_finite_are_wrong_and_counted(model: SRNN, fruit: Path, tmp_path: Path) -> None:
     model = copy.deepcopy(model)
     with torch.no_grad():
         model.fc.bias[FRUIT.index("kiwi")] = torch.nan  # pyright: ignore
-    found = evaluate(model, fruit_folder, output=tmp_path)
+    found = evaluate(model, fruit, output=tmp_path)
     for row in found.rows:
         assert (row.top1_error, row.top5_error, row.not_finite) == (100, 100, 25)
         assert f"`{row.name}` had logits that were not finite on 25 images, which count as wrong" in found.caption
     assert ",nan,0" in (tmp_path / "predictions.csv").read_text()
 
 
-def test_the_probability_ensemble_survives_logits_of_any_size(model: SRNN, fruit_folder: Path) -> None:
+def test_the_probability_ensemble_survives_logits_of_any_size(model: SRNN, fruit: Path) -> None:
     model = copy.deepcopy(model)
     with torch.no_grad():
         model.fc.weight.mul_(1e5)  # pyright: ignore
-    assert evaluate(model, fruit_folder).row("probability ensemble").not_finite == 0
+    assert evaluate(model, fruit).row("probability ensemble").not_finite == 0
 
 
-def test_the_reference_is_the_better_ensemble_or_a_row_that_is_named(
-    make_fruit_model: Make, model: SRNN, table: Table, fruit_folder: Path
-) -> None:
-    for each in (table, *(evaluate(make_fruit_model(seed=seed), fruit_folder) for seed in (1, 2))):
+def test_the_reference_is_the_better_ensemble_or_a_row_that_is_named(make, model, table: Table, fruit: Path) -> None:
+    for each in (table, *(evaluate(make(seed=seed), fruit) for seed in (1, 2))):
         probability, logit = (each.row(name) for name in ENSEMBLES)
         assert each.reference == (probability if probability.top1_error < logit.top1_error else logit).name
-    named = evaluate(model, fruit_folder, reference="base CNN 32")
+    named = evaluate(model, fruit, reference="base CNN 32")
     assert named.reference == "base CNN 32"
     assert "against `base CNN 32`" in named.caption
 
 
-def test_broken_images_are_named_and_in_no_figure(model: SRNN, fruit_folder: Path, tmp_path: Path) -> None:
-    for path in sorted(fruit_folder.glob("*/[01].png")):
+def test_broken_images_are_named_and_in_no_figure(model: SRNN, fruit: Path, tmp_path: Path) -> None:
+    for path in sorted(fruit.glob("*/[01].png")):
         (tmp_path / path.parent.name).mkdir(exist_ok=True)
         (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
     broken = tmp_path / "kiwi" / "0a.png"
@@ -300,12 +285,12 @@ def test_without_a_readable_image_there_is_no_table(model: SRNN, tmp_path: Path)
         ({"split": "test"}, "unknown split 'test'; choose one of kiwi, lime"),
     ],
 )
-def test_wrong_arguments_are_named(arguments: dict[str, Any], reason: str, model: SRNN, fruit_folder: Path) -> None:
+def test_wrong_arguments_are_named(arguments: dict[str, Any], reason: str, model: SRNN, fruit: Path) -> None:
     with pytest.raises((ValueError, TypeError), match=reason):
-        evaluate(**{"models": model, "data": fruit_folder, **arguments})
+        evaluate(**{"models": model, "data": fruit, **arguments})
 
 
-def test_models_that_cannot_be_evaluated_are_named(model: SRNN, fruit_folder: Path) -> None:
+def test_models_that_cannot_be_evaluated_are_named(model: SRNN, fruit: Path) -> None:
     training, headless = copy.deepcopy(model).train(), copy.deepcopy(model)
     headless.reset_classifier(0)
     for models, base, reason in (
@@ -316,7 +301,7 @@ def test_models_that_cannot_be_evaluated_are_named(model: SRNN, fruit_folder: Pa
         (model, headless, "base: the model has no classifier"),
     ):
         with pytest.raises(ValueError, match=reason):
-            evaluate(models, fruit_folder, base=base)
+            evaluate(models, fruit, base=base)
 
 
 def test_a_target_beyond_the_models_classes_is_an_error(model: SRNN) -> None:
@@ -326,8 +311,8 @@ def test_a_target_beyond_the_models_classes_is_an_error(model: SRNN) -> None:
     assert evaluate(model, stream([3, 6])).rows[0].images == 2
 
 
-def test_memory_holds_answers_and_no_features(make_fruit_model: Make, fruit_folder: Path) -> None:
-    model = make_fruit_model()
+def test_memory_holds_answers_and_no_features(make, fruit: Path) -> None:
+    model = make()
     seen: list[weakref.ref[Tensor]] = []
     alive: list[int] = []
 
@@ -336,6 +321,6 @@ def test_memory_holds_answers_and_no_features(make_fruit_model: Make, fruit_fold
         alive.append(sum(tensor() is not None for tensor in seen))
 
     model.backbone.register_forward_hook(note)
-    assert evaluate(model, fruit_folder, batch_size=1).rows[0].images == 25
+    assert evaluate(model, fruit, batch_size=1).rows[0].images == 25
     assert len(seen) >= 2 * 2 * 25
     assert max(alive) <= 2 * 2 * 2  # images and features of two levels, of one batch and at most the one before
