@@ -41,7 +41,7 @@ def main() -> None:
         return
     figures = [measure(folder) for folder in arguments.checkouts]
     names = list(dict.fromkeys(name for column in figures for name in column))
-    titles = [folder.resolve().name for folder in arguments.checkouts]
+    titles = [folder.absolute().name for folder in arguments.checkouts]
     columns = list(zip(titles, figures, strict=True))
     rows = [{"figure": name, **{title: column.get(name, "") for title, column in columns}} for name in names]
     from _common import RESULTS, report
