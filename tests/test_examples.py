@@ -1,12 +1,9 @@
 """The examples run as they are written."""
 
-from __future__ import annotations
-
 import re
 import runpy
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,11 +16,11 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(monkeypatch, capfd, tmp_path):
     """What an example prints, run as a program in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
-    def run(name: str, *arguments: str | Path) -> str:
+    def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         try:
             runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
@@ -36,7 +33,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 
 @pytest.fixture
-def two_classes(grocery: Path, tmp_path: Path) -> Path:
+def two_classes(grocery, tmp_path):
     """Images of two classes that look different."""
     folders = sorted((grocery / "train").iterdir())
     for folder in (folders[0], folders[60 if len(folders) > 60 else -1]):
@@ -46,17 +43,17 @@ def two_classes(grocery: Path, tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def test_the_demo_names_what_is_on_its_images_and_draws_it(run: Run, tmp_path: Path) -> None:
+def test_the_demo_names_what_is_on_its_images_and_draws_it(run, tmp_path):
     output = run("demo.py")
     assert all(name in output for name in ("Egyptian cat", "espresso", "tripod"))
     assert (tmp_path / "demo.png").stat().st_size > 100_000
 
 
-def test_a_cell_of_ones_own_runs(run: Run) -> None:
+def test_a_cell_of_ones_own_runs(run):
     assert run("own_cell.py").count("(") == 2
 
 
-def test_fine_tuning_learns_and_saves(run: Run, two_classes: Path, tmp_path: Path) -> None:
+def test_fine_tuning_learns_and_saves(run, two_classes, tmp_path):
     output = run("finetune.py", two_classes, "--sizes", "48", "64", "--epochs", "4", "--batch-size", "8")
     accuracies = [float(line.split()[-2]) for line in output.splitlines()]
     assert len(accuracies) == 4
@@ -65,7 +62,7 @@ def test_fine_tuning_learns_and_saves(run: Run, two_classes: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_hugging_face_trainer_learns_and_saves_an_srnn(run: Run, two_classes: Path, tmp_path: Path) -> None:
+def test_the_hugging_face_trainer_learns_and_saves_an_srnn(run, two_classes, tmp_path):
     output = run("hf_trainer.py", two_classes, "--size", "128", "--output", "trained")
     accuracies = [float(value) for value in re.findall(r"'eval_accuracy': '?([\d.]+)", output)]
     assert len(accuracies) == 3
@@ -78,5 +75,5 @@ def test_the_hugging_face_trainer_learns_and_saves_an_srnn(run: Run, two_classes
 
 
 @pytest.mark.parametrize("example", ["finetune.py", "hf_trainer.py"])
-def test_an_example_says_how_it_is_used(run: Run, example: str) -> None:
+def test_an_example_says_how_it_is_used(run, example):
     assert "FOLDER" in run(example, "--help")

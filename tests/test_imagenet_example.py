@@ -1,7 +1,5 @@
 """The paper's experiment on ImageNet is one command; here it runs on a small folder in ImageNet's layout."""
 
-from __future__ import annotations
-
 import csv
 import os
 import subprocess
@@ -28,7 +26,7 @@ SMALL = {
 
 
 @pytest.fixture
-def imagenet(tmp_path: Path) -> Path:
+def imagenet(tmp_path):
     """One image of each of the thousand classes to train on, and one of each of the first fifty to validate."""
     for split, count in (("train", 1000), ("val", 50)):
         for number, name in enumerate(ImageNetInfo().label_names()[:count]):
@@ -38,7 +36,7 @@ def imagenet(tmp_path: Path) -> Path:
     return tmp_path / "imagenet"
 
 
-def experiment(*arguments: object) -> subprocess.CompletedProcess[str]:
+def experiment(*arguments):
     path = os.pathsep.join([os.fspath(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, **SMALL, "PATH": path, "PYTHONPATH": os.fspath(ROOT), "OMP_NUM_THREADS": "1"}
     command = ["bash", os.fspath(SCRIPT), *map(str, arguments)]
@@ -46,7 +44,7 @@ def experiment(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_one_command_trains_and_writes_table_1_and_figure_3(imagenet: Path, tmp_path: Path) -> None:
+def test_one_command_trains_and_writes_table_1_and_figure_3(imagenet, tmp_path):
     output = tmp_path / "runs"
     done = experiment(imagenet, output)
     assert done.returncode == 0, done.stderr
@@ -69,7 +67,7 @@ def test_one_command_trains_and_writes_table_1_and_figure_3(imagenet: Path, tmp_
     assert (output / "half_gru" / "log.csv").read_text() == log
 
 
-def test_it_says_what_folder_it_needs(tmp_path: Path) -> None:
+def test_it_says_what_folder_it_needs(tmp_path):
     for arguments in ((), (tmp_path,)):
         done = experiment(*arguments)
         assert (done.returncode, done.stdout) == (2, "")

@@ -1,7 +1,5 @@
 """The package as it is shipped: its wheel, its metadata, and what the repository may hold."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys
@@ -9,7 +7,6 @@ import tarfile
 import zipfile
 from configparser import ConfigParser
 from importlib.metadata import entry_points, requires, version
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +16,7 @@ from .conftest import ROOT
 
 
 @pytest.fixture(scope="session")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dist(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run(
         [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)], check=True, capture_output=True, text=True
@@ -28,7 +25,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.xdist_group("dist")
-def test_the_wheel_holds_the_package_its_types_and_its_licence_and_nothing_else(dist: Path) -> None:
+def test_the_wheel_holds_the_package_its_types_and_its_licence_and_nothing_else(dist):
     names = set(zipfile.ZipFile(next(dist.glob("*.whl"))).namelist())
     modules = {f"srnn_zoo/{p.relative_to(ROOT / 'srnn_zoo').as_posix()}" for p in (ROOT / "srnn_zoo").rglob("*.py")}
     info = f"srnn_zoo-{srnn_zoo.__version__}.dist-info"
@@ -37,7 +34,7 @@ def test_the_wheel_holds_the_package_its_types_and_its_licence_and_nothing_else(
 
 
 @pytest.mark.xdist_group("dist")
-def test_the_source_archive_builds_the_same(dist: Path) -> None:
+def test_the_source_archive_builds_the_same(dist):
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {
@@ -50,7 +47,7 @@ def test_the_source_archive_builds_the_same(dist: Path) -> None:
     } <= names
 
 
-def test_version_command_and_extras_are_those_of_the_metadata() -> None:
+def test_version_command_and_extras_are_those_of_the_metadata():
     assert version("srnn-zoo") == srnn_zoo.__version__
     assert [e.value for e in entry_points(group="console_scripts", name="srnn-zoo")] == ["srnn_zoo.cli:main"]
     config = ConfigParser()
@@ -59,7 +56,7 @@ def test_version_command_and_extras_are_those_of_the_metadata() -> None:
     assert any(r.startswith("timm>=") for r in requires("srnn-zoo") or [])
 
 
-def tracked_files() -> list[Path]:
+def tracked_files():
     try:
         output = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -67,7 +64,7 @@ def tracked_files() -> list[Path]:
     return [ROOT / name for name in output.split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_the_repository_holds_no_machines_path_and_no_large_file() -> None:
+def test_the_repository_holds_no_machines_path_and_no_large_file():
     home = str(ROOT.parent) + "/"
     for path in tracked_files():
         assert path.stat().st_size <= 2_000_000, path
@@ -75,14 +72,14 @@ def test_the_repository_holds_no_machines_path_and_no_large_file() -> None:
             assert home not in path.read_text(encoding="utf-8"), path
 
 
-def test_every_module_opens_with_one_sentence_and_stays_readable() -> None:
+def test_every_module_opens_with_one_sentence_and_stays_readable():
     for path in [path for path in tracked_files() if path.suffix == ".py"]:
         text = path.read_text(encoding="utf-8")
         assert text.startswith('"""'), path
         assert text.count("\n") <= 400, path
 
 
-def test_the_readmes_python_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_readmes_python_runs(monkeypatch, tmp_path):
     """Every Python block of README.md, in order, in one namespace, in a folder that holds a photo.jpg."""
     from PIL import Image
     from skimage import data
@@ -91,6 +88,6 @@ def test_the_readmes_python_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     assert blocks
-    namespace: dict[str, object] = {}
+    namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)

@@ -31,8 +31,7 @@ def evaluate(
     data_dir: app.DataDirOption = None,
     sizes: app.SizesOption = None,
     reference: Annotated[
-        str | None,
-        typer.Option(help="Row that the others are tested against; by default the better ensemble."),
+        str | None, typer.Option(help="Row that the others are tested against; by default the better ensemble.")
     ] = None,
     batch_size: app.BatchSizeOption = 8,
     workers: Annotated[

@@ -30,8 +30,7 @@ def train(
     model: app.ModelOption = app.DEFAULT_MODEL,
     variant: app.VariantOption = None,
     recipe: Annotated[
-        str,
-        typer.Option("--recipe", "-r", help="finetune, paper, probe, or a TOML file such as a run's recipe.toml."),
+        str, typer.Option("--recipe", "-r", help="finetune, paper, probe, or a TOML file such as a run's recipe.toml.")
     ] = "finetune",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Another value for a setting of the recipe: lr=0.001. Repeatable.")
@@ -52,8 +51,7 @@ def train(
         typer.Option(help="shared or separate: one classifier for all levels, or one for each. [default: shared]"),
     ] = None,
     norm: Annotated[
-        str | None,
-        typer.Option(help="Batch norm: shared, per_level or frozen. [default: shared]", show_default=False),
+        str | None, typer.Option(help="Batch norm: shared, per_level or frozen. [default: shared]", show_default=False)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     corrupt: Annotated[str, typer.Option(help="What to do with images that cannot be read: skip or fatal.")] = "skip",
@@ -151,8 +149,7 @@ def _summarise(result: FitResult) -> None:
 @app.command()
 def curves(
     runs: Annotated[
-        list[str],
-        typer.Argument(help="Folders of training runs; NAME=FOLDER names the curve.", show_default=False),
+        list[str], typer.Argument(help="Folders of training runs; NAME=FOLDER names the curve.", show_default=False)
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to draw to (.png, .pdf, …).")] = Path(
         "curves.png"

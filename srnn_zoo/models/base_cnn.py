@@ -67,12 +67,7 @@ PIP_FILES = {
 
 
 def create_base_cnn(
-    architecture: str,
-    tag: str = "",
-    *,
-    file: StrPath | None = None,
-    cache_dir: StrPath | None = None,
-    **kwargs: Any,
+    architecture: str, tag: str = "", *, file: StrPath | None = None, cache_dir: StrPath | None = None, **kwargs: Any
 ) -> nn.Module:
     """The pretrained timm model, with its classifier, that an SRNN is initialised from.
 

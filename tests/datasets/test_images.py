@@ -1,7 +1,5 @@
 """Image files: each becomes an upright RGB image of the right values, or one sentence that says why not."""
 
-from __future__ import annotations
-
 import io
 import os
 import random
@@ -9,10 +7,8 @@ import struct
 import sys
 import warnings
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,28 +26,28 @@ ON_WHITE = COLOURS * (ALPHA[..., None] / 255) + 255.0 - ALPHA[..., None]
 PALETTE = PHOTO.quantize(16)
 
 
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+def encoded(image, kind, **options):
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def values(image: Image.Image) -> np.ndarray:
+def values(image):
     return np.asarray(image).astype(float)
 
 
-def thrice(greys: Any) -> np.ndarray:
+def thrice(greys):
     """Greys as RGB."""
     return np.repeat(np.asarray(greys)[..., None], 3, axis=-1).astype(float)
 
 
-def with_alpha(image: Image.Image, alpha: Any) -> Image.Image:
+def with_alpha(image, alpha):
     image = image.copy()
     image.putalpha(Image.fromarray(np.broadcast_to(alpha, GREYS.shape).astype(np.uint8)))
     return image
 
 
-def reason_against(path: str | os.PathLike[str]) -> str:
+def reason_against(path):
     """What `open_image` says after the path, in one line."""
     with pytest.raises(ImageError) as caught:
         open_image(path)
@@ -67,7 +63,7 @@ BITS = (GREYS > 100).astype(np.uint8) * 255
 BLACK_AND_WHITE = Image.fromarray(BITS).convert("1")
 WHITE = "transparent, shown on white"
 
-KINDS: dict[str, tuple[bytes, np.ndarray, str]] = {
+KINDS = {
     "RGB": (encoded(PHOTO, "PNG"), values(PHOTO), ""),
     "JPEG": (encoded(PHOTO, "JPEG", quality=98), values(PHOTO), ""),
     "greyscale": (encoded(GREY, "PNG"), thrice(GREYS), "greyscale, converted to RGB"),
@@ -94,7 +90,7 @@ KINDS: dict[str, tuple[bytes, np.ndarray, str]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_image_becomes_rgb_with_a_note_of_what_was_done(kind: str, tmp_path: Path) -> None:
+def test_every_kind_of_image_becomes_rgb_with_a_note_of_what_was_done(kind, tmp_path):
     content, expected, note = KINDS[kind]
     path = tmp_path / "image"  # without a suffix: the content alone says what it is
     path.write_bytes(content)
@@ -106,7 +102,7 @@ def test_every_kind_of_image_becomes_rgb_with_a_note_of_what_was_done(kind: str,
 
 
 RAMP = np.linspace(0, 65535, 24 * 32).reshape(24, 32)
-DEEP: dict[str, tuple[np.ndarray, str, float, float, str]] = {
+DEEP = {
     "16-bit PNG": (RAMP.astype(np.uint16), "PNG", 0, 65535, "16-bit greyscale"),
     "16-bit TIFF": (RAMP.astype("<u2"), "TIFF", 0, 65535, "16-bit greyscale"),
     "big-endian 16-bit TIFF": (RAMP.astype(">u2"), "TIFF", 0, 65535, "16-bit greyscale"),
@@ -121,7 +117,7 @@ DEEP: dict[str, tuple[np.ndarray, str, float, float, str]] = {
 
 
 @pytest.mark.parametrize("kind", DEEP)
-def test_deep_images_are_scaled_to_8_bits_and_not_clipped(kind: str, tmp_path: Path) -> None:
+def test_deep_images_are_scaled_to_8_bits_and_not_clipped(kind, tmp_path):
     numbers, suffix, black, white, name = DEEP[kind]
     path = tmp_path / "deep"
     path.write_bytes(encoded(Image.fromarray(numbers), suffix))
@@ -133,7 +129,7 @@ def test_deep_images_are_scaled_to_8_bits_and_not_clipped(kind: str, tmp_path: P
 
 
 # EXIF orientation: how an upright image is stored
-STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+STORED = {
     1: lambda upright: upright,
     2: np.fliplr,
     3: lambda upright: np.rot90(upright, 2),
@@ -147,7 +143,7 @@ STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 @pytest.mark.parametrize("suffix", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", STORED)
-def test_images_are_turned_upright_as_exif_says(orientation: int, suffix: str, tmp_path: Path) -> None:
+def test_images_are_turned_upright_as_exif_says(orientation, suffix, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](COLOURS)))
@@ -160,7 +156,7 @@ def test_images_are_turned_upright_as_exif_says(orientation: int, suffix: str, t
     assert notes == ()
 
 
-def png_header(width: int, height: int) -> bytes:
+def png_header(width, height):
     """A PNG that claims a size and has no pixels."""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0"))]
     packed = [
@@ -169,21 +165,21 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
-def blank(width: int, height: int) -> bytes:
+def blank(width, height):
     return encoded(Image.new("RGB", (width, height)), "PNG")
 
 
-def float_tiff(odd_value: float) -> bytes:
+def float_tiff(odd_value):
     return encoded(Image.fromarray(np.where(ROWS + COLUMNS == 3, odd_value, 0.5).astype(np.float32)), "TIFF")
 
 
-def unknown_dds() -> bytes:
+def unknown_dds():
     data = bytearray(encoded(PHOTO, "DDS"))
     data[80:84] = struct.pack("<I", 512)  # pixel format flags; Pillow's reader raises NotImplementedError
     return bytes(data)
 
 
-BAD: dict[str, tuple[bytes, str]] = {
+BAD = {
     "half.jpg": (encoded(PHOTO.resize((200, 200)), "JPEG")[:-900], "truncated or damaged (image file is truncated"),
     "half.png": (encoded(PHOTO, "PNG")[:-60], "truncated or damaged ("),
     "header.jpg": (encoded(PHOTO, "JPEG")[:20], "not an image that Pillow can read"),
@@ -201,7 +197,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_that_is_no_usable_image_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_usable_image_is_refused_in_one_line(name, tmp_path):
     content, reason = BAD[name]
     path = tmp_path / name
     path.write_bytes(content)
@@ -212,13 +208,13 @@ def test_a_file_that_is_no_usable_image_is_refused_in_one_line(name: str, tmp_pa
         assert open_or_skip(io.BytesIO(content)) == Skipped("an image", f"an image: {reason_against(path)}")
 
 
-def test_the_smallest_and_the_longest_images_allowed_are_read(tmp_path: Path) -> None:
+def test_the_smallest_and_the_longest_images_allowed_are_read(tmp_path):
     for size in [(8, 8), (8, 400), (400, 8)]:
         (tmp_path / "image.png").write_bytes(blank(*size))
         assert open_image(tmp_path / "image.png").image.size == size
 
 
-def test_what_the_file_system_refuses_is_said_in_one_line(tmp_path: Path) -> None:
+def test_what_the_file_system_refuses_is_said_in_one_line(tmp_path):
     (tmp_path / "file.png").write_bytes(blank(8, 8))
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     assert reason_against(tmp_path / "missing.jpg") == "no such file"
@@ -240,18 +236,16 @@ def test_what_the_file_system_refuses_is_said_in_one_line(tmp_path: Path) -> Non
         (struct.error("unpack"), "truncated or damaged (unpack)"),
     ],
 )
-def test_whatever_a_decoder_raises_the_image_is_refused_in_one_line(
-    error: Exception, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any) -> None:
+def test_whatever_a_decoder_raises_the_image_is_refused_in_one_line(error, reason, tmp_path, monkeypatch):
+    def fail(*_):
         raise error
 
     monkeypatch.setattr(Image, "open", fail)
     assert reason_against(tmp_path / "image.png") == reason
 
 
-def test_an_interruption_does_not_count_as_a_damaged_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: Any) -> None:
+def test_an_interruption_does_not_count_as_a_damaged_image(tmp_path, monkeypatch):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Image, "open", interrupt)
@@ -260,9 +254,7 @@ def test_an_interruption_does_not_count_as_a_damaged_image(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF"])
-def test_pillow_warns_of_nothing_below_what_is_refused(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pillow_warns_of_nothing_below_what_is_refused(kind, tmp_path, monkeypatch):
     path = tmp_path / "big"
     path.write_bytes(encoded(PHOTO, kind))
     pixels = PHOTO.width * PHOTO.height
@@ -274,7 +266,7 @@ def test_pillow_warns_of_nothing_below_what_is_refused(
         assert reason_against(path).startswith("refused as a decompression bomb")
 
 
-def test_reading_in_threads_leaves_the_warning_filters_as_they_were(tmp_path: Path) -> None:
+def test_reading_in_threads_leaves_the_warning_filters_as_they_were(tmp_path):
     path = tmp_path / "image.png"
     path.write_bytes(encoded(PHOTO, "PNG"))
     before, interval = list(warnings.filters), sys.getswitchinterval()
@@ -288,13 +280,13 @@ def test_reading_in_threads_leaves_the_warning_filters_as_they_were(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DDS", "BLP", "AVIF"])
-def test_no_damage_raises_anything_but_an_image_error(kind: str, tmp_path: Path) -> None:
+def test_no_damage_raises_anything_but_an_image_error(kind, tmp_path):
     if kind == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow reads no AVIF")
-    options: dict[str, Any] = {"exif": TIFF_TAGS} if kind in ("JPEG", "PNG", "WEBP", "AVIF") else {}
+    options = {"exif": TIFF_TAGS} if kind in ("JPEG", "PNG", "WEBP", "AVIF") else {}
     original = encoded(PALETTE if kind == "BLP" else PHOTO, kind, **options)
     chance = random.Random(kind)
-    refusals: list[str] = []
+    refusals = []
     path = tmp_path / f"damaged.{kind}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -313,7 +305,7 @@ TIFF_TAGS[0x0112] = 6
 TIFF_TAGS[0x011A] = TiffImagePlugin.IFDRational(72)
 
 
-def damaged(content: bytes, chance: random.Random) -> bytes:
+def damaged(content, chance):
     """Cut off, cut out or overwritten, the header more often than the rest."""
     data = bytearray(content)
     start = chance.randrange(len(data))
@@ -329,7 +321,7 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_folders_give_their_images_sorted_and_named_files_stay_as_they_are(tmp_path: Path) -> None:
+def test_folders_give_their_images_sorted_and_named_files_stay_as_they_are(tmp_path):
     images = ["a.JPG", "b.png", "photos.old/c.jpeg", "photos.old/deep/d.tif", "z.webp"]
     others = ["notes.txt", "report.pdf", "film.mpg", "data.h5", ".DS_Store", "._a.jpg", ".thumbnails/a.png", "Makefile"]
     for name in images + others:
@@ -344,7 +336,7 @@ def test_folders_give_their_images_sorted_and_named_files_stay_as_they_are(tmp_p
     assert find_images([*named, tmp_path / "folder"]) == [*map(Path, named), *inside]
 
 
-def test_a_folder_without_images_is_an_error_and_a_hidden_one_that_is_named_is_read(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_an_error_and_a_hidden_one_that_is_named_is_read(tmp_path):
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "a.png").touch()
     (tmp_path / "notes.txt").write_text("no image")

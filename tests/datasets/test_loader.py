@@ -1,16 +1,12 @@
 """Batches of labelled images for a model: its own classes and levels, from any data set, and what was skipped."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 import srnn_zoo
-from srnn_zoo import SRNN
 from srnn_zoo.datasets.loader import ImageLoader, load_batches
 from srnn_zoo.datasets.readers import open_labelled
 
@@ -18,9 +14,7 @@ from .test_readers import stream
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 2), (10, 0)])
-def test_batches_hold_what_can_be_read_and_the_rest_is_reported(
-    batch_size: int, workers: int, named: SRNN, folder: Path
-) -> None:
+def test_batches_hold_what_can_be_read_and_the_rest_is_reported(batch_size, workers, named, folder):
     loader = ImageLoader(folder, named, split="val", batch_size=batch_size, workers=workers)
     assert len(loader) == -(-5 // batch_size)
     for _ in range(2):  # a second pass does not report twice
@@ -29,14 +23,14 @@ def test_batches_hold_what_can_be_read_and_the_rest_is_reported(
         [reason] = [skipped.reason for skipped in loader.skipped]
         assert reason == f"{folder / 'val' / 'pear' / 'broken.jpg'}: not an image that Pillow can read"
         assert loader.seen == 5
-    expected: Any = srnn_zoo.create_transform(named)(Image.open(folder / "val" / "pear" / "0.png"))
+    expected = srnn_zoo.create_transform(named)(Image.open(folder / "val" / "pear" / "0.png"))
     for level, wanted, size in zip(batches[0][0], expected, (32, 64), strict=True):
         assert level.shape[1:] == (3, size, size)
         assert torch.equal(level[0], wanted)
 
 
-def test_an_image_is_read_once_for_several_transforms(named: SRNN, folder: Path) -> None:
-    transforms: Any = [srnn_zoo.create_transform(named, sizes=sizes) for sizes in ([48, 96, 128], [32])]
+def test_an_image_is_read_once_for_several_transforms(named, folder):
+    transforms = [srnn_zoo.create_transform(named, sizes=sizes) for sizes in ([48, 96, 128], [32])]
     [batch] = load_batches(open_labelled(folder / "val"), transforms, batch_size=5)
     sizes = [[level.shape[-1] for level in levels] for levels in batch.levels]
     assert sizes == [[48, 96, 128], [32]]
@@ -45,7 +39,7 @@ def test_an_image_is_read_once_for_several_transforms(named: SRNN, folder: Path)
     assert batch.targets == [0, 0, 1, 1]  # the data set's own
 
 
-def test_other_sizes_and_what_cannot_be_opened(named: SRNN, folder: Path) -> None:
+def test_other_sizes_and_what_cannot_be_opened(named, folder):
     [(levels, _)] = ImageLoader(folder / "val", named, sizes=[48, 96])
     assert [level.shape[-1] for level in levels] == [48, 96]
     (folder / "val" / "pear").rename(folder / "val" / "paer")
@@ -56,11 +50,11 @@ def test_other_sizes_and_what_cannot_be_opened(named: SRNN, folder: Path) -> Non
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_streams_and_lists_are_read_in_order(workers: int, named: SRNN) -> None:
+def test_streams_and_lists_are_read_in_order(workers, named):
     loader = ImageLoader(stream([2, 0, 1]), named, batch_size=2, workers=workers)
     assert [targets.tolist() for _, targets in loader] == [[2, 0], [1]]
     assert loader.seen == 3
-    images: Any = [(Image.new("RGB", (40, 40)), 3), (Image.new("L", (40, 40)), 1)]
+    images = [(Image.new("RGB", (40, 40)), 3), (Image.new("L", (40, 40)), 1)]
     [(levels, targets)] = ImageLoader(images, named)
     assert targets.tolist() == [3, 1]
     assert levels[0].shape == (2, 3, 32, 32)

@@ -1,13 +1,9 @@
 """Labelled images: folders, tars, data sets of timm's and open ones, and whose names decide which class is which."""
 
-from __future__ import annotations
-
 import struct
 import tarfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,33 +13,25 @@ from timm.data import ImageDataset, IterableImageDataset
 from torchvision.datasets import ImageFolder
 
 import srnn_zoo
-from srnn_zoo import SRNN
 from srnn_zoo.datasets import readers
 from srnn_zoo.datasets.classes import class_indices, class_names, label_names
 from srnn_zoo.datasets.images import Skipped
-from srnn_zoo.datasets.readers import (
-    Labelled,
-    LabelledFiles,
-    LabelledStream,
-    open_labelled,
-    register_reader,
-    target_indices,
-)
+from srnn_zoo.datasets.readers import LabelledFiles, LabelledStream, open_labelled, register_reader, target_indices
 
 from .conftest import FRUIT
 
 
 @pytest.fixture(scope="module")
-def imagenet() -> SRNN:
+def imagenet():
     return srnn_zoo.create_model("srnn_test_resnet", img_size=64)
 
 
-def read(data: Any, **options: Any) -> list[Labelled]:
+def read(data, **options):
     images = open_labelled(data, **options)
     return list(images) if isinstance(images, LabelledStream) else [images[index] for index in range(len(images))]
 
 
-def check_fruit(images: list[Labelled], names: list[str]) -> None:
+def check_fruit(images, names):
     """The readable images are of these classes, in order, and the broken one is skipped with a reason that names it."""
     good = [image for image in images if not isinstance(image.image, Skipped)]
     assert [next(c for c in FRUIT if f"{c}/" in image.name) for image in good] == names
@@ -51,7 +39,7 @@ def check_fruit(images: list[Labelled], names: list[str]) -> None:
     assert broken.image == Skipped(broken.name, f"{broken.name}: not an image that Pillow can read")
 
 
-def test_class_names_come_from_the_config_then_imagenet_then_numbers(imagenet: SRNN) -> None:
+def test_class_names_come_from_the_config_then_imagenet_then_numbers(imagenet):
     model = srnn_zoo.create_model("srnn_test_resnet", num_classes=2, img_size=64)
     assert class_names(model) == ["class 0", "class 1"]
     model.pretrained_cfg["label_names"] = ("n01", "n02")
@@ -68,7 +56,7 @@ def test_class_names_come_from_the_config_then_imagenet_then_numbers(imagenet: S
     assert names[967] == "espresso"
 
 
-def test_imagenet_models_know_wordnet_ids_and_names(imagenet: SRNN, tmp_path: Path) -> None:
+def test_imagenet_models_know_wordnet_ids_and_names(imagenet, tmp_path):
     indices = class_indices(imagenet)
     assert indices["n01440764"] == indices["tench, Tinca tinca"] == 0
     assert len(set(indices.values())) == 1000
@@ -83,7 +71,7 @@ def test_imagenet_models_know_wordnet_ids_and_names(imagenet: SRNN, tmp_path: Pa
         target_indices(imagenet, open_labelled(tmp_path))
 
 
-def test_a_folder_gives_its_images_by_class_at_any_depth(folder: Path) -> None:
+def test_a_folder_gives_its_images_by_class_at_any_depth(folder):
     images = read(folder / "val")
     assert [Path(image.name).name for image in images] == ["0.png", "broken.jpg", "1.png", "0.png", "1.png"]
     assert [image.target for image in images] == [0, 0, 0, 1, 1]
@@ -91,7 +79,7 @@ def test_a_folder_gives_its_images_by_class_at_any_depth(folder: Path) -> None:
     assert [image.name for image in read(folder, split="val")] == [image.name for image in images]
 
 
-def test_classes_are_found_by_the_models_names_not_by_the_folders_order(folder: Path, named: SRNN) -> None:
+def test_classes_are_found_by_the_models_names_not_by_the_folders_order(folder, named):
     assert target_indices(named, open_labelled(folder / "train")) == [3, 2, 1, 0]
     assert target_indices(named, open_labelled(folder / "val")) == [2, 0]
     (folder / "val" / "unheard of").mkdir()  # an empty class folder and hidden folders do not count
@@ -100,9 +88,7 @@ def test_classes_are_found_by_the_models_names_not_by_the_folders_order(folder: 
     assert target_indices(named, open_labelled(folder / "val")) == [2, 0]
 
 
-def test_an_unknown_class_is_an_error_with_the_closest_name(
-    folder: Path, named: SRNN, make_model: Callable[..., SRNN]
-) -> None:
+def test_an_unknown_class_is_an_error_with_the_closest_name(folder, named, make_model):
     (folder / "val" / "pear").rename(folder / "val" / "pearl")
     with pytest.raises(ValueError, match="val: unknown class 'pearl'; did you mean 'pear'"):
         target_indices(named, open_labelled(folder / "val"))
@@ -117,7 +103,7 @@ def test_an_unknown_class_is_an_error_with_the_closest_name(
         target_indices(nameless, open_labelled(folder / "train"))
 
 
-def test_folders_without_images_are_errors(tmp_path: Path) -> None:
+def test_folders_without_images_are_errors(tmp_path):
     (tmp_path / "1.txt").touch()
     with pytest.raises(ValueError, match=r"no class folders; expected .*CLASS.image\.jpg"):
         open_labelled(tmp_path)
@@ -143,25 +129,23 @@ def test_folders_without_images_are_errors(tmp_path: Path) -> None:
         ("torch/mnist", {"data_dir": "nowhere"}, ValueError, "timm cannot open 'torch/mnist': Dataset not found"),
     ],
 )
-def test_names_that_cannot_be_opened_are_errors(
-    name: str, options: dict[str, Any], error: type[Exception], reason: str
-) -> None:
+def test_names_that_cannot_be_opened_are_errors(name, options, error, reason):
     with pytest.raises(error, match=reason):
         open_labelled(name, **options)
 
 
-def test_a_data_set_whose_package_is_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_whose_package_is_missing_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="tfds/food101 needs tensorflow_datasets: pip install tensorflow-datasets"):
         open_labelled("tfds/food101")
 
 
-def test_a_registered_reader_opens_names_and_files(folder: Path, named: SRNN, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registered_reader_opens_names_and_files(folder, named, monkeypatch):
     monkeypatch.setattr(readers, "_READERS", dict(readers._READERS))
-    asked: list[Any] = []
+    asked = []
 
     @register_reader("csv/", ".csv")
-    def read_csv(name: str, split: str | None, data_dir: str | None) -> LabelledFiles:
+    def read_csv(name, split, data_dir):
         asked.append((name, split, data_dir))
         return LabelledFiles([(str(folder / "val" / "pear" / "0.png"), 1)], name, ["quince", "pear"])
 
@@ -174,7 +158,7 @@ def test_a_registered_reader_opens_names_and_files(folder: Path, named: SRNN, mo
         open_labelled("nowhere")
 
 
-def test_a_tar_gives_the_same_images_and_its_broken_ones_are_not_replaced(folder: Path, named: SRNN) -> None:
+def test_a_tar_gives_the_same_images_and_its_broken_ones_are_not_replaced(folder, named):
     with tarfile.open(folder / "val.tar", "w") as tar:
         for path in sorted((folder / "val").glob("*/*.*")):
             tar.add(path, path.relative_to(folder / "val"))
@@ -192,7 +176,7 @@ def test_a_tar_gives_the_same_images_and_its_broken_ones_are_not_replaced(folder
 
 
 @pytest.mark.parametrize("make", [ImageFolder, ImageDataset])
-def test_open_data_sets_are_read_past_their_own_handling_of_broken_images(make: Any, folder: Path, named: SRNN) -> None:
+def test_open_data_sets_are_read_past_their_own_handling_of_broken_images(make, folder, named):
     for path in (folder / "val").glob("*/deeper/*"):  # timm takes the leaf folder for the class
         path.rename(path.parent.parent / path.name)
         path.parent.rmdir()
@@ -208,7 +192,7 @@ def test_open_data_sets_are_read_past_their_own_handling_of_broken_images(make: 
         open_labelled(dataset)
 
 
-def test_timms_names_are_opened_with_the_data_sets_own_order(tmp_path: Path, make_model: Callable[..., SRNN]) -> None:
+def test_timms_names_are_opened_with_the_data_sets_own_order(tmp_path, make_model):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     digits = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
@@ -231,21 +215,21 @@ def test_timms_names_are_opened_with_the_data_sets_own_order(tmp_path: Path, mak
 class Reader:
     """A stream of images with these targets, as timm's readers of shards are."""
 
-    def __init__(self, targets: list[Any]) -> None:
+    def __init__(self, targets):
         self.targets = targets
 
-    def __iter__(self) -> Iterator[tuple[Image.Image, Any]]:
+    def __iter__(self):
         return ((Image.new("RGB", (20, 20), (index, 0, 0)), target) for index, target in enumerate(self.targets))
 
 
-def stream(targets: list[Any]) -> IterableImageDataset:
+def stream(targets):
     return IterableImageDataset(".", reader=Reader(targets))  # pyright: ignore
 
 
-def test_a_stream_is_read_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[Any] = []
+def test_a_stream_is_read_in_order(monkeypatch, tmp_path):
+    asked = []
 
-    def create_dataset(name: str, root: str, split: str) -> IterableImageDataset:
+    def create_dataset(name, root, split):
         asked.append((name, root, split))
         return stream([2, 0, 1])
 
@@ -258,7 +242,7 @@ def test_a_stream_is_read_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 @pytest.mark.parametrize("target", [None, [0, 1], 0.5, "pear"])
-def test_targets_that_are_no_class_are_errors(target: Any) -> None:
+def test_targets_that_are_no_class_are_errors(target):
     with pytest.raises(TypeError, match=r"IterableImageDataset\[0\]: the target must be the index of one class"):
         read(stream([target]))
     with pytest.raises(TypeError, match="not an image: make the data set without a transform"):

@@ -1,12 +1,9 @@
 """Data to train on: classes follow the training split, whatever the data set is, and unfit data are refused."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil
 import tarfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +13,6 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 import srnn_zoo
-from srnn_zoo import SRNN
 from srnn_zoo.datasets.images import ImageError, open_image
 from srnn_zoo.datasets.readers import LabelledFiles, open_labelled, target_indices
 from srnn_zoo.datasets.shards import index_shards
@@ -26,7 +22,7 @@ from srnn_zoo.transforms.presets import image_transform
 CLASSES = ["blue", "green", "red"]
 
 
-def test_classes_are_those_of_the_training_split(class_folders: Path) -> None:
+def test_classes_are_those_of_the_training_split(class_folders):
     shutil.rmtree(class_folders / "val" / "blue")
     data = open_data(class_folders)
     assert data.train.classes == data.val.classes == CLASSES
@@ -35,7 +31,7 @@ def test_classes_are_those_of_the_training_split(class_folders: Path) -> None:
 
 
 @pytest.mark.data
-def test_grocery_has_81_classes_of_which_val_shows_60(grocery: Path) -> None:
+def test_grocery_has_81_classes_of_which_val_shows_60(grocery):
     data = open_data(grocery)
     assert (len(data.train), len(data.val), len(data.train.classes)) == (2640, 296, 81)
     assert data.val.classes == data.train.classes
@@ -49,7 +45,7 @@ def test_grocery_has_81_classes_of_which_val_shows_60(grocery: Path) -> None:
     assert [indices[target] for _, target in images.dataset] == [target for _, target in data.val.samples]
 
 
-def test_a_validation_class_that_training_never_sees_is_named(class_folders: Path) -> None:
+def test_a_validation_class_that_training_never_sees_is_named(class_folders):
     with pytest.raises(ValueError, match="list does not name its classes; they must travel with the model"):
         ImageSplit(open_labelled([(Image.new("RGB", (20, 20)), 0)]))  # pyright: ignore
     shutil.copytree(class_folders / "val" / "red", class_folders / "val" / "pink")
@@ -57,7 +53,7 @@ def test_a_validation_class_that_training_never_sees_is_named(class_folders: Pat
         open_data(class_folders)
 
 
-def test_splits_may_lie_anywhere_and_have_any_name(class_folders: Path) -> None:
+def test_splits_may_lie_anywhere_and_have_any_name(class_folders):
     (class_folders / "val").rename(class_folders / "held-out")
     with pytest.raises(FileNotFoundError, match="images has no validation split, no folder val or validation"):
         open_data(class_folders)
@@ -67,7 +63,7 @@ def test_splits_may_lie_anywhere_and_have_any_name(class_folders: Path) -> None:
     assert len(open_data(class_folders).val) == 9
 
 
-def test_folders_that_are_no_data_to_train_on_are_refused_in_one_sentence(class_folders: Path) -> None:
+def test_folders_that_are_no_data_to_train_on_are_refused_in_one_sentence(class_folders):
     for split in ("train_split", "val_split"):
         with pytest.raises(ValueError, match=r"images: unknown split 'tests'"):
             open_data(class_folders, **{split: "tests"})
@@ -82,7 +78,7 @@ def test_folders_that_are_no_data_to_train_on_are_refused_in_one_sentence(class_
         open_data(class_folders)
 
 
-def test_tar_files_are_read_by_timm_with_the_same_classes(class_folders: Path, tmp_path: Path) -> None:
+def test_tar_files_are_read_by_timm_with_the_same_classes(class_folders, tmp_path):
     shutil.rmtree(class_folders / "val" / "blue")
     (class_folders / "val" / "red" / "0.png").write_bytes(b"no image")
     for split in ("train", "val"):
@@ -97,9 +93,7 @@ def test_tar_files_are_read_by_timm_with_the_same_classes(class_folders: Path, t
 
 
 @pytest.mark.parametrize("reader", ["torch", "hfds"])
-def test_torchvisions_and_hugging_faces_data_sets_are_read_by_their_names(
-    reader: str, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torchvisions_and_hugging_faces_data_sets_are_read_by_their_names(reader, class_folders, tmp_path, monkeypatch):
     if reader == "hfds":
         pytest.importorskip("datasets")
         monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
@@ -113,7 +107,7 @@ def test_torchvisions_and_hugging_faces_data_sets_are_read_by_their_names(
     assert (image.mode, target) == ("RGB", 1)
 
 
-def write_tar(path: Path, files: dict[str, bytes]) -> None:
+def write_tar(path, files):
     with tarfile.open(path, "w") as archive:
         for name, content in files.items():
             info = tarfile.TarInfo(name)
@@ -122,15 +116,15 @@ def write_tar(path: Path, files: dict[str, bytes]) -> None:
 
 
 @pytest.fixture
-def shards(class_folders: Path, tmp_path: Path) -> Path:
+def shards(class_folders, tmp_path):
     """The images as WebDataset: two shards to train with, one to validate, and the info file that timm reads."""
     pytest.importorskip("webdataset")
-    splits: dict[str, dict[str, object]] = {}
+    splits = {}
     for split, count in (("train", 2), ("validation", 1)):
         images = sorted((class_folders / split.removesuffix("idation")).rglob("*.png"))
         names = [f"{split}-{shard}.tar" for shard in range(count)]
         for shard, name in enumerate(names):
-            files: dict[str, bytes] = {}
+            files = {}
             for number, image in list(enumerate(images))[shard::count]:
                 files[f"{number:04d}.png"] = image.read_bytes()
                 files[f"{number:04d}.cls"] = str(CLASSES.index(image.parent.name)).encode()
@@ -141,7 +135,7 @@ def shards(class_folders: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_shards_of_webdataset_are_read_in_any_order(shards: Path, class_folders: Path) -> None:
+def test_shards_of_webdataset_are_read_in_any_order(shards, class_folders):
     data = open_data("wds/colours", data_dir=shards)
     assert (len(data.train), len(data.val), data.train.classes) == (24, 9, ["0", "1", "2"])
     files = sorted((class_folders / "val").rglob("*.png"))
@@ -150,7 +144,7 @@ def test_shards_of_webdataset_are_read_in_any_order(shards: Path, class_folders:
     assert sorted(data.train[index][1] for index in range(24)) == sorted(8 * [0, 1, 2])
 
 
-def test_a_label_in_the_shards_json_is_the_class_and_a_negative_one_leaves_out(tmp_path: Path) -> None:
+def test_a_label_in_the_shards_json_is_the_class_and_a_negative_one_leaves_out(tmp_path):
     files = {"x/1.png": b"one", "x/1.json": b'{"kind": 3}', "2.JPG": b"two", "2.json": b'{"kind": -1}'}
     write_tar(tmp_path / "a.tar", files)
     [image] = index_shards([tmp_path / "a.tar"], "kind")
@@ -159,7 +153,7 @@ def test_a_label_in_the_shards_json_is_the_class_and_a_negative_one_leaves_out(t
         index_shards([tmp_path / "a.tar"], "sort")
 
 
-def test_shards_that_are_damaged_are_refused_and_images_skipped(shards: Path) -> None:
+def test_shards_that_are_damaged_are_refused_and_images_skipped(shards):
     shard = shards / "train-1.tar"
     for files, reason in (
         ({"7.png": b"no image"}, r"train-1\.tar: 7 has no class \(\.cls\)"),
@@ -177,7 +171,7 @@ def test_shards_that_are_damaged_are_refused_and_images_skipped(shards: Path) ->
         open_data("wds/colours", data_dir=shards)
 
 
-def test_only_the_largest_level_travels_and_it_is_the_one_of_the_levels_transform(model: SRNN) -> None:
+def test_only_the_largest_level_travels_and_it_is_the_one_of_the_levels_transform(model):
     image = to_pil_image(torch.randint(0, 256, (3, 200, 300), dtype=torch.uint8))
     tensor = image_transform(model)(image)
     assert isinstance(tensor, Tensor)

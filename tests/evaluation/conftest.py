@@ -1,25 +1,17 @@
 """A folder of fruit, and small models whose answers on it differ from image to image."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 import srnn_zoo
-from srnn_zoo import SRNN
 
 FRUIT = tuple("fig kiwi lime mango olive peach plum".split())
 
 
 @pytest.fixture(scope="session")
-def fruit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fruit(tmp_path_factory):
     """Five images of each of five classes; the other two of the models' classes are missing."""
     folder = tmp_path_factory.mktemp("fruit")
     random = np.random.default_rng(0)
@@ -33,10 +25,10 @@ def fruit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make(fruit: Path) -> Callable[..., SRNN]:
+def make(fruit):
     """Make a model of levels of 32 and 64 with random weights everywhere."""
 
-    def make(variant: str = "half_gru", seed: int = 0, names: tuple[str, ...] = FRUIT, **options: Any) -> SRNN:
+    def make(variant="half_gru", seed=0, names=FRUIT, **options):
         torch.manual_seed(0)
         options = {"img_size": 64, "num_classes": len(names), **options}
         model = srnn_zoo.create_model("srnn_test_resnet", variant=variant, **options).eval()
@@ -55,12 +47,12 @@ def make(fruit: Path) -> Callable[..., SRNN]:
     return make
 
 
-_found: dict[tuple[str, Path], dict[Path, list[Tensor]]] = {}
+_found = {}
 
 
-def pyramids(model: SRNN, folder: Path) -> dict[Path, list[Tensor]]:
+def pyramids(model, folder):
     """The levels of every image, each a batch of one, by its path."""
-    transform: Any = srnn_zoo.create_transform(model)
+    transform = srnn_zoo.create_transform(model)
     if (key := (repr(transform), folder)) not in _found:
         paths = sorted(folder.glob("*/*.png"))
         _found[key] = {path: [level[None] for level in transform(Image.open(path))] for path in paths}

@@ -1,21 +1,16 @@
 """Evaluation: the table against a plain loop over single images, what rows share, and what is refused."""
 
-from __future__ import annotations
-
 import copy
 import csv
 import weakref
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 import srnn_zoo
-from srnn_zoo import SRNN
-from srnn_zoo.evaluation.compare import Table, evaluate
+from srnn_zoo.evaluation.compare import evaluate
 from srnn_zoo.evaluation.methods import Clock
 from tests.datasets.test_readers import stream
 
@@ -26,13 +21,13 @@ ENSEMBLES = ("probability ensemble", "logit ensemble")
 
 
 @pytest.fixture(scope="module")
-def model(make) -> SRNN:
+def model(make):
     """half_gru. Do not change it."""
     return make()
 
 
 @pytest.fixture(scope="module")
-def table(model: SRNN, fruit: Path) -> Table:
+def table(model, fruit):
     return evaluate(model, fruit)
 
 
@@ -46,9 +41,9 @@ class Expected(NamedTuple):
 
 
 @torch.no_grad()
-def plain_loop(models: dict[str, SRNN], folder: Path) -> dict[str, list[Expected]]:
+def plain_loop(models, folder):
     """Every row, image by image in float64, with the whole models; the base CNN's rows from its parts."""
-    found: dict[str, list[Expected]] = {}
+    found = {}
     first = next(iter(models))
     for name, model in models.items():
         exact = copy.deepcopy(model).double()
@@ -69,7 +64,7 @@ def plain_loop(models: dict[str, SRNN], folder: Path) -> dict[str, list[Expected
     return found
 
 
-def check(table: Table, wanted: dict[str, list[Expected]]) -> None:
+def check(table, wanted):
     assert {row.name for row in table.rows} == wanted.keys()
     for row in table.rows:
         assert row.correct.tolist() == [image.correct for image in wanted[row.name]]
@@ -78,7 +73,7 @@ def check(table: Table, wanted: dict[str, list[Expected]]) -> None:
         assert row.top5_error == pytest.approx(100 * (1 - row.in_top5.double().mean().item()))
 
 
-def test_every_variant_has_the_figures_of_a_plain_loop_in_float64(make, fruit: Path, tmp_path: Path) -> None:
+def test_every_variant_has_the_figures_of_a_plain_loop_in_float64(make, fruit, tmp_path):
     variants = "vanilla half_gru gru lstm mgu mean_logit mean_prob concat".split()
     models = {variant: make(variant) for variant in variants}
     wanted = plain_loop(models, fruit)
@@ -96,7 +91,7 @@ def test_every_variant_has_the_figures_of_a_plain_loop_in_float64(make, fruit: P
         assert probabilities == pytest.approx([image.probability for image in images], abs=1e-3)
 
 
-def test_levels_with_classifiers_and_norms_of_their_own_are_read_by_them(make, fruit: Path) -> None:
+def test_levels_with_classifiers_and_norms_of_their_own_are_read_by_them(make, fruit):
     model = make(exits="separate", norm="per_level")
     with torch.no_grad():
         for name, parameter in model.backbone.named_parameters():
@@ -111,12 +106,12 @@ def test_levels_with_classifiers_and_norms_of_their_own_are_read_by_them(make, f
             assert found.row(name).correct[number].item() == (answer == FRUIT.index(path.parent.name))
 
 
-def test_models_may_have_their_classes_in_another_order(make, fruit: Path) -> None:
+def test_models_may_have_their_classes_in_another_order(make, fruit):
     models = {"forward": make("vanilla"), "backward": make("vanilla", names=FRUIT[::-1])}
     check(evaluate(models, fruit), plain_loop(models, fruit))
 
 
-def test_another_model_can_give_the_base_rows(make, fruit: Path) -> None:
+def test_another_model_can_give_the_base_rows(make, fruit):
     base, other = make("vanilla"), make("half_gru", seed=2)
     found = evaluate(other, fruit, base=base)
     expected_of_other = plain_loop({"half_gru": other}, fruit)["half_gru"]
@@ -124,16 +119,16 @@ def test_another_model_can_give_the_base_rows(make, fruit: Path) -> None:
     assert "the model given as base" in found.caption
 
 
-def test_backbones_are_run_once_for_all_rows_that_share_them(make, fruit: Path) -> None:
+def test_backbones_are_run_once_for_all_rows_that_share_them(make, fruit):
     models = {
         "a": make("vanilla"),
         "b": make("half_gru"),  # the same backbone, as another object
         "c": make("half_gru", seed=1),  # another one
         "d": make("half_gru", img_size=96),  # the first one, on other levels
     }
-    read: list[tuple[str, int]] = []
+    read = []
 
-    def note(name: str, images: Tensor) -> None:
+    def note(name, images):
         if not images.is_meta:  # those only count the cost
             read.append((name, images.shape[-1]))
 
@@ -143,13 +138,13 @@ def test_backbones_are_run_once_for_all_rows_that_share_them(make, fruit: Path) 
     assert read == [("a", 32), ("a", 64), ("c", 32), ("c", 64), ("d", 48), ("d", 96)]
 
 
-def test_neither_batches_nor_workers_change_an_answer(model: SRNN, fruit: Path) -> None:
+def test_neither_batches_nor_workers_change_an_answer(model, fruit):
     wanted = plain_loop({"half_gru": model}, fruit)
     for batch_size, workers in ((1, 0), (100, 0), (1, 2), (4, 2)):
         check(evaluate(model, fruit, batch_size=batch_size, workers=workers), wanted)
 
 
-def test_gmacs_are_those_of_the_levels_and_the_head(make, model: SRNN, fruit: Path) -> None:
+def test_gmacs_are_those_of_the_levels_and_the_head(make, model, fruit):
     models = {"vanilla": make("vanilla"), "half_gru": model}
     costs = {name: srnn_zoo.count_gmacs(model) for name, model in models.items()}
     small, large = costs["vanilla"].levels
@@ -163,19 +158,17 @@ def test_gmacs_are_those_of_the_levels_and_the_head(make, model: SRNN, fruit: Pa
     assert {row.name: row.gmacs for row in found.rows} == pytest.approx(wanted, rel=1e-9)
 
 
-def test_speed_counts_a_rows_own_levels_and_not_the_first_batch_or_the_reading(
-    model: SRNN, fruit: Path, monkeypatch
-) -> None:
+def test_speed_counts_a_rows_own_levels_and_not_the_first_batch_or_the_reading(model, fruit, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     level_features, fuse, calls = model.level_features, model.fuse, [0]
 
-    def slow_level(level: Tensor, index: int | None = None) -> Tensor:
+    def slow_level(level, index=None):
         calls[0] += 1
         now[0] += (100 if calls[0] <= 2 else 1) * len(level) * (1 + 3 * bool(index))  # 1 and 4 seconds an image
         return level_features(level, index)
 
-    def slow_fuse(features: list[Tensor]) -> Tensor:
+    def slow_fuse(features):
         now[0] += 5 * len(features[0])
         return fuse(features)
 
@@ -185,7 +178,7 @@ def test_speed_counts_a_rows_own_levels_and_not_the_first_batch_or_the_reading(
     assert [row.images_per_second for row in rows] == pytest.approx([1, 1 / 4, 1 / 5, 1 / 5, 1 / 10])
 
 
-def test_a_single_batch_is_its_own_measurement() -> None:
+def test_a_single_batch_is_its_own_measurement():
     clock = Clock(torch.device("cpu"))
     with clock.time(5):
         pass
@@ -194,13 +187,13 @@ def test_a_single_batch_is_its_own_measurement() -> None:
     assert clock.seconds_per_image == 0.5
 
 
-def test_with_five_classes_the_top_five_are_all(make, fruit: Path) -> None:
+def test_with_five_classes_the_top_five_are_all(make, fruit):
     row = evaluate(make(names=FRUIT[1:6]), fruit).row("half_gru")
     assert (row.top5_error, row.top5_interval[0]) == (0, 0)
     assert 0 < row.top1_error < 100
 
 
-def test_with_three_classes_and_one_image(make, tmp_path: Path) -> None:
+def test_with_three_classes_and_one_image(make, tmp_path):
     (tmp_path / "fig").mkdir()
     Image.new("RGB", (40, 40), "green").save(tmp_path / "fig" / "1.png")
     found = evaluate(make(names=FRUIT[:3]), tmp_path)
@@ -212,18 +205,18 @@ def test_with_three_classes_and_one_image(make, tmp_path: Path) -> None:
     assert all(found.compare(row.name, found.reference).p_value == 1 for row in found.rows)
 
 
-def test_a_model_of_one_level_has_no_ensembles(make, fruit: Path) -> None:
+def test_a_model_of_one_level_has_no_ensembles(make, fruit):
     found = evaluate(make("vanilla", scales=(1.0,)), fruit)
     assert [row.name for row in found.rows] == ["base CNN 64", "vanilla"]
     assert found.reference == "base CNN 64"
 
 
-def test_a_model_in_half_precision_is_evaluated_in_it(model: SRNN, table: Table, fruit: Path) -> None:
+def test_a_model_in_half_precision_is_evaluated_in_it(model, table, fruit):
     half = evaluate(copy.deepcopy(model).bfloat16(), fruit).row("half_gru")
     assert (half.correct == table.row("half_gru").correct).double().mean() > 0.8
 
 
-def test_logits_that_are_not_finite_are_wrong_and_counted(model: SRNN, fruit: Path, tmp_path: Path) -> None:
+def test_logits_that_are_not_finite_are_wrong_and_counted(model, fruit, tmp_path):
     model = copy.deepcopy(model)
     with torch.no_grad():
         model.fc.bias[FRUIT.index("kiwi")] = torch.nan  # pyright: ignore
@@ -234,14 +227,14 @@ def test_logits_that_are_not_finite_are_wrong_and_counted(model: SRNN, fruit: Pa
     assert ",nan,0" in (tmp_path / "predictions.csv").read_text()
 
 
-def test_the_probability_ensemble_survives_logits_of_any_size(model: SRNN, fruit: Path) -> None:
+def test_the_probability_ensemble_survives_logits_of_any_size(model, fruit):
     model = copy.deepcopy(model)
     with torch.no_grad():
         model.fc.weight.mul_(1e5)  # pyright: ignore
     assert evaluate(model, fruit).row("probability ensemble").not_finite == 0
 
 
-def test_the_reference_is_the_better_ensemble_or_a_row_that_is_named(make, model, table: Table, fruit: Path) -> None:
+def test_the_reference_is_the_better_ensemble_or_a_row_that_is_named(make, model, table, fruit):
     for each in (table, *(evaluate(make(seed=seed), fruit) for seed in (1, 2))):
         probability, logit = (each.row(name) for name in ENSEMBLES)
         assert each.reference == (probability if probability.top1_error < logit.top1_error else logit).name
@@ -250,7 +243,7 @@ def test_the_reference_is_the_better_ensemble_or_a_row_that_is_named(make, model
     assert "against `base CNN 32`" in named.caption
 
 
-def test_broken_images_are_named_and_in_no_figure(model: SRNN, fruit: Path, tmp_path: Path) -> None:
+def test_broken_images_are_named_and_in_no_figure(model, fruit, tmp_path):
     for path in sorted(fruit.glob("*/[01].png")):
         (tmp_path / path.parent.name).mkdir(exist_ok=True)
         (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
@@ -264,7 +257,7 @@ def test_broken_images_are_named_and_in_no_figure(model: SRNN, fruit: Path, tmp_
         assert found.rows[0].images == 9
 
 
-def test_without_a_readable_image_there_is_no_table(model: SRNN, tmp_path: Path) -> None:
+def test_without_a_readable_image_there_is_no_table(model, tmp_path):
     (tmp_path / "data" / "kiwi").mkdir(parents=True)
     (tmp_path / "data" / "kiwi" / "1.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"none of 1 images can be read; the first: .*1\.png: not an image"):
@@ -285,12 +278,12 @@ def test_without_a_readable_image_there_is_no_table(model: SRNN, tmp_path: Path)
         ({"split": "test"}, "unknown split 'test'; choose one of kiwi, lime"),
     ],
 )
-def test_wrong_arguments_are_named(arguments: dict[str, Any], reason: str, model: SRNN, fruit: Path) -> None:
+def test_wrong_arguments_are_named(arguments, reason, model, fruit):
     with pytest.raises((ValueError, TypeError), match=reason):
         evaluate(**{"models": model, "data": fruit, **arguments})
 
 
-def test_models_that_cannot_be_evaluated_are_named(model: SRNN, fruit: Path) -> None:
+def test_models_that_cannot_be_evaluated_are_named(model, fruit):
     training, headless = copy.deepcopy(model).train(), copy.deepcopy(model)
     headless.reset_classifier(0)
     for models, base, reason in (
@@ -304,19 +297,19 @@ def test_models_that_cannot_be_evaluated_are_named(model: SRNN, fruit: Path) -> 
             evaluate(models, fruit, base=base)
 
 
-def test_a_target_beyond_the_models_classes_is_an_error(model: SRNN) -> None:
+def test_a_target_beyond_the_models_classes_is_an_error(model):
     for target in (7, -1):
         with pytest.raises(ValueError, match=rf"\[1\] has target {target}; the model has classes 0 to 6"):
             evaluate(model, stream([3, target]))
     assert evaluate(model, stream([3, 6])).rows[0].images == 2
 
 
-def test_memory_holds_answers_and_no_features(make, fruit: Path) -> None:
+def test_memory_holds_answers_and_no_features(make, fruit):
     model = make()
-    seen: list[weakref.ref[Tensor]] = []
-    alive: list[int] = []
+    seen = []
+    alive = []
 
-    def note(_: Any, images: tuple[Tensor], features: Tensor) -> None:
+    def note(_, images, features):
         seen.extend((weakref.ref(images[0]), weakref.ref(features)))
         alive.append(sum(tensor() is not None for tensor in seen))
 

@@ -1,30 +1,25 @@
 """Evaluation on images of ImageNet classes: class indices from WordNet ids, and figures that were recorded."""
 
-from __future__ import annotations
-
 import csv
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 import srnn_zoo
-from srnn_zoo import SRNN
 from srnn_zoo.datasets.classes import label_names
 from srnn_zoo.evaluation.compare import evaluate
 from tests.conftest import ROOT
 
 
 @pytest.mark.data
-def test_ten_imagenet_images_with_ten_right_answers(lite0: SRNN, imagenet_sample: list[Path], tmp_path: Path) -> None:
+def test_ten_imagenet_images_with_ten_right_answers(lite0, imagenet_sample, tmp_path):
     """Class indices come from WordNet ids, not from the ten folders that are there."""
     for path in imagenet_sample[:10]:
         (tmp_path / path.parent.name).symlink_to(path.parent)
     row = evaluate(lite0, tmp_path).row("half_gru")
     with torch.inference_mode():
-        transform: Any = srnn_zoo.create_transform(lite0)
+        transform = srnn_zoo.create_transform(lite0)
         answers = [
             lite0([level[None] for level in transform(Image.open(path).convert("RGB"))]).argmax().item()
             for path in imagenet_sample[:10]
@@ -38,7 +33,7 @@ def test_ten_imagenet_images_with_ten_right_answers(lite0: SRNN, imagenet_sample
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_the_recorded_zero_shot_figures_come_out_again(imagenet_sample: list[Path]) -> None:
+def test_the_recorded_zero_shot_figures_come_out_again(imagenet_sample):
     models = [
         srnn_zoo.create_model("srnn_tf_efficientnet_lite0", pretrained=True, variant=variant).eval()
         for variant in ("vanilla", "half_gru")

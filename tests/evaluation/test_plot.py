@@ -1,7 +1,5 @@
 """Plots: written in many formats, with every name as it is; and the logs that learning curves are read from."""
 
-from __future__ import annotations
-
 import dataclasses
 import html
 import os
@@ -24,7 +22,7 @@ HOSTILE = ["$x$ and $y$", "50 $", r"$\frac{$", r"a_b^c_{d}\n", r"\$\%\& <b>", "{
 HOSTILE += ["_hidden", "日本 ☕ 🐈", "two\nlines", ""]
 
 
-def prediction(levels=1, labels=LABELS, path="cup.png", channels=3, answers=3) -> Prediction:
+def prediction(levels=1, labels=LABELS, path="cup.png", channels=3, answers=3):
     """A prediction over levels of 32, 64 and 96 pixels, with the last of its answers."""
     top = tuple((label, 1 / 2 ** (rank + 1)) for rank, label in enumerate(labels))
     images = tuple(torch.full((channels, size, size), 90, dtype=torch.uint8) for size in SIZES[:levels])
@@ -32,7 +30,7 @@ def prediction(levels=1, labels=LABELS, path="cup.png", channels=3, answers=3) -
     return Prediction(path, said[-answers:], (), images)
 
 
-def drawn_size(predictions: list[Prediction], folder: Path) -> tuple[int, int]:
+def drawn_size(predictions, folder):
     """`(width, height)` of the drawing in pixels, after all of it was decoded."""
     plot_predictions(predictions, folder / "plot.png")
     with Image.open(folder / "plot.png") as image:
@@ -43,7 +41,7 @@ def drawn_size(predictions: list[Prediction], folder: Path) -> tuple[int, int]:
         return image.size
 
 
-def drawn(plot, what, folder: Path, **options) -> tuple[list[str], str]:
+def drawn(plot, what, folder, **options):
     """All texts of a drawing as they are, and its SVG."""
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         plot(what, folder / "plot.svg", **options)
@@ -54,7 +52,7 @@ def drawn(plot, what, folder: Path, **options) -> tuple[list[str], str]:
 # --- predictions ------------------------------------------------------------------------------------------------------
 
 
-def test_the_drawing_grows_with_levels_and_images(tmp_path: Path) -> None:
+def test_the_drawing_grows_with_levels_and_images(tmp_path):
     sizes = {n: drawn_size([prediction(n)], tmp_path) for n in (1, 2, 3)}
     for n, (width, height) in sizes.items():
         assert (width, height) == pytest.approx((n * sizes[1][0], sizes[1][1]), abs=2)
@@ -70,12 +68,12 @@ def test_the_drawing_grows_with_levels_and_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("suffix", "start"), {"png": b"\x89PNG", "PNG": b"\x89PNG", "jpg": b"\xff\xd8", "pdf": b"%PDF"}.items()
 )
-def test_the_suffix_chooses_the_format(suffix: str, start: bytes, tmp_path: Path) -> None:
+def test_the_suffix_chooses_the_format(suffix, start, tmp_path):
     plot_predictions([prediction()], str(tmp_path / f"plot.{suffix}"))
     assert (tmp_path / f"plot.{suffix}").read_bytes().startswith(start)
 
 
-def test_each_level_shows_its_size_and_its_classes_and_the_leader_in_colour(tmp_path: Path) -> None:
+def test_each_level_shows_its_size_and_its_classes_and_the_leader_in_colour(tmp_path):
     texts, svg = drawn(plot_predictions, [prediction(2, path="folder/my cup.png")], tmp_path)
     assert svg.startswith("<?xml")
     assert texts.count("my cup.png") == texts.count("32 × 32") == texts.count("64 × 64") == 1
@@ -84,7 +82,7 @@ def test_each_level_shows_its_size_and_its_classes_and_the_leader_in_colour(tmp_
     assert svg.count(f"fill: {BLUE}") == 2
 
 
-def test_a_level_that_was_not_read_is_shown_as_such_and_one_without_an_answer_is_not(tmp_path: Path) -> None:
+def test_a_level_that_was_not_read_is_shown_as_such_and_one_without_an_answer_is_not(tmp_path):
     texts, _ = drawn(plot_predictions, [prediction(3, answers=1)], tmp_path)  # a variant that answers once
     assert [text for text in texts if "×" in text] == ["96 × 96"]
     whole = prediction(3)
@@ -97,7 +95,7 @@ def test_a_level_that_was_not_read_is_shown_as_such_and_one_without_an_answer_is
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.filterwarnings("error")
-def test_names_of_all_kinds_are_drawn_as_they_are(text: str, tmp_path: Path) -> None:
+def test_names_of_all_kinds_are_drawn_as_they_are(text, tmp_path):
     labels, _ = drawn(plot_predictions, [prediction(labels=(text, "cup"), path=f"{text}.png")], tmp_path)
     curves, _ = drawn(plot_curves, [Curve(text, (0,), (50,))], tmp_path, lines={f"{text}line": 20.0})
     points, _ = drawn(plot_pareto, [Point(text, "level", 1, 50)], tmp_path, title=f"{text}title")
@@ -109,7 +107,7 @@ def test_names_of_all_kinds_are_drawn_as_they_are(text: str, tmp_path: Path) -> 
         assert labels.count(f"{text}.png") == 1
 
 
-def test_long_names_and_many_classes_are_cut_and_leave_the_drawing_its_size(tmp_path: Path) -> None:
+def test_long_names_and_many_classes_are_cut_and_leave_the_drawing_its_size(tmp_path):
     long = prediction(labels=("espresso" * 100, "cup, or a mug"), path=f"{'photo' * 50}.png")
     assert drawn_size([long], tmp_path) == drawn_size([prediction()], tmp_path)
     texts, _ = drawn(plot_predictions, [long], tmp_path)
@@ -123,7 +121,7 @@ def test_long_names_and_many_classes_are_cut_and_leave_the_drawing_its_size(tmp_
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are text there")
-def test_a_file_name_that_is_no_text_is_drawn(tmp_path: Path) -> None:
+def test_a_file_name_that_is_no_text_is_drawn(tmp_path):
     texts, _ = drawn(plot_predictions, [prediction(path=os.fsdecode(b"caf\xe9.png"))], tmp_path)
     assert texts.count("caf\N{REPLACEMENT CHARACTER}.png") == 1
 
@@ -144,7 +142,7 @@ A_CURVE = [Curve("a", (0,), (50,))]
         ("folder.png", "folder.png: it is a folder"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_refused_before_the_work(file: str, reason: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(file, reason, tmp_path):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ValueError, match=reason):
         check_plot_file(tmp_path / file)
@@ -152,7 +150,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(file: str, rea
         plot_curves(A_CURVE, tmp_path / file)
 
 
-def test_a_good_file_is_not_touched_and_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch) -> None:
+def test_a_good_file_is_not_touched_and_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for file in ("plot.png", Path("plot.PDF"), tmp_path / "plot.svg"):
         check_plot_file(file)
@@ -174,7 +172,7 @@ def test_a_good_file_is_not_touched_and_a_folder_without_permission_is_refused(t
         (plot_curves, A_CURVE, {"lines": {"b": float("nan")}}, "got nan"),
     ],
 )
-def test_nothing_to_draw_and_lines_outside_are_refused(plot, what, options, reason: str, tmp_path: Path) -> None:
+def test_nothing_to_draw_and_lines_outside_are_refused(plot, what, options, reason, tmp_path):
     with pytest.raises(ValueError, match=reason):
         plot(what, tmp_path / "plot.png", **options)
     assert not (tmp_path / "plot.png").exists()
@@ -189,13 +187,13 @@ OTHERS += [Point("logit ensemble", "ensemble", 5.0, 76.0), Point("probability en
 
 
 @pytest.mark.parametrize("curve", [CURVE, CURVE[:1], []])
-def test_every_point_of_a_curve_has_its_name_and_a_look_of_its_own(curve: list[Point], tmp_path: Path) -> None:
+def test_every_point_of_a_curve_has_its_name_and_a_look_of_its_own(curve, tmp_path):
     names = [point.name for point in OTHERS]
     texts, svg = drawn(plot_pareto, [*curve, *OTHERS], tmp_path)
     assert [text for text in texts if text in names] == names
     assert texts.count("early exit, confidence") == bool(curve)
     axes, _, legend = svg.partition('<g id="legend_1">')
-    looks: dict[str, str] = {}  # of every line of the legend
+    looks = {}  # of every line of the legend
     for mark, y, style in re.findall(r'<use xlink:href="#(m\w+)" x="[^"]*" y="([^"]*)" style="([^"]*)"', legend):
         looks[y] = looks.get(y, "") + mark + style
         assert re.search(rf'<use xlink:href="#{mark}" [^>]* style="{style}"', axes)
@@ -210,18 +208,18 @@ def test_every_point_of_a_curve_has_its_name_and_a_look_of_its_own(curve: list[P
 HEADER = "epoch,lr,train_loss,val_loss,val_top1,val_top5,seconds"
 
 
-def line(epoch: object, top1: object) -> str:
+def line(epoch, top1):
     return f"{epoch},0.001,2.5,2.25,{top1},90.5,12.25"
 
 
-def write(folder: Path, *lines: str, end: str = "\n") -> Path:
+def write(folder, *lines, end="\n"):
     """A training run with this log."""
     folder.mkdir(exist_ok=True)
     (folder / "log.csv").write_text("\n".join(lines) + end, encoding="utf-8")
     return folder
 
 
-def test_a_log_is_read_as_errors_by_epoch(tmp_path: Path) -> None:
+def test_a_log_is_read_as_errors_by_epoch(tmp_path):
     run = write(tmp_path / "half_gru", HEADER, line(0, 60), line(1, "71.25"), line(3, "1e2"))
     assert read_curve(run) == Curve("half_gru", (0, 1, 3), (40.0, 28.75, 0.0))
     assert read_curve(str(run), "half-GRU SRNN").name == "half-GRU SRNN"
@@ -249,20 +247,20 @@ def test_a_log_is_read_as_errors_by_epoch(tmp_path: Path) -> None:
         (["\udcff\udcfe"], r"log\.csv is damaged: 'utf-8'"),
     ],
 )
-def test_logs_that_are_none_are_refused_with_the_line(lines: list[str], reason: str, tmp_path: Path) -> None:
+def test_logs_that_are_none_are_refused_with_the_line(lines, reason, tmp_path):
     (tmp_path / "log.csv").write_bytes("\n".join(lines).encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=reason):
         read_curve(tmp_path)
 
 
-def test_missing_logs_are_refused(tmp_path: Path) -> None:
+def test_missing_logs_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere'; give the folder of a training run"):
         read_curve(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"is no training run: it has no log\.csv"):
         read_curve(tmp_path)
 
 
-def test_every_curve_and_line_is_drawn_and_named(tmp_path: Path) -> None:
+def test_every_curve_and_line_is_drawn_and_named(tmp_path):
     long = "half-GRU SRNN, from U = I/4, norm per level"
     curves = [Curve("vanilla SRNN", (0, 1, 2), (30, 28, 27)), Curve(long, (0, 1), (29.5, 26))]
     texts, svg = drawn(plot_curves, curves, tmp_path, lines={"logit ensemble": 28.26})
@@ -271,7 +269,7 @@ def test_every_curve_and_line_is_drawn_and_named(tmp_path: Path) -> None:
     assert [f"stroke: {colour}" in svg for colour in (BLUE, ORANGE, GREY, GREEN)] == [True, True, True, False]
 
 
-def test_points_are_drawn_at_their_errors(tmp_path: Path) -> None:
+def test_points_are_drawn_at_their_errors(tmp_path):
     plot_curves([Curve("a", (1, 2, 3, 4), (40, 10, 10, 10))], tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as image:
         width, height = image.size
@@ -282,13 +280,13 @@ def test_points_are_drawn_at_their_errors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("epochs", "points"), [(1, 1), (20, 20), (21, 0)])
-def test_few_epochs_are_points_as_well_and_one_is_nothing_else(epochs: int, points: int, tmp_path: Path) -> None:
+def test_few_epochs_are_points_as_well_and_one_is_nothing_else(epochs, points, tmp_path):
     _, svg = drawn(plot_curves, [Curve("a", tuple(range(epochs)), (50.0,) * epochs)], tmp_path)
     markers = re.findall(rf'<use [^>]*style="fill: {BLUE}', svg)
     assert len(markers) == (points + 1 if points else 0)  # and the one in the legend
 
 
-def test_many_runs_are_told_apart(tmp_path: Path) -> None:
+def test_many_runs_are_told_apart(tmp_path):
     _, svg = drawn(plot_curves, [Curve(f"run {n}", (0, 1), (50 - n, 40 - n)) for n in range(13)], tmp_path)
     styles = re.findall(r'style="(fill: none[^"]*stroke-width: 1\.8[^"]*)"', svg)
     assert len(set(styles)) == 13

@@ -1,20 +1,16 @@
 """The table of an evaluation: its statistics against published values, how it reads, and the files it leaves."""
 
-from __future__ import annotations
-
 import csv
 import io
 import itertools
 import math
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srnn_zoo import SRNN
 from srnn_zoo.evaluation import Row, Table, evaluate, mcnemar, wilson
 
 
@@ -28,12 +24,12 @@ from srnn_zoo.evaluation import Row, Table, evaluate, mcnemar, wilson
         (29, 29, 0.8830, 1.0),
     ],
 )
-def test_wilsons_interval_has_its_published_values(correct: int, n: int, low: float, high: float) -> None:
+def test_wilsons_interval_has_its_published_values(correct, n, low, high):
     assert wilson(correct, n) == pytest.approx((low, high), abs=5e-5)
 
 
 @given(st.integers(1, 60_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilsons_bounds_are_where_the_score_test_just_rejects(case: tuple[int, int]) -> None:
+def test_wilsons_bounds_are_where_the_score_test_just_rejects(case):
     correct, n = case
     low, high = wilson(correct, n)
     assert 0 <= low <= correct / n <= high <= 1
@@ -44,12 +40,12 @@ def test_wilsons_bounds_are_where_the_score_test_just_rejects(case: tuple[int, i
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 0), (-1, 5), (6, 5)])
-def test_an_interval_of_impossible_counts_is_an_error(correct: int, n: int) -> None:
+def test_an_interval_of_impossible_counts_is_an_error(correct, n):
     with pytest.raises(ValueError, match="0 to n successes"):
         wilson(correct, n)
 
 
-def pairs(only_a: int, only_b: int, both: int = 0, neither: int = 0) -> tuple[list[bool], list[bool]]:
+def pairs(only_a, only_b, both=0, neither=0):
     """Answers of two methods with so many images of each kind."""
     a = [True] * only_a + [False] * only_b + [True] * both + [False] * neither
     b = [False] * only_a + [True] * only_b + [True] * both + [False] * neither
@@ -57,7 +53,7 @@ def pairs(only_a: int, only_b: int, both: int = 0, neither: int = 0) -> tuple[li
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 5), st.integers(0, 5))
-def test_mcnemar_is_the_exact_sum_over_all_splits_as_uneven(only_a: int, only_b: int, both: int, neither: int) -> None:
+def test_mcnemar_is_the_exact_sum_over_all_splits_as_uneven(only_a, only_b, both, neither):
     n = only_a + only_b
     uneven = [k for k in range(n + 1) if abs(2 * k - n) >= abs(only_a - only_b)]
     exact = Fraction(sum(math.comb(n, k) for k in uneven), 2**n)
@@ -67,7 +63,7 @@ def test_mcnemar_is_the_exact_sum_over_all_splits_as_uneven(only_a: int, only_b:
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(499, 500), (470, 530), (520, 480), (300, 900), (5200, 4900)])
-def test_for_many_images_the_sum_is_as_exact(only_a: int, only_b: int) -> None:
+def test_for_many_images_the_sum_is_as_exact(only_a, only_b):
     n, terms = only_a + only_b, [1]
     for k in range(min(only_a, only_b)):
         terms.append(terms[-1] * (n - k) // (k + 1))
@@ -75,7 +71,7 @@ def test_for_many_images_the_sum_is_as_exact(only_a: int, only_b: int) -> None:
     assert mcnemar(*pairs(only_a, only_b, 30_000)).p_value == pytest.approx(exact, rel=1e-9)
 
 
-def test_mcnemar_is_symmetric_and_takes_tensors() -> None:
+def test_mcnemar_is_symmetric_and_takes_tensors():
     a, b = pairs(9, 2, 5, 5)
     forward, back = mcnemar(torch.tensor(a), torch.tensor(b)), mcnemar(b, a)
     assert (forward.only_a, forward.only_b, forward.p_value) == (back.only_b, back.only_a, back.p_value)
@@ -85,7 +81,7 @@ def test_mcnemar_is_symmetric_and_takes_tensors() -> None:
         mcnemar([True] * 3, [False] * 2)
 
 
-def table(**answers: str) -> Table:
+def table(**answers):
     """A table of rows from their answers, 1 for a right one; the first is the reference."""
     rows = []
     for name, said in answers.items():
@@ -94,7 +90,7 @@ def table(**answers: str) -> Table:
     return Table(tuple(rows), rows[0].name, "A caption.")
 
 
-def test_two_rows_are_compared_on_the_same_images() -> None:
+def test_two_rows_are_compared_on_the_same_images():
     two = table(a="1111111111", b="0000000011")
     test = two.compare("a", "b")
     assert (test.only_a, test.only_b, test.p_value) == (8, 0, pytest.approx(2 / 256))
@@ -102,7 +98,7 @@ def test_two_rows_are_compared_on_the_same_images() -> None:
         two.compare("a", "c")
 
 
-def test_markdown_shows_errors_intervals_and_tests_aligned() -> None:
+def test_markdown_shows_errors_intervals_and_tests_aligned():
     lines = table(a="1110", **{"b | c\n": "0001"}).to_markdown().splitlines()
     title, rule, first, second, empty, caption = lines
     assert "p against a (only this : only that right)" in title
@@ -116,7 +112,7 @@ def test_markdown_shows_errors_intervals_and_tests_aligned() -> None:
     assert "< 0.0001 (0 : 30)" in table(a="1" * 30, b="0" * 30).to_markdown()  # small p-values are bounds
 
 
-def test_csv_has_every_figure() -> None:
+def test_csv_has_every_figure():
     first, second = csv.DictReader(io.StringIO(table(a="1110", **{"b, c": "0001"}).to_csv()))
     assert (first["reference"], first["p_value"]) == ("", "")
     assert [second.pop(key) for key in ("method", "levels", "reference")] == ["b, c", "48x48 96x96", "a"]
@@ -128,26 +124,26 @@ def test_csv_has_every_figure() -> None:
 
 
 @pytest.fixture(scope="module")
-def model(make) -> SRNN:
+def model(make):
     return make()
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_complete_evaluation_leaves_three_files(model: SRNN, fruit: Path, tmp_path: Path) -> None:
+def test_a_complete_evaluation_leaves_three_files(model, fruit, tmp_path):
     found = evaluate(model, fruit, output=tmp_path / "new" / "folder")
     files = contents(tmp_path / "new" / "folder")
     assert files.keys() == {"table.csv", "table.md", "predictions.csv"}
     assert (files["table.csv"], files["table.md"]) == (found.to_csv().encode(), found.to_markdown().encode())
 
 
-def test_an_interrupted_one_leaves_what_was_done_under_another_name(model: SRNN, fruit: Path, tmp_path: Path) -> None:
+def test_an_interrupted_one_leaves_what_was_done_under_another_name(model, fruit, tmp_path):
     evaluate(model, fruit, output=tmp_path)
     before, calls = contents(tmp_path), itertools.count(1)
 
-    def interrupt(*_: object) -> None:
+    def interrupt(*_):
         if next(calls) > 6:  # in the fourth batch
             raise KeyboardInterrupt
 
@@ -164,10 +160,10 @@ def test_an_interrupted_one_leaves_what_was_done_under_another_name(model: SRNN,
     assert contents(tmp_path).keys() == before.keys()
 
 
-def test_no_table_stands_beside_other_predictions(model: SRNN, fruit: Path, tmp_path: Path, monkeypatch) -> None:
+def test_no_table_stands_beside_other_predictions(model, fruit, tmp_path, monkeypatch):
     evaluate(model, fruit, output=tmp_path)
 
-    def full(*_: object) -> None:
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Table, "save", full)
@@ -177,9 +173,7 @@ def test_no_table_stands_beside_other_predictions(model: SRNN, fruit: Path, tmp_
 
 
 @pytest.mark.parametrize(("path", "reason"), [("file", "it is a file"), ("file/below", "cannot make the folder")])
-def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
-    path: str, reason: str, model: SRNN, fruit: Path, tmp_path: Path, monkeypatch
-) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(path, reason, model, fruit, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(model, "level_features", lambda *_: pytest.fail("read"))
     with pytest.raises(ValueError, match=reason):

@@ -1,7 +1,5 @@
 """Made-up answers of a model: every level is more often right than the one before, and surer where it is right."""
 
-from __future__ import annotations
-
 import torch
 
 from srnn_zoo.inference.answers import CollectedAnswers
@@ -9,7 +7,7 @@ from srnn_zoo.inference.answers import CollectedAnswers
 GMACS = (1.0, 3.0, 7.0, 15.0)
 
 
-def synthetic_answers(levels: int = 3, images: int = 2000, seed: int = 0, **given: object) -> CollectedAnswers:
+def synthetic_answers(levels=3, images=2000, seed=0, **given):
     """Ten classes; images differ in how hard they are, and what makes one hard is partly the same at every level."""
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(10, (images,), generator=generator)

@@ -1,13 +1,8 @@
 """Thresholds keep their budget, reach their target, come back with the model, and serve any other budget later."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,37 +16,37 @@ from srnn_zoo.models.cost import level_gmacs
 from .synthetic_answers import synthetic_answers
 
 
-def model(**options: Any) -> SRNN:
+def model(**options):
     options = {"scales": (0.25, 0.5, 1.0), "num_classes": 10, "img_size": 64, **options}
     return create_model("srnn_test_resnet", **options).eval()
 
 
 @pytest.fixture(scope="module")
-def made_once() -> SRNN:
+def made_once():
     return model()
 
 
 @pytest.fixture
-def net(made_once: SRNN) -> SRNN:
+def net(made_once):
     """A model of three levels that was never calibrated."""
     made_once.metadata.pop("exit", None)
     return made_once
 
 
 @pytest.fixture
-def answers() -> Answers:
+def answers():
     return synthetic_answers()
 
 
 @pytest.fixture(autouse=True)
-def no_warning() -> Iterator[None]:
+def no_warning():
     """What is fine is calibrated without a word."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         yield
 
 
-def result(answers: Answers, rule: Any) -> tuple[float, float]:
+def result(answers, rule):
     """Mean cost and accuracy of a rule."""
     [outcome] = measure(answers, rule, [rule.thresholds])
     return outcome.gmacs, outcome.accuracy
@@ -61,7 +56,7 @@ def result(answers: Answers, rule: Any) -> tuple[float, float]:
     ("budget", "rule"),
     [(1.0, "confidence"), (2.0, "entropy"), (4.0, "confidence"), (4.0, "margin"), (4.0, "entropy"), (6.9, "margin")],
 )
-def test_a_budget_is_kept_and_used(budget: float, rule: str, net: SRNN, answers: Answers) -> None:
+def test_a_budget_is_kept_and_used(budget, rule, net, answers):
     fast = calibrate(net, answers, budget_gmacs=budget, rule=rule)
     cost, accuracy = result(answers, fast.exit)
     assert cost <= budget + 1e-6
@@ -75,12 +70,12 @@ def test_a_budget_is_kept_and_used(budget: float, rule: str, net: SRNN, answers:
 
 
 @pytest.mark.parametrize("budget", [7.0, float("inf")])
-def test_a_budget_that_pays_for_all_levels_reads_all(budget: float, net: SRNN, answers: Answers) -> None:
-    fast: Any = calibrate(net, answers, budget_gmacs=budget).exit
+def test_a_budget_that_pays_for_all_levels_reads_all(budget, net, answers):
+    fast = calibrate(net, answers, budget_gmacs=budget).exit
     assert fast.thresholds == (2.0, 2.0)
 
 
-def test_a_target_is_reached_at_the_least_cost(net: SRNN, answers: Answers) -> None:
+def test_a_target_is_reached_at_the_least_cost(net, answers):
     full = 100 * answers.right[2].double().mean().item()
     cost, accuracy = result(answers, calibrate(net, answers, target_accuracy=full - 0.5).exit)
     assert accuracy >= full - 0.5 - 1e-6
@@ -88,7 +83,7 @@ def test_a_target_is_reached_at_the_least_cost(net: SRNN, answers: Answers) -> N
     assert result(answers, calibrate(net, answers, target_accuracy=full - 10).exit)[0] < cost
 
 
-def test_what_was_calibrated_is_saved_with_the_model_and_comes_back(answers: Answers, tmp_path: Path) -> None:
+def test_what_was_calibrated_is_saved_with_the_model_and_comes_back(answers, tmp_path):
     net = model()
     fast = calibrate(net, answers, budget_gmacs=3.0)
     net.save_pretrained(tmp_path)
@@ -104,11 +99,11 @@ def test_what_was_calibrated_is_saved_with_the_model_and_comes_back(answers: Ans
         Anytime(net)
 
 
-def costs_of(net: SRNN) -> torch.Tensor:
+def costs_of(net):
     return torch.tensor([level_gmacs(net, size) for size in net.level_sizes()], dtype=torch.float64).cumsum(0)
 
 
-def test_any_budget_is_served_later_without_data_by_a_saved_model(net: SRNN, answers: Answers, tmp_path: Path) -> None:
+def test_any_budget_is_served_later_without_data_by_a_saved_model(net, answers, tmp_path):
     costs = costs_of(net)
     own = dataclasses.replace(answers, gmacs=costs)
     calibrate(net, own, target_accuracy=60.0)
@@ -131,7 +126,7 @@ def test_any_budget_is_served_later_without_data_by_a_saved_model(net: SRNN, ans
         assert everything.thresholds == (2.0, 2.0)
 
 
-def test_a_model_that_was_never_calibrated_stops_at_the_largest_level_that_all_images_can_afford(net: SRNN) -> None:
+def test_a_model_that_was_never_calibrated_stops_at_the_largest_level_that_all_images_can_afford(net):
     costs = costs_of(net).tolist()
     between = (costs[1] + costs[2]) / 2
     for budget, level in ((costs[0], 0), (costs[1], 1), (between, 1), (costs[2], 2), (float("inf"), 2)):
@@ -141,7 +136,7 @@ def test_a_model_that_was_never_calibrated_stops_at_the_largest_level_that_all_i
         assert (Anytime(net, rule)(torch.randn(2, 3, 64, 64)).gmacs <= budget * (1 + 1e-5)).all()
 
 
-def test_a_calibration_is_of_its_sizes_only(net: SRNN, answers: Answers) -> None:
+def test_a_calibration_is_of_its_sizes_only(net, answers):
     calibrate(net, answers, budget_gmacs=2.0)
     reason = (
         r"calibrated for levels of 16 x 16 \+ 32 x 32 \+ 64 x 64; its thresholds say nothing about levels of 16 x 16"
@@ -156,7 +151,7 @@ def test_a_calibration_is_of_its_sizes_only(net: SRNN, answers: Answers) -> None
     assert isinstance(budget_rule(net, 1.0, sizes=[32, 64, (96, 96)]), ScoreRule)
 
 
-def test_a_budget_as_printed_suffices() -> None:
+def test_a_budget_as_printed_suffices():
     net = model(img_size=160)
     with pytest.raises(ValueError, match="the first level alone costs") as caught:
         budget_rule(net, 0.0)
@@ -182,13 +177,13 @@ def test_a_budget_as_printed_suffices() -> None:
         ({"budget_gmacs": 3.0, "rule": "margins"}, "unknown rule 'margins'; did you mean 'margin'"),
     ],
 )
-def test_aims_out_of_reach_are_refused(options: dict[str, Any], reason: str, net: SRNN, answers: Answers) -> None:
+def test_aims_out_of_reach_are_refused(options, reason, net, answers):
     with pytest.raises(ValueError, match=reason):
         calibrate(net, answers, **options)
     assert "exit" not in net.metadata
 
 
-def test_missing_classes_and_few_images_are_warned_of_and_very_few_refused(net: SRNN, answers: Answers) -> None:
+def test_missing_classes_and_few_images_are_warned_of_and_very_few_refused(net, answers):
     some = answers.targets < 7
     fewer = Answers(answers.logits[:, some], answers.targets[some], answers.gmacs)
     with pytest.warns(UserWarning, match="3 of the model's 10 classes have no image in the calibration set") as caught:
@@ -201,7 +196,7 @@ def test_missing_classes_and_few_images_are_warned_of_and_very_few_refused(net: 
         calibrate(net, synthetic_answers(images=9), budget_gmacs=2.0)
 
 
-def test_what_is_not_finite_never_stops_and_is_warned_of(net: SRNN, answers: Answers) -> None:
+def test_what_is_not_finite_never_stops_and_is_warned_of(net, answers):
     answers.logits[0, :500] = float("nan")
     with pytest.warns(UserWarning, match="500 of 2000 images have logits that are not finite"):
         fast = calibrate(net, answers, budget_gmacs=2.0)
@@ -217,7 +212,7 @@ def test_what_is_not_finite_never_stops_and_is_warned_of(net: SRNN, answers: Ans
         calibrate(net, answers, budget_gmacs=2.0)
 
 
-def test_answers_of_another_model_and_one_level_are_refused(answers: Answers) -> None:
+def test_answers_of_another_model_and_one_level_are_refused(answers):
     for options in ({"num_classes": 9}, {"scales": (0.5, 1.0)}):
         with pytest.raises(ValueError, match="the answers have 3 levels and 10 classes"):
             calibrate(model(**options), answers, budget_gmacs=2.0)
@@ -226,8 +221,8 @@ def test_answers_of_another_model_and_one_level_are_refused(answers: Answers) ->
 
 
 @pytest.mark.parametrize("budget", [1.0, 2.0, 6.5])
-def test_a_budget_that_is_spent_is_used_up_whatever_the_targets_are(budget: float, net: SRNN, answers: Answers) -> None:
-    rule: Any = calibrate(net, answers, budget_gmacs=budget, spend=True).exit
+def test_a_budget_that_is_spent_is_used_up_whatever_the_targets_are(budget, net, answers):
+    rule = calibrate(net, answers, budget_gmacs=budget, spend=True).exit
     assert 0.93 * budget <= result(answers, rule)[0] <= budget + 1e-6
     others = dataclasses.replace(answers, targets=answers.targets.roll(1))
     assert use_up(others, rule, budget).thresholds == rule.thresholds

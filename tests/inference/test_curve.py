@@ -1,30 +1,25 @@
 """The curve: chosen on one set and measured on another, beside levels, single scales and ensembles, and as CSV."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import itertools
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from srnn_zoo import SRNN, calibrate, collect, create_model, pareto, write_pareto
-from srnn_zoo.inference.curve import Point
+from srnn_zoo import calibrate, collect, create_model, pareto, write_pareto
 
 from .synthetic_answers import synthetic_answers
 
 SIZES = ((8, 8), (16, 16), (32, 32))
 
 
-def of_kind(points: list[Point], kind: str) -> list[Point]:
+def of_kind(points, kind):
     return [point for point in points if point.kind == kind]
 
 
 @pytest.fixture(scope="module")
-def made_once() -> SRNN:
+def made_once():
     torch.manual_seed(0)
     net = create_model("srnn_test_resnet", num_classes=10, img_size=64).eval()
     torch.nn.init.normal_(net.fc.weight, std=1.0)  # pyright: ignore -- answers that differ
@@ -32,19 +27,19 @@ def made_once() -> SRNN:
 
 
 @pytest.fixture
-def net(made_once: SRNN) -> SRNN:
+def net(made_once):
     """A model of two levels that was never calibrated."""
     made_once.metadata.pop("exit", None)
     return made_once
 
 
-def batches(count: int, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def batches(count, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 3, 64, 64, generator=generator)
     return list(zip(images.split(50), torch.randint(10, (count,), generator=generator).split(50), strict=True))
 
 
-def test_the_curve_of_the_same_images_rises_is_marked_and_no_level_is_above_it() -> None:
+def test_the_curve_of_the_same_images_rises_is_marked_and_no_level_is_above_it():
     answers = synthetic_answers()
     points = pareto(answers)
     curve = of_kind(points, "curve")
@@ -62,9 +57,9 @@ def test_the_curve_of_the_same_images_rises_is_marked_and_no_level_is_above_it()
     assert points == curve + levels  # of the base CNN these answers say nothing
 
 
-def test_thresholds_from_held_out_images_are_measured_on_others_and_promise_less() -> None:
+def test_thresholds_from_held_out_images_are_measured_on_others_and_promise_less():
     test = synthetic_answers(images=3000, seed=99)
-    too_much: list[float] = []
+    too_much = []
     for seed in range(6):
         held_out = synthetic_answers(images=100, seed=seed)
         honest = of_kind(pareto(test, thresholds_from=held_out), "curve")
@@ -77,9 +72,7 @@ def test_thresholds_from_held_out_images_are_measured_on_others_and_promise_less
     assert sum(too_much) / len(too_much) > 0.5  # points of accuracy
 
 
-def test_a_model_gives_single_scales_at_their_own_cost_and_ensembles_at_that_of_all_levels(
-    net: SRNN, tmp_path: Path
-) -> None:
+def test_a_model_gives_single_scales_at_their_own_cost_and_ensembles_at_that_of_all_levels(net, tmp_path):
     points = pareto(net, batches(100))
     answers = collect(net, batches(100), progress=False)
     costs = answers.gmacs.tolist()
@@ -106,7 +99,7 @@ def test_a_model_gives_single_scales_at_their_own_cost_and_ensembles_at_that_of_
     assert not (tmp_path / "empty.csv").exists()
 
 
-def test_a_calibrated_model_is_measured_at_its_stored_thresholds(net: SRNN) -> None:
+def test_a_calibrated_model_is_measured_at_its_stored_thresholds(net):
     held_out, test = (collect(net, batches(200, seed), progress=False) for seed in (0, 1))
     calibrate(net, held_out, target_accuracy=2.0, rule="margin")
     points = of_kind(pareto(net, batches(200, seed=1)), "curve")
@@ -123,8 +116,8 @@ def test_a_calibrated_model_is_measured_at_its_stored_thresholds(net: SRNN) -> N
         pareto(dataclasses.replace(test, sizes=((48, 48), (96, 96))), thresholds_from=net)
 
 
-def test_what_makes_no_curve_is_refused(net: SRNN) -> None:
-    answers: Any = synthetic_answers()
+def test_what_makes_no_curve_is_refused(net):
+    answers = synthetic_answers()
     for arguments, options, reason in [
         ((net,), {}, "needs images"),
         ((answers,), {"rule": "margins"}, "did you mean 'margin'"),

@@ -1,16 +1,11 @@
 """An exit rule is one registered class: from its text, in Anytime, and, where it has a score, in calibrate."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
 
 from srnn_zoo import Anytime, budget_rule, calibrate, create_model, list_exits, register_exit
 from srnn_zoo.inference import exits
-from srnn_zoo.inference.exits import Decision, ScoreRule, exit_rule, score_rule
+from srnn_zoo.inference.exits import ScoreRule, exit_rule, score_rule
 
 from .synthetic_answers import synthetic_answers
 
@@ -18,23 +13,23 @@ BUILT_IN = ["confidence", "margin", "entropy", "patience", "level", "deadline"]
 
 
 @pytest.fixture(autouse=True)
-def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def registry(monkeypatch):
     monkeypatch.setattr(exits, "_EXITS", {**exits._EXITS})
 
 
-def first() -> type[ScoreRule]:
+def first():
     """A rule of one's own: how probable the first class is."""
 
     @register_exit("first", example=0.9)
     class First(ScoreRule):
-        def score(self, probabilities: Tensor) -> Tensor:
+        def score(self, probabilities):
             return probabilities[:, 0]
 
     return First
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
-def test_a_rule_of_ones_own_is_used_wherever_the_others_are() -> None:
+def test_a_rule_of_ones_own_is_used_wherever_the_others_are():
     First = first()
     assert list_exits() == [*BUILT_IN, "first"]
     assert list_exits(scored=True) == ["confidence", "margin", "entropy", "first"]
@@ -45,7 +40,7 @@ def test_a_rule_of_ones_own_is_used_wherever_the_others_are() -> None:
     fast = Anytime(net, f"first:{sure.median().item()},2")
     assert type(fast.exit) is First
     assert ((fast(images)[1] == 0) == (sure >= sure.median())).all()
-    calibrated: Any = calibrate(net, synthetic_answers(), budget_gmacs=4.0, rule="first").exit
+    calibrated = calibrate(net, synthetic_answers(), budget_gmacs=4.0, rule="first").exit
     assert type(calibrated) is First
     assert calibrated.name == net.metadata["exit"]["rule"] == "first"
     assert vars(Anytime(net).exit) == vars(calibrated)
@@ -56,16 +51,16 @@ def test_a_rule_of_ones_own_is_used_wherever_the_others_are() -> None:
             use()
 
 
-def test_a_rule_without_a_score_takes_one_number_whole_where_its_example_is() -> None:
+def test_a_rule_without_a_score_takes_one_number_whole_where_its_example_is():
     @register_exit("third", example=3)
     class Third:
-        def __init__(self, count: int) -> None:
+        def __init__(self, count):
             self.count = count
 
-        def __call__(self, decision: Decision) -> bool:
+        def __call__(self, decision):
             return decision.level >= self.count
 
-    rule: Any = exit_rule("third:2")
+    rule = exit_rule("third:2")
     assert (type(rule), rule.count, type(rule.count)) == (Third, 2, int)
     with pytest.raises(ValueError, match=r"third takes a whole number, such as third:3; got '2\.5'"):
         exit_rule("third:2.5")
@@ -75,7 +70,7 @@ def test_a_rule_without_a_score_takes_one_number_whole_where_its_example_is() ->
         score_rule("third")
 
 
-def test_a_name_belongs_to_one_class_which_may_be_defined_again() -> None:
+def test_a_name_belongs_to_one_class_which_may_be_defined_again():
     again = first(), first()
     assert score_rule("first") is again[1]
     with pytest.raises(ValueError, match=r"'margin' is already registered by srnn_zoo\.inference\.exits\.Margin"):

@@ -1,9 +1,6 @@
 """Prediction over image files: order, batches, reading ahead, and answers level by level."""
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 import srnn_zoo
-from srnn_zoo import SRNN
 from srnn_zoo.datasets.images import Skipped, open_or_skip
 from srnn_zoo.inference.predict import Prediction, predict
 
@@ -22,7 +17,7 @@ CLASSES = 7
 
 
 @pytest.fixture(scope="module")
-def model() -> SRNN:
+def model():
     """A small model of 7 classes; untrained, but with logits far enough apart to tell images from each other."""
     torch.manual_seed(0)
     model = srnn_zoo.create_model("srnn_test_resnet", num_classes=CLASSES, img_size=64).eval()
@@ -31,7 +26,7 @@ def model() -> SRNN:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def images(tmp_path_factory):
     """Six images of different shapes, one of them grey."""
     folder = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
@@ -43,21 +38,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-def read(model: SRNN, paths: list[Path], **options: Any) -> list[Prediction]:
+def read(model, paths, **options):
     """The predictions on images that can all be read."""
     results = list(predict(model, paths, **options))
     assert all(isinstance(result, Prediction) for result in results)
     return cast(list[Prediction], results)
 
 
-def table(predictions: list[Prediction]) -> Tensor:
+def table(predictions):
     """Probabilities `(images, levels, classes)`, classes in the order of their names."""
     return torch.tensor([[[p for _, p in sorted(answer.top)] for answer in each.answers] for each in predictions])
 
 
-def test_results_come_in_the_order_of_the_paths_with_unreadable_ones_in_their_places(
-    model: SRNN, images: list[Path], tmp_path: Path
-) -> None:
+def test_results_come_in_the_order_of_the_paths_with_unreadable_ones_in_their_places(model, images, tmp_path):
     (tmp_path / "broken.png").write_bytes(images[0].read_bytes()[:-30])
     (tmp_path / "empty.png").touch()
     bad = [tmp_path / "missing.png", tmp_path / "broken.png", tmp_path / "empty.png"]
@@ -72,8 +65,8 @@ def test_results_come_in_the_order_of_the_paths_with_unreadable_ones_in_their_pl
         assert notes == [(), (), ("greyscale, converted to RGB",), ()]
 
 
-def test_answers_are_the_models_own_on_its_own_preprocessing(model: SRNN, images: list[Path]) -> None:
-    transform: Callable[[Any], list[Tensor]] = srnn_zoo.create_transform(model)
+def test_answers_are_the_models_own_on_its_own_preprocessing(model, images):
+    transform = srnn_zoo.create_transform(model)
     for path, prediction in zip(images, read(model, images, topk=CLASSES), strict=True):
         levels = [level[None] for level in transform(Image.open(path).convert("RGB"))]
         with torch.inference_mode():
@@ -84,7 +77,7 @@ def test_answers_are_the_models_own_on_its_own_preprocessing(model: SRNN, images
         assert all(level.dtype == torch.uint8 for level in prediction.levels)
 
 
-def test_the_batch_size_changes_no_answer(model: SRNN, images: list[Path]) -> None:
+def test_the_batch_size_changes_no_answer(model, images):
     together = table(read(model, images, topk=CLASSES, batch_size=3))
     for batch_size in (1, 4, 6, 100):
         others = table(read(model, images, topk=CLASSES, batch_size=batch_size))
@@ -92,7 +85,7 @@ def test_the_batch_size_changes_no_answer(model: SRNN, images: list[Path]) -> No
     assert together.std(dim=0).max() > 0.01  # images are told from each other
 
 
-def test_as_many_classes_are_named_as_asked_for_and_as_there_are(model: SRNN, images: list[Path]) -> None:
+def test_as_many_classes_are_named_as_asked_for_and_as_there_are(model, images):
     for topk, named in ((1, 1), (5, 5), (7, 7), (1000, 7)):
         [prediction] = read(model, images[:1], topk=topk)
         for answer in prediction.answers:
@@ -102,20 +95,20 @@ def test_as_many_classes_are_named_as_asked_for_and_as_there_are(model: SRNN, im
             assert named < CLASSES or sum(probabilities) == pytest.approx(1)
 
 
-def test_counts_below_one_are_refused(model: SRNN) -> None:
+def test_counts_below_one_are_refused(model):
     for option in ("topk", "batch_size"):
         with pytest.raises(ValueError, match=f"{option} must be 1 or more; got 0"):
             read(model, [], **{option: 0})
 
 
-def test_a_variant_that_fuses_all_levels_answers_once(images: list[Path]) -> None:
+def test_a_variant_that_fuses_all_levels_answers_once(images):
     concat = srnn_zoo.create_model("srnn_test_resnet", variant="concat", num_classes=CLASSES, img_size=64).eval()
     for prediction in read(concat, images):
         assert [answer.size for answer in prediction.answers] == [(64, 64)]
         assert [level.shape[-1] for level in prediction.levels] == [32, 64]
 
 
-def test_a_one_channel_model_reads_colour_images_as_grey(images: list[Path], tmp_path: Path) -> None:
+def test_a_one_channel_model_reads_colour_images_as_grey(images, tmp_path):
     torch.manual_seed(0)
     model = srnn_zoo.create_model("srnn_test_resnet", in_chans=1, num_classes=CLASSES, img_size=64).eval()
     Image.open(images[1]).convert("L").save(tmp_path / "grey.png")
@@ -124,7 +117,7 @@ def test_a_one_channel_model_reads_colour_images_as_grey(images: list[Path], tmp
     torch.testing.assert_close(table([colour]), table([grey]), atol=1e-6, rtol=0)
 
 
-def test_other_sizes_of_the_levels_can_be_asked_for(model: SRNN, images: list[Path]) -> None:
+def test_other_sizes_of_the_levels_can_be_asked_for(model, images):
     for sizes in ((64,), (32, 48, 64, 96)):
         for prediction in read(model, images, sizes=sizes):
             assert [answer.size for answer in prediction.answers] == [(size, size) for size in sizes]
@@ -133,7 +126,7 @@ def test_other_sizes_of_the_levels_can_be_asked_for(model: SRNN, images: list[Pa
         read(transformer, images, sizes=(50, 100))
 
 
-def test_an_image_that_stops_early_has_the_answers_of_the_levels_it_read(model: SRNN, images: list[Path]) -> None:
+def test_an_image_that_stops_early_has_the_answers_of_the_levels_it_read(model, images):
     whole = read(model, images, topk=CLASSES)
     costs = [srnn_zoo.count_gmacs(model).levels[0], sum(srnn_zoo.count_gmacs(model).levels)]
     every_other = [True, False, True, False, True, False]
@@ -152,10 +145,10 @@ def test_an_image_that_stops_early_has_the_answers_of_the_levels_it_read(model: 
             assert [level.shape for level in prediction.levels] == [level.shape for level in full.levels]
 
 
-def test_paths_are_taken_one_batch_ahead(model: SRNN, images: list[Path]) -> None:
-    asked: list[Path] = []
+def test_paths_are_taken_one_batch_ahead(model, images):
+    asked = []
 
-    def paths() -> Iterator[Path]:
+    def paths():
         for path in images:
             asked.append(path)
             yield path
@@ -172,21 +165,19 @@ def test_paths_are_taken_one_batch_ahead(model: SRNN, images: list[Path]) -> Non
     assert list(predict(model, [])) == []
 
 
-def test_the_next_batch_is_read_while_the_network_works_and_no_further(
-    model: SRNN, images: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_batch_is_read_while_the_network_works_and_no_further(model, images, monkeypatch):
     next_batch_is_open = threading.Event()
-    opened: list[str] = []
-    seen_by_network: list[bool] = []
+    opened = []
+    seen_by_network = []
     steps = model.steps
 
-    def note_and_open(path: str) -> Any:
+    def note_and_open(path):
         opened.append(Path(path).name)
         if {"2.png", "3.png"} <= set(opened):
             next_batch_is_open.set()
         return open_or_skip(path)
 
-    def network(levels: list[Tensor]) -> Any:  # works for as long as the next batch is not read
+    def network(levels):  # works for as long as the next batch is not read
         seen_by_network.append(next_batch_is_open.wait(20))
         return steps(levels)
 
@@ -199,9 +190,7 @@ def test_the_next_batch_is_read_while_the_network_works_and_no_further(
     assert [result.path for result in results] == [str(path) for path in images[1:]]
 
 
-def test_no_thread_is_left_where_the_caller_stops_or_the_network_fails(
-    model: SRNN, images: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_thread_is_left_where_the_caller_stops_or_the_network_fails(model, images, monkeypatch):
     before = set(threading.enumerate())
     results = predict(model, images, batch_size=2)
     next(results)

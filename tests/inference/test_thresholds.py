@@ -1,7 +1,5 @@
 """The search: what thresholds do is what a plain loop says, and with three levels and more it beats geometric rates."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -9,14 +7,13 @@ import pytest
 import torch
 
 from srnn_zoo.inference import thresholds
-from srnn_zoo.inference.answers import CollectedAnswers
 from srnn_zoo.inference.exits import Confidence, list_exits, score_rule
 from srnn_zoo.inference.thresholds import Outcome, fit_temperature, measure, search
 
 from .synthetic_answers import synthetic_answers
 
 
-def replay(answers: CollectedAnswers, rule: str, temperatures: tuple[float, ...], limits: tuple[float, ...]) -> Outcome:
+def replay(answers, rule, temperatures, limits):
     """What thresholds do, by a plain loop over images and levels."""
     levels, images = answers.logits.shape[:2]
     cost, right, exits = 0.0, 0, [0] * levels
@@ -34,7 +31,7 @@ def replay(answers: CollectedAnswers, rule: str, temperatures: tuple[float, ...]
 
 @pytest.mark.parametrize("rule", list_exits(scored=True))
 @pytest.mark.parametrize("levels", [2, 3, 4])
-def test_outcomes_are_those_of_a_plain_loop(levels: int, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outcomes_are_those_of_a_plain_loop(levels, rule, monkeypatch):
     monkeypatch.setattr(thresholds, "_CELLS", 1000)  # several chunks
     answers = synthetic_answers(levels, images=150)
     answers.logits[0, :5] = float("nan")
@@ -52,7 +49,7 @@ def test_outcomes_are_those_of_a_plain_loop(levels: int, rule: str, monkeypatch:
 
 
 @pytest.mark.parametrize("levels", [2, 3, 4])
-def test_what_is_found_rises_from_the_first_level_and_no_fixed_level_is_above_it(levels: int) -> None:
+def test_what_is_found_rises_from_the_first_level_and_no_fixed_level_is_above_it(levels):
     answers = synthetic_answers(levels)
     found = search(answers, Confidence(2.0))
     assert found[0].gmacs == pytest.approx(answers.gmacs[0].item())
@@ -64,16 +61,14 @@ def test_what_is_found_rises_from_the_first_level_and_no_fixed_level_is_above_it
         assert max(o.accuracy for o in found if o.gmacs <= cost + 1e-9) >= right[level] - 1e-9
 
 
-def mean_accuracy(outcomes: list[Outcome], low: float, high: float) -> float:
+def mean_accuracy(outcomes, low, high):
     """The mean of the curve over all budgets between."""
     gmacs, accuracy = zip(*sorted((o.gmacs, o.accuracy) for o in outcomes), strict=True)
     return float(np.interp(np.linspace(low, high, 200), gmacs, accuracy).mean())
 
 
 @pytest.mark.parametrize("levels", [3, 4])
-def test_the_grid_finds_better_thresholds_than_geometric_rates_measured_on_other_images(
-    levels: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_grid_finds_better_thresholds_than_geometric_rates_measured_on_other_images(levels, monkeypatch):
     held_out, test = synthetic_answers(levels, 1500), synthetic_answers(levels, 8000, seed=1)
     rule = Confidence(2.0)
     low, high = 1.2, 0.6 * test.gmacs[-1].item()
@@ -83,14 +78,14 @@ def test_the_grid_finds_better_thresholds_than_geometric_rates_measured_on_other
     assert mean_accuracy(both, low, high) > mean_accuracy(geometric, low, high) + 0.1
 
 
-def test_thresholds_lie_between_scores_so_that_rounding_changes_nothing() -> None:
+def test_thresholds_lie_between_scores_so_that_rounding_changes_nothing():
     answers = synthetic_answers(2, images=100)
     scores = answers.logits[0].softmax(1).amax(1)
     for outcome in search(answers, Confidence(2.0)):
         assert (scores - outcome.thresholds[0]).abs().min() > 1e-7
 
 
-def test_temperatures_undo_overconfidence() -> None:
+def test_temperatures_undo_overconfidence():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4000, 5, generator=generator) * 2
     targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]

@@ -4,7 +4,6 @@ import os
 import pickle
 import socket
 import time
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -84,7 +83,7 @@ def test_a_missing_wrong_or_damaged_file_is_named(tmp_path, base_cnn):
 class Trap:
     """A pickle that would run code."""
 
-    def __init__(self, marker: Path):
+    def __init__(self, marker):
         self.marker = marker
 
     def __reduce__(self):

@@ -1,15 +1,11 @@
 """`fit`: learns, measures, and keeps what is best."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("variant", srnn_zoo.list_cells())
-def test_every_variant_overfits_one_batch(variant: str) -> None:
+def test_every_variant_overfits_one_batch(variant):
     chosen = Recipe(optimizer="adamw", lr=5e-3, epochs=16, batch_size=8, weight_decay=0.0, schedule="constant")
     losses = [row["train_loss"] for row in fit(tiny(variant=variant), images(), images(2), chosen, workers=0).history]
     assert losses[0] > 1
@@ -47,7 +43,7 @@ def test_every_variant_overfits_one_batch(variant: str) -> None:
         ({}, {"channels_last": False, "layer_decay": 0.7, "ema_decay": 0.5, "identity_decay": 0.1, "recurrence": 0.5}),
     ],
 )
-def test_every_part_of_a_recipe_learns(options: dict[str, Any], settings: dict[str, Any]) -> None:
+def test_every_part_of_a_recipe_learns(options, settings):
     chosen = Recipe(optimizer="adamw", lr=3e-3, epochs=12, batch_size=8, schedule="constant", **settings)
     small = not chosen.random_heights and chosen.precision == "no"  # bf16 gives nan on a CPU for images of 32 pixels
     train = images(size=32 if small else 64)
@@ -63,7 +59,7 @@ def test_every_part_of_a_recipe_learns(options: dict[str, Any], settings: dict[s
     ],
     ids=["trained", "probed"],
 )
-def test_u_decays_towards_a_part_of_the_identity_wherever_it_started(chosen: Recipe) -> None:
+def test_u_decays_towards_a_part_of_the_identity_wherever_it_started(chosen):
     distances = []
     for settings in ({}, {"identity_decay": 0.0}):
         model = tiny(variant="vanilla")
@@ -75,7 +71,7 @@ def test_u_decays_towards_a_part_of_the_identity_wherever_it_started(chosen: Rec
     assert distances[0] < 0.3 * distances[1]
 
 
-def test_accumulated_steps_learn_what_one_batch_does() -> None:
+def test_accumulated_steps_learn_what_one_batch_does():
     models = []
     for steps in (1, 2, 4):
         model = tiny_without_batch_norm()
@@ -87,7 +83,7 @@ def test_accumulated_steps_learn_what_one_batch_does() -> None:
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-def test_the_folder_of_a_run_holds_what_others_read(class_folders: Path, tmp_path: Path) -> None:
+def test_the_folder_of_a_run_holds_what_others_read(class_folders, tmp_path):
     data = open_data(class_folders)
     model, folder = tiny(num_classes=3), tmp_path / "run"
     chosen = Recipe(optimizer="adamw", lr=3e-3, epochs=3, batch_size=8)
@@ -111,7 +107,7 @@ def test_the_folder_of_a_run_holds_what_others_read(class_folders: Path, tmp_pat
     assert result.best["val_top1"] == max(row["val_top1"] for row in result.history)
 
 
-def test_accuracy_is_that_of_the_saved_model_counted_by_hand_and_old_thresholds_are_forgotten(tmp_path: Path) -> None:
+def test_accuracy_is_that_of_the_saved_model_counted_by_hand_and_old_thresholds_are_forgotten(tmp_path):
     model, val = tiny(num_classes=7), images(11)
     model.metadata["exit"] = {"rule": "confidence", "thresholds": [0.5], "temperatures": [1.0, 1.0]}
     row = fit(model, images(), val, TINY, tmp_path / "run", workers=0).history[-1]
@@ -124,7 +120,7 @@ def test_accuracy_is_that_of_the_saved_model_counted_by_hand_and_old_thresholds_
     assert "exit" not in {**model.metadata, **saved.metadata}
 
 
-def test_the_moving_average_is_what_is_measured_and_kept(tmp_path: Path) -> None:
+def test_the_moving_average_is_what_is_measured_and_kept(tmp_path):
     plain, averaged = tiny(), tiny()
     averaged.zero_shot = True
     fit(plain, images(), images(), TINY, workers=0)
@@ -135,14 +131,14 @@ def test_the_moving_average_is_what_is_measured_and_kept(tmp_path: Path) -> None
     assert not same_weights(averaged, plain)
 
 
-def test_patience_ends_a_run_that_gets_no_better() -> None:
+def test_patience_ends_a_run_that_gets_no_better():
     stuck = Recipe(lr=1e-12, epochs=50, batch_size=8, patience=3)
     history = fit(tiny(norm="frozen"), images(), images(), stuck, workers=0).history
     best = max(history, key=lambda row: (row["val_top1"], -row["val_loss"]))["epoch"]
     assert len(history) == best + 3
 
 
-def test_damaged_images_are_skipped_and_listed_or_fatal(class_folders: Path, tmp_path: Path) -> None:
+def test_damaged_images_are_skipped_and_listed_or_fatal(class_folders, tmp_path):
     victims = [class_folders / "train" / "red" / "3.png", class_folders / "val" / "blue" / "1.png"]
     for victim in victims:
         victim.write_bytes(victim.read_bytes()[:200])
@@ -165,9 +161,7 @@ def test_damaged_images_are_skipped_and_listed_or_fatal(class_folders: Path, tmp
         ({"exits": "separate"}, {}, 'exits="separate" needs loss="anytime" or random_heights'),
     ],
 )
-def test_data_and_models_that_do_not_fit_the_recipe_are_refused(
-    options: dict[str, Any], settings: dict[str, Any], reason: str
-) -> None:
+def test_data_and_models_that_do_not_fit_the_recipe_are_refused(options, settings, reason):
     model = tiny(**options)
     model.zero_shot = True
     with pytest.raises(ValueError, match=reason):
@@ -175,7 +169,7 @@ def test_data_and_models_that_do_not_fit_the_recipe_are_refused(
     assert model.zero_shot  # as it was
 
 
-def test_one_split_trains_models_of_several_sizes(class_folders: Path) -> None:
+def test_one_split_trains_models_of_several_sizes(class_folders):
     data = open_data(class_folders)
     for size in (32, 64):
         model, read = tiny(3, size), []
@@ -185,7 +179,7 @@ def test_one_split_trains_models_of_several_sizes(class_folders: Path) -> None:
     assert data.train.transform is None
 
 
-def test_folders_opened_one_by_one_are_refused_where_their_classes_differ(class_folders: Path) -> None:
+def test_folders_opened_one_by_one_are_refused_where_their_classes_differ(class_folders):
     shutil.rmtree(class_folders / "val" / "blue")
     model = tiny(num_classes=3)
     train, val = (ImageFolder(str(class_folders / split), image_transform(model)) for split in ("train", "val"))
@@ -197,7 +191,7 @@ def test_folders_opened_one_by_one_are_refused_where_their_classes_differ(class_
     assert len(fit(model, class_folders / "train", class_folders / "val", chosen, workers=0).history) == 1
 
 
-def test_optional_packages_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_optional_packages_are_asked_for_by_name(monkeypatch, tmp_path):
     monkeypatch.setattr("srnn_zoo.training.run_folder.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'TensorBoard log needs tensorboard: pip install "srnn-zoo\[train\]"'):
         fit(tiny(), images(), images(), TINY, tmp_path / "run", tensorboard=True)
@@ -209,13 +203,13 @@ def test_optional_packages_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch
 class AnotherProcess:
     """Stands in for the second of two processes: it adds nothing to any sum, or what it is told to add to the first."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *adds: float) -> None:
+    def __init__(self, monkeypatch, *adds):
         self.reductions, self.adds = 0, torch.tensor(adds, dtype=torch.float64)
         monkeypatch.setattr(Accelerator, "num_processes", 2)
         monkeypatch.setattr(Accelerator, "reduce", lambda accelerator, tensor, how: self.reduce(tensor))
         monkeypatch.setattr("srnn_zoo.training.trainer.distribute_bn", lambda *args, **options: None)
 
-    def reduce(self, tensor: Tensor) -> Tensor:
+    def reduce(self, tensor):
         self.reductions += 1
         return tensor + self.adds if len(self.adds) and self.reductions == 1 else tensor
 
@@ -223,9 +217,7 @@ class AnotherProcess:
 TWICE = Recipe(epochs=1, batch_size=8, grad_accum_steps=2)
 
 
-def test_processes_wait_and_read_losses_from_the_device_once_an_update(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_processes_wait_and_read_losses_from_the_device_once_an_update(monkeypatch, tmp_path):
     other, counts, item, with_gradients = AnotherProcess(monkeypatch), [], Tensor.item, []
     monkeypatch.setattr(Tensor, "item", lambda x: with_gradients.append(x.requires_grad) or item(x))
     for updates in (1, 4):
@@ -236,7 +228,7 @@ def test_processes_wait_and_read_losses_from_the_device_once_an_update(
     assert not any(with_gradients)  # no loss of a piece is read by itself
 
 
-def test_what_happens_in_another_process_ends_the_run_in_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_happens_in_another_process_ends_the_run_in_this_one(monkeypatch):
     start = tiny()
     for adds, error, reason in (
         ((0, 1, 0, 0), Interrupted, "stopped by SIGTERM at epoch 1, batch 1: nothing is saved"),
@@ -264,7 +256,7 @@ fit(model, images(size=64), images(11, size=64), Recipe(**{recipe!r}), {output!r
 
 
 @pytest.mark.slow
-def test_two_processes_learn_and_measure_as_one(tmp_path: Path) -> None:
+def test_two_processes_learn_and_measure_as_one(tmp_path):
     settings = {"optimizer": "sgd", "momentum": 0.0, "lr": 1.0, "weight_decay": 0.0, "schedule": "constant"}
     settings |= {"epochs": 1, "batch_size": 8}  # one step, by the gradient itself
     script = tmp_path / "two.py"

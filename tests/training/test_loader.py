@@ -1,13 +1,10 @@
 """Training's loaders: every random number follows from the place in the run, and damaged images are named."""
 
-from __future__ import annotations
-
 import functools
 import multiprocessing
 import operator
 import random
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,27 +13,27 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from srnn_zoo.training import ImageSplit, open_data
+from srnn_zoo.training import open_data
 from srnn_zoo.training.loader import TrainBatches, eval_loader, train_loader
 
 
 class Noisy(Dataset[tuple[Tensor, int]]):
     """Items of random numbers from all three generators."""
 
-    def __len__(self) -> int:
+    def __len__(self):
         return 10
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index):
         return torch.tensor([index, random.random(), np.random.rand(), torch.rand(()).item()]), index
 
 
-def _items(workers: int, epoch: int, update: int = 0) -> Tensor:
+def _items(workers, epoch, update=0):
     batches = TrainBatches(10, batch_size=4, grad_accum_steps=2, seed=3, num_processes=1, process=0)
     batches.go_to(epoch, update)
     return torch.cat([batch.images for batch in train_loader(Noisy(), batches, workers, pin_memory=False)])
 
 
-def test_random_numbers_follow_from_the_place_in_the_run_and_not_from_the_worker() -> None:
+def test_random_numbers_follow_from_the_place_in_the_run_and_not_from_the_worker():
     first = _items(workers=0, epoch=1)
     random.random()
     assert torch.equal(first, _items(workers=0, epoch=1))
@@ -47,7 +44,7 @@ def test_random_numbers_follow_from_the_place_in_the_run_and_not_from_the_worker
     assert not set(first[:, 1].tolist()) & set(other[:, 1].tolist())
 
 
-def test_loading_leaves_the_main_process_its_random_numbers() -> None:
+def test_loading_leaves_the_main_process_its_random_numbers():
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     batches = TrainBatches(10, 4, 1, 0, 1, 0)
     iterator = iter(train_loader(Noisy(), batches, 0, pin_memory=False))
@@ -58,7 +55,7 @@ def test_loading_leaves_the_main_process_its_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
-def test_workers_end_by_a_signal_of_the_main_process_alone() -> None:
+def test_workers_end_by_a_signal_of_the_main_process_alone():
     iterator = iter(train_loader(Noisy(), TrainBatches(10, 1, 1, 0, 1, 0), 1, pin_memory=False))
     next(iterator)
     (worker,) = multiprocessing.active_children()
@@ -77,7 +74,7 @@ def test_workers_end_by_a_signal_of_the_main_process_alone() -> None:
 
 
 @pytest.mark.parametrize(("processes", "steps"), [(1, 1), (2, 1), (1, 2), (2, 2), (3, 2)])
-def test_processes_and_steps_share_an_update_of_the_same_images(processes: int, steps: int) -> None:
+def test_processes_and_steps_share_an_update_of_the_same_images(processes, steps):
     updates = list(TrainBatches(40, 12, 1, seed=5, num_processes=1, process=0))
     shares = [list(TrainBatches(40, 12, steps, 5, processes, process)) for process in range(processes)]
     for number, whole in enumerate(updates):
@@ -90,21 +87,21 @@ def test_processes_and_steps_share_an_update_of_the_same_images(processes: int, 
     assert len({key for update in updates for key in update}) == 36
 
 
-def test_updates_that_cannot_be_shared_are_refused() -> None:
+def test_updates_that_cannot_be_shared_are_refused():
     with pytest.raises(ValueError, match="batch_size must be no more than the 5 training images; got 6"):
         TrainBatches(5, 6, 1, 0, 1, 0)
     with pytest.raises(ValueError, match=r"a multiple of processes x grad_accum_steps, 2 x 2; got 6"):
         TrainBatches(50, 6, 2, 0, 2, 0)
 
 
-def test_every_image_is_validated_once_whatever_the_number_of_processes() -> None:
+def test_every_image_is_validated_once_whatever_the_number_of_processes():
     for processes in (1, 2, 3, 7):
         loaders = [eval_loader(Noisy(), 4, 0, processes, process, 0, False) for process in range(processes)]
         seen = [int(target) for loader in loaders for batch in loader for target in batch.targets]
         assert sorted(seen) == list(range(10))
 
 
-def test_a_damaged_image_is_replaced_in_training_and_left_out_in_validation(class_folders: Path) -> None:
+def test_a_damaged_image_is_replaced_in_training_and_left_out_in_validation(class_folders):
     data = open_data(class_folders)
     assert data.train.samples is not None
     assert data.val.samples is not None
@@ -122,11 +119,11 @@ def test_a_damaged_image_is_replaced_in_training_and_left_out_in_validation(clas
     assert sum(len(batch.images) for batch in others) == 5
 
 
-def test_images_that_are_no_tensors_are_refused_with_what_is_missing(class_folders: Path) -> None:
+def test_images_that_are_no_tensors_are_refused_with_what_is_missing(class_folders):
     with pytest.raises(TypeError, match=r"gives \(tensor, class\); image \d+ is Image: give it a transform"):
         next(iter(eval_loader(open_data(class_folders).val, 4, 0, 1, 0, 0, False)))
 
 
-def _with_tensors(split: ImageSplit) -> ImageSplit:
+def _with_tensors(split):
     split.transform = lambda image: pil_to_tensor(image).float()
     return split

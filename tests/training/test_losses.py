@@ -1,12 +1,7 @@
 """A loss at every level is its formula, teaches the early levels, and random heights keep images whole."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from srnn_zoo import PackedPyramid, Pyramid, create_model, list_cells
@@ -16,16 +11,16 @@ ANYTIME = [cell for cell in list_cells() if cell != "concat"]
 
 
 @pytest.fixture
-def logits() -> Tensor:
+def logits():
     return torch.randn(3, 6, 5, dtype=torch.float64)
 
 
 @pytest.fixture
-def targets() -> Tensor:
+def targets():
     return torch.arange(6) % 5
 
 
-def test_it_is_the_weighted_sum_of_cross_entropies_and_divergences(logits: Tensor, targets: Tensor) -> None:
+def test_it_is_the_weighted_sum_of_cross_entropies_and_divergences(logits, targets):
     weights, d, t = (1.0, 2.0, 5.0), 0.3, 2.0
     expected = 0.0
     teacher = (logits[2] / t).softmax(1)
@@ -39,16 +34,14 @@ def test_it_is_the_weighted_sum_of_cross_entropies_and_divergences(logits: Tenso
     assert found.item() == pytest.approx(float(expected), abs=1e-12)
 
 
-def test_equal_weights_are_the_mean_cross_entropy_and_all_on_the_last_level_the_plain_one(
-    logits: Tensor, targets: Tensor
-) -> None:
+def test_equal_weights_are_the_mean_cross_entropy_and_all_on_the_last_level_the_plain_one(logits, targets):
     expected = torch.stack([F.cross_entropy(answer, targets) for answer in logits]).mean()
     assert torch.allclose(AnytimeLoss()(logits, targets), expected)
     assert torch.allclose(AnytimeLoss()(list(logits), F.one_hot(targets, 5).double()), expected)
     assert torch.equal(AnytimeLoss((0, 0, 3))(logits, targets), F.cross_entropy(logits[2], targets))  # bit for bit
 
 
-def test_the_last_level_learns_nothing_from_distillation(logits: Tensor, targets: Tensor) -> None:
+def test_the_last_level_learns_nothing_from_distillation(logits, targets):
     logits.requires_grad_()
     (taught,) = torch.autograd.grad(AnytimeLoss((1, 1, 1), distillation=1.0)(logits, targets), logits)
     (alone,) = torch.autograd.grad(AnytimeLoss((0, 0, 1))(logits, targets) / 3, logits)
@@ -56,7 +49,7 @@ def test_the_last_level_learns_nothing_from_distillation(logits: Tensor, targets
     assert (taught[:2].abs().sum(dim=(1, 2)) > 0).all()
 
 
-def test_a_cut_pyramid_uses_the_first_weights(logits: Tensor, targets: Tensor) -> None:
+def test_a_cut_pyramid_uses_the_first_weights(logits, targets):
     whole = AnytimeLoss((1.0, 3.0, 9.0))(logits[:2], targets)
     assert torch.allclose(whole, AnytimeLoss((1.0, 3.0))(logits[:2], targets))
     with pytest.raises(ValueError, match="3 levels need as many weights; got 2"):
@@ -76,13 +69,13 @@ def test_a_cut_pyramid_uses_the_first_weights(logits: Tensor, targets: Tensor) -
         ({"temperature": 0}, "temperature must be positive; got 0"),
     ],
 )
-def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+def test_arguments_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         AnytimeLoss(**options)
 
 
 @pytest.mark.parametrize("variant", ANYTIME)
-def test_every_exit_answers_as_the_steps_and_trains_the_whole_model(variant: str) -> None:
+def test_every_exit_answers_as_the_steps_and_trains_the_whole_model(variant):
     model = create_model("srnn_test_resnet", variant=variant, num_classes=3, exits="separate")
     images = torch.randn(4, 3, 64, 64)
     every = EveryExit(model.eval())(images)
@@ -92,7 +85,7 @@ def test_every_exit_answers_as_the_steps_and_trains_the_whole_model(variant: str
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_what_has_no_answer_at_every_level_is_refused() -> None:
+def test_what_has_no_answer_at_every_level_is_refused():
     with pytest.raises(ValueError, match="'concat' answers after the last level only"):
         EveryExit(create_model("srnn_test_resnet", variant="concat"))
     with pytest.raises(ValueError, match="no classifier"):
@@ -101,7 +94,7 @@ def test_what_has_no_answer_at_every_level_is_refused() -> None:
         AnytimeLoss()(torch.zeros(4, 10), torch.zeros(4, dtype=torch.long))
 
 
-def test_random_heights_cut_every_image_and_keep_its_first_levels() -> None:
+def test_random_heights_cut_every_image_and_keep_its_first_levels():
     levels = [torch.randn(400, 1, size, size) for size in (1, 2, 4)]
     generator = torch.Generator().manual_seed(0)
     cut = random_heights(levels, generator=generator)
@@ -118,7 +111,7 @@ def test_random_heights_cut_every_image_and_keep_its_first_levels() -> None:
         random_heights(levels, min_height=0)
 
 
-def test_a_model_trains_on_random_heights_with_either_loss() -> None:
+def test_a_model_trains_on_random_heights_with_either_loss():
     model = create_model("srnn_test_resnet", num_classes=3)
     images, targets = torch.randn(6, 3, 64, 64), torch.arange(6) % 3
     cut = random_heights(model.levels(images), generator=torch.Generator().manual_seed(1))

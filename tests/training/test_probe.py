@@ -1,14 +1,11 @@
 """Probes: features are the backbone's, come back from a file, and only cell and classifiers are fitted to them."""
 
-from __future__ import annotations
-
 import csv
 import os
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -25,7 +22,7 @@ from .trainings import Hooked, images, tiny
 
 
 @pytest.fixture
-def features() -> Features:
+def features():
     """Four classes that the larger level tells apart better than the smaller one."""
     targets = torch.arange(80) % 4
     centres = torch.randn(4, 96)
@@ -33,7 +30,7 @@ def features() -> Features:
     return Features((centres[targets] + noise).relu(), targets, ((32, 32), (64, 64)))
 
 
-def fitted(model: SRNN, features: Features, **settings: Any) -> SRNN:
+def fitted(model, features, **settings):
     fit_features(model, features, recipe("probe", **{"recurrence": 1.0, **settings}), progress=False)
     return model
 
@@ -41,7 +38,7 @@ def fitted(model: SRNN, features: Features, **settings: Any) -> SRNN:
 @pytest.mark.parametrize("options", [{}, {"exits": "separate", "norm": "per_level"}], ids=["shared", "own"])
 @pytest.mark.parametrize("variant", list_cells())
 @torch.no_grad()
-def test_the_answers_on_features_are_the_models_on_images(variant: str, options: dict[str, str]) -> None:
+def test_the_answers_on_features_are_the_models_on_images(variant, options):
     model = tiny(variant=variant, **({} if variant == "concat" else options))
     data = images(5)
     found = extract_features(model, DataLoader(data, batch_size=2), progress=False)
@@ -54,7 +51,7 @@ def test_the_answers_on_features_are_the_models_on_images(variant: str, options:
 
 
 @pytest.mark.parametrize("variant", list_cells())
-def test_every_cell_is_fitted_and_the_backbone_stays(variant: str, features: Features) -> None:
+def test_every_cell_is_fitted_and_the_backbone_stays(variant, features):
     model = tiny(variant=variant).eval()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     fitted(model, features, epochs=60, batch_size=40, lr_cell=0.3)
@@ -66,7 +63,7 @@ def test_every_cell_is_fitted_and_the_backbone_stays(variant: str, features: Fea
     assert right.float().mean() > 0.95
 
 
-def test_the_same_seed_gives_the_same_probe_and_no_learning_rate_leaves_the_cell(features: Features) -> None:
+def test_the_same_seed_gives_the_same_probe_and_no_learning_rate_leaves_the_cell(features):
     first, again, other = (
         fitted(tiny(exits="separate"), features, epochs=3, lr_cell=0.0, loss="anytime", seed=seed, recurrence=0.25)
         for seed in (0, 0, 1)
@@ -79,7 +76,7 @@ def test_the_same_seed_gives_the_same_probe_and_no_learning_rate_leaves_the_cell
     )
 
 
-def test_optimiser_and_schedule_are_the_recipes(features: Features) -> None:
+def test_optimiser_and_schedule_are_the_recipes(features):
     losses, rates = zip(
         *(
             fit_features(tiny(), features, recipe("probe", epochs=2, **settings), progress=False)
@@ -91,7 +88,7 @@ def test_optimiser_and_schedule_are_the_recipes(features: Features) -> None:
     assert losses[0] not in losses[2:]
 
 
-def test_features_come_back_from_a_file_and_damage_is_seen(features: Features, tmp_path: Path) -> None:
+def test_features_come_back_from_a_file_and_damage_is_seen(features, tmp_path):
     path = tmp_path / "train.safetensors"
     features.save(path)
     again = Features.load(path)
@@ -106,13 +103,13 @@ def test_features_come_back_from_a_file_and_damage_is_seen(features: Features, t
         Features.load(path)
 
 
-def damage(path: Path) -> None:
+def damage(path):
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
 
 
-def test_what_cannot_be_fitted_is_refused(features: Features) -> None:
+def test_what_cannot_be_fitted_is_refused(features):
     model = tiny()
     with pytest.raises(ValueError, match="features of width 96; got 8"):
         fitted(model, Features(torch.zeros(1, 3, 8), torch.zeros(3).long(), ((1, 1),)))
@@ -130,12 +127,10 @@ Probe = Callable[..., tuple[FitResult, SRNN, int]]
 
 
 @pytest.fixture
-def probe(class_folders: Path) -> Probe:
+def probe(class_folders):
     """Fit a probe to the images; its result, the model, and how many batches the backbone has read."""
 
-    def probe(
-        output: Path | None, model: SRNN | None = None, settings: dict[str, Any] | None = None, **options: Any
-    ) -> tuple[FitResult, SRNN, int]:
+    def probe(output, model=None, settings=None, **options):
         model, data, calls = model or tiny(3), open_data(class_folders), []
         hook = model.backbone.register_forward_hook(lambda *args: calls.append(1))
         chosen = recipe("probe", epochs=20, lr=0.05, **(settings or {}))
@@ -146,13 +141,11 @@ def probe(class_folders: Path) -> Probe:
     return probe
 
 
-def cached(folder: Path) -> list[Path]:
+def cached(folder):
     return sorted((folder / "features").iterdir())
 
 
-def test_the_recipe_leaves_a_run_whose_saved_model_answers_as_the_probe_did(
-    probe: Probe, class_folders: Path, tmp_path: Path
-) -> None:
+def test_the_recipe_leaves_a_run_whose_saved_model_answers_as_the_probe_did(probe, class_folders, tmp_path):
     folder = tmp_path / "run"
     result, model, calls = probe(folder, dataset="colours")
     assert calls == 4  # two splits of one batch, two levels
@@ -181,7 +174,7 @@ def test_the_recipe_leaves_a_run_whose_saved_model_answers_as_the_probe_did(
     assert F.cross_entropy(logits, targets).item() == pytest.approx(result.best["val_loss"], abs=1e-5)
 
 
-def test_the_command_fits_a_probe_and_runs_it_again(class_folders: Path, tmp_path: Path) -> None:
+def test_the_command_fits_a_probe_and_runs_it_again(class_folders, tmp_path):
     command = ("train", class_folders, "--recipe", "probe", "-o", tmp_path / "run", "-m", "srnn_test_resnet")
     command += ("--no-pretrained", "--sizes", "32,64", "--workers", 0, "--cpu", "--epochs", 5)
     said = run(*command)
@@ -201,7 +194,7 @@ def test_the_command_fits_a_probe_and_runs_it_again(class_folders: Path, tmp_pat
         assert reason in refused(*command, *wrong)
 
 
-def test_features_are_extracted_once_and_serve_another_variant_from_a_copy(probe: Probe, tmp_path: Path) -> None:
+def test_features_are_extracted_once_and_serve_another_variant_from_a_copy(probe, tmp_path):
     first, model, _ = probe(tmp_path / "run")
     again, same, calls = probe(tmp_path / "run", resume=True)
     assert calls == 0
@@ -216,7 +209,7 @@ def test_features_are_extracted_once_and_serve_another_variant_from_a_copy(probe
     assert len(cached(tmp_path / "other")) == 2
 
 
-def test_features_are_those_of_these_files_and_this_backbone(probe: Probe, class_folders: Path, tmp_path: Path) -> None:
+def test_features_are_those_of_these_files_and_this_backbone(probe, class_folders, tmp_path):
     probe(tmp_path / "run")
     os.utime(class_folders / "train" / "red" / "1.png", ns=(0, 0))
     assert probe(tmp_path / "run", resume=True)[2] == 2  # only the training split
@@ -228,9 +221,7 @@ def test_features_are_those_of_these_files_and_this_backbone(probe: Probe, class
     assert probe(tmp_path / "run", tiny(3, interpolation="bilinear"), resume=True)[2] == 4
 
 
-def test_features_are_found_by_another_path_to_the_same_files(
-    probe: Probe, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_features_are_found_by_another_path_to_the_same_files(probe, class_folders, tmp_path, monkeypatch):
     probe(tmp_path / "run")
     (tmp_path / "link").symlink_to(class_folders, target_is_directory=True)
     monkeypatch.chdir(tmp_path / "run")
@@ -240,9 +231,7 @@ def test_features_are_found_by_another_path_to_the_same_files(
     assert cached(tmp_path / "run") == before
 
 
-def test_damaged_features_are_extracted_anew_and_such_as_cannot_be_kept_do_not_end_a_probe(
-    probe: Probe, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_features_are_extracted_anew_and_such_as_cannot_be_kept_do_not_end_a_probe(probe, tmp_path, caplog):
     _, model, _ = probe(tmp_path / "run")
     flipped, cut = cached(tmp_path / "run")
     damage(flipped)
@@ -258,9 +247,7 @@ def test_damaged_features_are_extracted_anew_and_such_as_cannot_be_kept_do_not_e
     assert caplog.text.count("features are not kept for the next time") == 2
 
 
-def test_corrupt_images_are_skipped_and_listed_each_time_or_fatal(
-    probe: Probe, class_folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_corrupt_images_are_skipped_and_listed_each_time_or_fatal(probe, class_folders, tmp_path, caplog):
     victims = [class_folders / "train" / "red" / "3.png", class_folders / "val" / "blue" / "1.png"]
     for victim in victims:
         victim.write_bytes(victim.read_bytes()[:200])
@@ -281,7 +268,7 @@ def test_corrupt_images_are_skipped_and_listed_each_time_or_fatal(
         probe(None)
 
 
-def test_any_dataset_is_probed_after_a_stop_too_and_only_folders_of_images_are_cached(tmp_path: Path) -> None:
+def test_any_dataset_is_probed_after_a_stop_too_and_only_folders_of_images_are_cached(tmp_path):
     stopped = Hooked(8, lambda: signal.raise_signal(signal.SIGTERM))
     chosen, run = recipe("probe", epochs=60, lr=0.05, lr_cell=0.1, recurrence=1.0), tmp_path / "run"
     with pytest.raises(Interrupted, match="stopped by SIGTERM at the features of the training split: resume to go on"):
@@ -302,9 +289,7 @@ def test_any_dataset_is_probed_after_a_stop_too_and_only_folders_of_images_are_c
         ({}, {"resume": True}, "holds no probe to resume"),
     ],
 )
-def test_what_a_probe_cannot_do_is_refused_before_it_begins(
-    probe: Probe, tmp_path: Path, model: dict[str, Any], settings: dict[str, Any], reason: str
-) -> None:
+def test_what_a_probe_cannot_do_is_refused_before_it_begins(probe, tmp_path, model, settings, reason):
     resume = settings.pop("resume", False)
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         probe(tmp_path / "run", tiny(**{"num_classes": 3, **model}), settings, resume=resume)

@@ -1,16 +1,12 @@
 """Recipes: their presets, their schedules, TOML there and back, and what they refuse."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from srnn_zoo import SRNN
 from srnn_zoo.training import PRESETS, Recipe, recipe
 from srnn_zoo.training.optimizer import (
     create_optimizer,
@@ -24,7 +20,7 @@ from srnn_zoo.training.optimizer import (
 from .trainings import tiny
 
 
-def learning_rates(chosen: Recipe, updates_per_epoch: int) -> list[float]:
+def learning_rates(chosen, updates_per_epoch):
     """The base learning rate of every update."""
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr_scale": 0.5}], lr=chosen.lr)
     schedule = create_schedule(optimizer, chosen, updates_per_epoch)
@@ -35,14 +31,14 @@ def learning_rates(chosen: Recipe, updates_per_epoch: int) -> list[float]:
     return rates
 
 
-def test_the_papers_learning_rate_is_a_tenth_after_every_30_of_65_epochs() -> None:
+def test_the_papers_learning_rate_is_a_tenth_after_every_30_of_65_epochs():
     rates = learning_rates(recipe("paper"), updates_per_epoch=7)
     assert len(rates) == 65 * 7
     for update, rate in enumerate(rates):
         assert rate == pytest.approx({0: 1e-3, 1: 1e-4, 2: 1e-5}[update // 7 // 30], rel=1e-12), update
 
 
-def test_the_paper_is_sgd_with_nesterovs_momentum_and_decay_of_every_parameter(model: SRNN) -> None:
+def test_the_paper_is_sgd_with_nesterovs_momentum_and_decay_of_every_parameter(model):
     chosen = recipe("paper")
     optimizer = create_optimizer(model, chosen)
     assert type(optimizer) is torch.optim.SGD
@@ -55,7 +51,7 @@ def test_the_paper_is_sgd_with_nesterovs_momentum_and_decay_of_every_parameter(m
     assert not chosen.label_smoothing
 
 
-def test_a_cosine_warms_up_update_by_update_and_ends_at_its_floor() -> None:
+def test_a_cosine_warms_up_update_by_update_and_ends_at_its_floor():
     chosen = Recipe(schedule="cosine", lr=1.0, warmup_epochs=2, epochs=10, min_lr=0.1)
     rates = learning_rates(chosen, updates_per_epoch=5)
     assert rates[:10] == pytest.approx([0.1 * step for step in range(10)])
@@ -63,14 +59,14 @@ def test_a_cosine_warms_up_update_by_update_and_ends_at_its_floor() -> None:
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
 
 
-def groups(model: SRNN, chosen: Recipe) -> dict[str, tuple[float, float]]:
+def groups(model, chosen):
     """The factor of the learning rate, and the weight decay, of every parameter."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = parameter_groups(model, chosen)
     return {names[id(p)]: (group["lr_scale"], group["weight_decay"]) for group in found for p in group["params"]}
 
 
-def test_backbone_cell_and_classifier_have_learning_rates_of_their_own(model: SRNN) -> None:
+def test_backbone_cell_and_classifier_have_learning_rates_of_their_own(model):
     found = groups(model, Recipe(lr_backbone=0.1, lr_cell=0.2, lr_classifier=3.0, weight_decay=0.5, identity_decay=0.1))
     assert found.keys() == {name for name, _ in model.named_parameters()}
     assert found["backbone.layer1.0.conv1.weight"] == (0.1, 0.5)
@@ -81,14 +77,14 @@ def test_backbone_cell_and_classifier_have_learning_rates_of_their_own(model: SR
     assert found["fc.bias"] == (3.0, 0.0)
 
 
-def test_layer_decay_lowers_the_learning_rate_towards_the_first_layer(model: SRNN) -> None:
+def test_layer_decay_lowers_the_learning_rate_towards_the_first_layer(model):
     scale = {name: scale for name, (scale, _) in groups(model, Recipe(layer_decay=0.5)).items()}
     assert scale["backbone.conv1.0.weight"] < scale["backbone.layer1.0.conv1.weight"]
     assert scale["backbone.layer1.0.conv1.weight"] < scale["backbone.layer4.0.conv1.weight"]
     assert scale["fc.weight"] == scale["cell.recurrent.weight"] == 1.0
 
 
-def test_u_starts_as_a_part_of_the_identity_unless_it_was_trained_and_decays_to_that_part() -> None:
+def test_u_starts_as_a_part_of_the_identity_unless_it_was_trained_and_decays_to_that_part():
     model = tiny()
     chosen = Recipe(lr=0.5, lr_cell=0.5, weight_decay=0.1, recurrence=0.25, identity_decay=0.2)
     weight = model.cell.get_parameter("recurrent.weight")
@@ -105,20 +101,20 @@ def test_u_starts_as_a_part_of_the_identity_unless_it_was_trained_and_decays_to_
     torch.testing.assert_close(weight.detach(), before + 0.25 * 0.2 * (target - before))
 
 
-def test_cells_without_u_have_nothing_that_decays_to_the_identity() -> None:
+def test_cells_without_u_have_nothing_that_decays_to_the_identity():
     model, chosen = tiny(variant="mean_logit"), Recipe(recurrence=0.5, identity_decay=0.5)
     scale_recurrence(model, chosen)
     decay_to_identity(model, create_optimizer(model, chosen), chosen)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_recipe_comes_back_from_toml(name: str, tmp_path: Path) -> None:
+def test_a_recipe_comes_back_from_toml(name, tmp_path):
     chosen = recipe(name, loss="anytime", anytime_weights=(0.25, 1), auto_augment='rand-"m9"', min_lr=1e-7)
     chosen.to_toml(tmp_path / "recipe.toml")
     assert Recipe.from_toml(tmp_path / "recipe.toml") == chosen
 
 
-def test_settings_come_as_texts() -> None:
+def test_settings_come_as_texts():
     chosen = recipe("paper").with_settings(
         ["lr=1e-2", "epochs = 3", "crop_scale=[0.5, 1]", "nesterov=false", "optimizer=adamw", 'schedule="cosine"']
     )
@@ -148,14 +144,14 @@ def test_settings_come_as_texts() -> None:
         (["loss=anytime", "anytime_weights=[0, 0]"], "anytime_weights must be 0 or more, one of them positive"),
     ],
 )
-def test_what_no_recipe_can_have_is_refused_in_one_sentence(settings: list[str], reason: str) -> None:
+def test_what_no_recipe_can_have_is_refused_in_one_sentence(settings, reason):
     with pytest.raises((TypeError, ValueError)) as error:
         recipe("finetune").with_settings(settings)
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_files_that_are_no_recipes_are_refused_by_name(tmp_path: Path) -> None:
+def test_files_that_are_no_recipes_are_refused_by_name(tmp_path):
     file = tmp_path / "recipe.toml"
     with pytest.raises(FileNotFoundError, match=r"no recipe .*recipe\.toml"):
         Recipe.from_toml(file)
@@ -169,6 +165,6 @@ def test_files_that_are_no_recipes_are_refused_by_name(tmp_path: Path) -> None:
             Recipe.from_toml(file)
 
 
-def test_unknown_presets_name_the_closest() -> None:
+def test_unknown_presets_name_the_closest():
     with pytest.raises(ValueError, match="unknown recipe 'papr'; did you mean 'paper'"):
         recipe("papr")

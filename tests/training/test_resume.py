@@ -1,7 +1,5 @@
 """Interruptions: a run that was killed, stopped, or broken goes on as if there had been none."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import resource
@@ -9,13 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
 from srnn_zoo import SRNN
-from srnn_zoo.training import FitResult, Interrupted, fit
+from srnn_zoo.training import Interrupted, fit
 from srnn_zoo.training.state import find_state, read_progress
 from tests.conftest import ROOT, same_weights
 
@@ -33,7 +30,7 @@ augmented({data!r}, {output!r}, state_seconds=0)
 
 
 @pytest.fixture(scope="module")
-def whole() -> SRNN:
+def whole():
     """A model that was trained without interruption."""
     model = tiny()
     with on_one_thread():
@@ -41,7 +38,7 @@ def whole() -> SRNN:
     return model
 
 
-def resume(run: Path, whole: SRNN, **options: bool) -> FitResult:
+def resume(run, whole, **options):
     """Go on with a run, which ends with the very weights of one that was not interrupted."""
     model = tiny()
     result = fit(model, images(), images(), TINY, run, resume=True, workers=0, **options)
@@ -49,9 +46,7 @@ def resume(run: Path, whole: SRNN, **options: bool) -> FitResult:
     return result
 
 
-def test_a_run_that_was_killed_ends_with_the_very_weights_of_one_that_was_not(
-    class_folders: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_was_killed_ends_with_the_very_weights_of_one_that_was_not(class_folders, tmp_path):
     whole = augmented(class_folders, tmp_path / "whole")
     run = tmp_path / "killed"
     code = KILLED.format(root=str(ROOT), data=str(class_folders), output=str(run))
@@ -73,7 +68,7 @@ def test_a_run_that_was_killed_ends_with_the_very_weights_of_one_that_was_not(
     assert same_weights(SRNN.from_pretrained(run / "best"), SRNN.from_pretrained(tmp_path / "whole" / "best"))
 
 
-def kept(run: Path) -> dict[str, int]:
+def kept(run):
     """How far the state that is kept has come."""
     state = find_state(run / "state")
     assert state is not None
@@ -89,9 +84,7 @@ def kept(run: Path) -> dict[str, int]:
     ],
     ids=["interrupted", "terminated", "in validation"],
 )
-def test_a_signal_saves_and_the_run_goes_on_as_if_there_had_been_none(
-    name: str, split: int, read: int, place: str, tmp_path: Path, whole: SRNN
-) -> None:
+def test_a_signal_saves_and_the_run_goes_on_as_if_there_had_been_none(name, split, read, place, tmp_path, whole):
     number, run = getattr(signal, name), tmp_path / "run"
     splits = [images(), images()]
     splits[split] = Hooked(read, lambda: os.kill(os.getpid(), number))
@@ -104,7 +97,7 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_there_had_been_none(
     assert resume(run, whole) == result  # a finished run
 
 
-def test_a_state_that_was_cut_short_is_never_picked_up(tmp_path: Path, whole: SRNN) -> None:
+def test_a_state_that_was_cut_short_is_never_picked_up(tmp_path, whole):
     run = tmp_path / "run"
     with pytest.raises(Interrupted):
         fit(tiny(), Hooked(13, lambda: os.kill(os.getpid(), signal.SIGTERM)), images(), TINY, run, workers=0)
@@ -121,7 +114,7 @@ def test_a_state_that_was_cut_short_is_never_picked_up(tmp_path: Path, whole: SR
     resume(run, whole)
 
 
-def test_a_run_is_resumed_only_as_itself_and_takes_no_other_runs_place(tmp_path: Path) -> None:
+def test_a_run_is_resumed_only_as_itself_and_takes_no_other_runs_place(tmp_path):
     run, short = tmp_path / "run", dataclasses.replace(TINY, epochs=1)
     with pytest.raises(FileNotFoundError, match="run holds no run to resume"):
         fit(tiny(), images(), images(), short, run, resume=True)
@@ -138,7 +131,7 @@ def test_a_run_is_resumed_only_as_itself_and_takes_no_other_runs_place(tmp_path:
             fit(model, train, images(), chosen, run, resume=True)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path: Path, whole: SRNN) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path, whole):
     run, model = tmp_path / "run", tiny()
     reason = r"the loss is nan at epoch 2, batch 2; .*last holds the model of epoch 1: choose a lower lr"
     with pytest.raises(FloatingPointError, match=reason):
@@ -149,7 +142,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tm
     resume(run, whole)
 
 
-def test_weights_that_a_step_broke_take_no_good_states_place(tmp_path: Path) -> None:
+def test_weights_that_a_step_broke_take_no_good_states_place(tmp_path):
     model = tiny()
     model.get_parameter("fc.weight").register_hook(lambda gradient: gradient * float("nan"))
     reason = "the weights are not finite after epoch 1, batch 1: choose a lower lr"
@@ -158,7 +151,7 @@ def test_weights_that_a_step_broke_take_no_good_states_place(tmp_path: Path) -> 
     assert kept(tmp_path / "run")["update"] == 0
 
 
-def test_a_full_disk_ends_the_run_and_the_state_before_it_survives(tmp_path: Path, whole: SRNN) -> None:
+def test_a_full_disk_ends_the_run_and_the_state_before_it_survives(tmp_path, whole):
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writes fail with an error then, as on a full disk
     train = Hooked(10, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard)))

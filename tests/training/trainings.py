@@ -1,30 +1,24 @@
 """Trainings that several test files run: a tiny model, a few images, and a run with everything that is random."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 import srnn_zoo
-from srnn_zoo import SRNN
 from srnn_zoo.training import Recipe, fit, open_data, recipe
 
 TINY = Recipe(optimizer="adamw", lr=3e-3, epochs=3, batch_size=4, weight_decay=0.0, schedule="constant")
 
 
-def tiny(num_classes: int = 4, img_size: int = 32, **options: Any) -> SRNN:
+def tiny(num_classes=4, img_size=32, **options):
     torch.manual_seed(0)
     return srnn_zoo.create_model("srnn_test_resnet", num_classes=num_classes, img_size=img_size, **options)
 
 
-def images(count: int = 8, size: int = 32) -> TensorDataset:
+def images(count=8, size=32):
     generator = torch.Generator().manual_seed(1)
     return TensorDataset(torch.randn(count, 3, size, size, generator=generator), torch.arange(count) % 4)
 
@@ -32,25 +26,25 @@ def images(count: int = 8, size: int = 32) -> TensorDataset:
 class Hooked(Dataset[tuple[Tensor, int]]):
     """The images, with something that happens when the n-th is read."""
 
-    def __init__(self, number: int, event: Callable[[], Any]) -> None:
+    def __init__(self, number, event):
         self.inner, self.number, self.event, self.read = images(), number, event, 0
 
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self.inner)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index):
         self.read += 1
         changed = self.event() if self.read == self.number else None
         image, target = self.inner[index]
         return (image if changed is None else image * changed), target
 
 
-def tiny_without_batch_norm() -> SRNN:
+def tiny_without_batch_norm():
     torch.manual_seed(0)
     return srnn_zoo.create_model("srnn_test_convnext", num_classes=4, img_size=64)
 
 
-def augmented(data: Path | str, output: Path | str, **options: Any) -> SRNN:
+def augmented(data, output, **options):
     """A run with augmentation, workers, an average and a decay to the identity."""
     splits, model = open_data(data), tiny(num_classes=3)
     chosen = recipe("finetune", epochs=3, batch_size=4, grad_accum_steps=2, mixup=0.1, auto_augment="rand-m5-mstd0.5")
@@ -59,7 +53,7 @@ def augmented(data: Path | str, output: Path | str, **options: Any) -> SRNN:
 
 
 @contextlib.contextmanager
-def on_one_thread() -> Iterator[None]:
+def on_one_thread():
     """As in the processes that tests start, so that sums come in the same order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -67,7 +61,7 @@ def on_one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def events(run: Path) -> list[tuple[int, float]]:
+def events(run):
     """Epochs and validation losses in TensorBoard's file; a run has only one."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -75,7 +69,7 @@ def events(run: Path) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in EventAccumulator(str(file)).Reload().Scalars("val/loss")]
 
 
-def free_port() -> int:
+def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

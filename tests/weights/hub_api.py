@@ -1,18 +1,13 @@
 """What the tests' hub keeps and answers, in the paths, fields and headers that huggingface_hub sends and reads."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
-
-if TYPE_CHECKING:
-    from .hub_server import HubServer
 
 Files = Mapping[str, bytes]
 LFS_SUFFIXES = (".safetensors", ".bin")
@@ -21,7 +16,7 @@ LFS_SUFFIXES = (".safetensors", ".bin")
 class HubError(Exception):
     """An answer other than success; from `code`, sent as X-Error-Code, the client knows which exception to raise."""
 
-    def __init__(self, status: int, message: str, code: str = "", **headers: str) -> None:
+    def __init__(self, status, message, code="", **headers):
         super().__init__(message)
         self.status = status
         self.headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **headers}
@@ -38,19 +33,19 @@ class Repository:
     names: dict[str, str] = field(default_factory=dict)  # branches, tags and pull requests
 
     @property
-    def owner(self) -> str:
+    def owner(self):
         return self.id.split("/")[0]
 
-    def oid(self, revision: str) -> str:
+    def oid(self, revision):
         oid = self.names.get(revision, revision)
         if oid not in self.commits:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return oid
 
-    def files(self, revision: str) -> Files:
+    def files(self, revision):
         return self.commits[self.oid(revision)]
 
-    def commit(self, name: str, files: Files) -> str:
+    def commit(self, name, files):
         oid = hashlib.sha1(f"{self.id} {len(self.commits)} {sorted(files)}".encode()).hexdigest()
         self.commits[oid] = dict(files)
         self.names[name] = oid
@@ -73,7 +68,7 @@ class Answer:
 class Call:
     """A request that was read to its end, and who may do it."""
 
-    hub: HubServer
+    hub: Any
     method: str
     path: str
     query: str
@@ -81,26 +76,26 @@ class Call:
     body: bytes
 
     @property
-    def user(self) -> str | None:
+    def user(self):
         return self.hub.users.get(self.token)
 
-    def json(self) -> Any:
+    def json(self):
         return json.loads(self.body)
 
-    def visible(self, repo_id: str) -> Repository:
+    def visible(self, repo_id):
         """The repository, if the caller may know of it: to strangers, a private one looks like a missing one."""
         repository = self.hub.repositories.get(repo_id)
         if repository is not None and (not repository.private or self.user == repository.owner):
             return repository
         raise HubError(401 if self.user is None else 404, "Repository not found", "RepoNotFound")
 
-    def downloadable(self, repo_id: str) -> Repository:
+    def downloadable(self, repo_id):
         repository = self.visible(repo_id)
         if repository.gated and self.user != repository.owner:
             raise HubError(401 if self.user is None else 403, f"Access to model {repo_id} is restricted.", "GatedRepo")
         return repository
 
-    def changeable(self, repo_id: str, proposal: bool = False) -> Repository:
+    def changeable(self, repo_id, proposal=False):
         """The repository, if the caller may change it, or may see it and only proposes a change."""
         if self.user is None:
             raise HubError(401, "Invalid username or password.", "RepoNotFound")
@@ -109,16 +104,16 @@ class Call:
             self.check_namespace(repository.owner)
         return repository
 
-    def check_namespace(self, namespace: str) -> None:
+    def check_namespace(self, namespace):
         if self.user != namespace:
             raise HubError(403, f'You don\'t have the rights to write under the namespace "{namespace}"')
 
 
 Route = Callable[..., Answer]
-ROUTES: list[tuple[str, re.Pattern[str], Route]] = []
+ROUTES = []
 
 
-def answer(call: Call) -> Answer:
+def answer(call):
     """Call the route that `call` asks for."""
     try:
         if call.token and call.user is None:
@@ -131,16 +126,16 @@ def answer(call: Call) -> Answer:
         return as_json({"error": str(error)}, error.status, error.headers)
 
 
-def as_json(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+def as_json(data, status=200, headers=None):
     return Answer(json.dumps(data).encode(), status, {"Content-Type": "application/json", **(headers or {})})
 
 
-def route(method: str, template: str) -> Callable[[Route], Route]:
+def route(method, template):
     """Register a function for the paths that `template` describes; what its braces name becomes an argument."""
     wide = {"repo": "[^/]+/[^/]+", "path": ".+"}
     pattern = re.sub(r"{(\w+)}", lambda name: f"(?P<{name[1]}>{wide.get(name[1], '[^/]+')})", template)
 
-    def register(handle: Route) -> Route:
+    def register(handle):
         ROUTES.append((method, re.compile(pattern), handle))
         return handle
 
@@ -148,12 +143,12 @@ def route(method: str, template: str) -> Callable[[Route], Route]:
 
 
 @route("POST", "/api/validate-yaml")
-def validate_yaml(call: Call) -> Answer:
+def validate_yaml(call):
     return as_json({"errors": [], "warnings": []})
 
 
 @route("POST", "/api/repos/create")
-def create_repo(call: Call) -> Answer:
+def create_repo(call):
     if call.user is None:
         raise HubError(401, "Invalid username or password.")
     wanted = call.json()
@@ -170,7 +165,7 @@ def create_repo(call: Call) -> Answer:
 
 @route("GET", "/api/models/{repo}")
 @route("GET", "/api/models/{repo}/revision/{revision}")
-def model_info(call: Call, repo: str, revision: str = "main") -> Answer:
+def model_info(call, repo, revision="main"):
     repository = call.visible(repo)
     siblings = [{"rfilename": path} for path in sorted(repository.files(revision))]
     about = {"id": repo, "sha": repository.oid(revision), "private": repository.private}
@@ -178,7 +173,7 @@ def model_info(call: Call, repo: str, revision: str = "main") -> Answer:
 
 
 @route("GET", "/api/models/{repo}/tree/{revision}")
-def list_tree(call: Call, repo: str, revision: str) -> Answer:
+def list_tree(call, repo, revision):
     files = call.visible(repo).files(revision)
     return as_json(
         [
@@ -189,7 +184,7 @@ def list_tree(call: Call, repo: str, revision: str) -> Answer:
 
 
 @route("POST", "/api/models/{repo}/branch/{branch}")
-def create_branch(call: Call, repo: str, branch: str) -> Answer:
+def create_branch(call, repo, branch):
     repository = call.changeable(repo)
     if branch in repository.names:
         raise HubError(409, f"Reference {branch} already exists")
@@ -198,14 +193,14 @@ def create_branch(call: Call, repo: str, branch: str) -> Answer:
 
 
 @route("POST", "/api/models/{repo}/tag/{revision}")
-def create_tag(call: Call, repo: str, revision: str) -> Answer:
+def create_tag(call, repo, revision):
     repository = call.changeable(repo)
     repository.names[call.json()["tag"]] = repository.oid(revision)
     return as_json({})
 
 
 @route("POST", "/api/models/{repo}/preupload/{revision}")
-def preupload(call: Call, repo: str, revision: str) -> Answer:
+def preupload(call, repo, revision):
     call.changeable(repo).oid(revision)
     paths = [file["path"] for file in call.json()["files"]]
     modes = {path: "lfs" if path.endswith(LFS_SUFFIXES) else "regular" for path in paths}
@@ -214,7 +209,7 @@ def preupload(call: Call, repo: str, revision: str) -> Answer:
 
 
 @route("POST", "/{repo}.git/info/lfs/objects/batch")
-def lfs_batch(call: Call, repo: str) -> Answer:
+def lfs_batch(call, repo):
     call.changeable(repo, proposal="ref" not in call.json())
     upload = f"{call.hub.url}/lfs"  # the real Hub signs an address of its storage: an upload carries no token
     objects = [
@@ -225,7 +220,7 @@ def lfs_batch(call: Call, repo: str) -> Answer:
 
 
 @route("PUT", "/lfs/{sha256}")
-def lfs_upload(call: Call, sha256: str) -> Answer:
+def lfs_upload(call, sha256):
     if hashlib.sha256(call.body).hexdigest() != sha256:
         raise HubError(400, f"What was uploaded does not have the sha256 {sha256}")
     call.hub.large_files[sha256] = call.body
@@ -233,7 +228,7 @@ def lfs_upload(call: Call, sha256: str) -> Answer:
 
 
 @route("POST", "/api/models/{repo}/commit/{revision}")
-def create_commit(call: Call, repo: str, revision: str) -> Answer:
+def create_commit(call, repo, revision):
     repository = call.changeable(repo)
     files = dict(repository.files(revision))
     for operation in [json.loads(line) for line in call.body.splitlines()][1:]:  # after the message
@@ -251,7 +246,7 @@ def create_commit(call: Call, repo: str, revision: str) -> Answer:
 
 
 @route("GET", "/{repo}/resolve/{revision}/{path}")
-def resolve(call: Call, repo: str, revision: str, path: str) -> Answer:
+def resolve(call, repo, revision, path):
     repository = call.downloadable(repo)
     oid, files = repository.oid(revision), repository.files(revision)
     if path not in files:  # the client remembers for this commit that a file is missing

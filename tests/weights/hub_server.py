@@ -1,7 +1,5 @@
 """A Hugging Face Hub on loopback, real enough for the real `huggingface_hub`, that fails when a test tells it to."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os
@@ -10,17 +8,13 @@ import socket
 import socketserver
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from .hub_api import Answer, Call, Files, Repository, answer, as_json
-
-if TYPE_CHECKING:
-    import pytest
+from .hub_api import Call, Repository, answer, as_json
 
 
 class Request(NamedTuple):
@@ -34,7 +28,7 @@ class Request(NamedTuple):
     sent: int
 
 
-def redirect_client(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def redirect_client(monkeypatch, url):
     """Let the `huggingface_hub` of this process talk to a hub, over plain HTTP and as nobody in particular."""
     from huggingface_hub import constants, file_download, hf_api
 
@@ -64,74 +58,74 @@ class HubServer:
     else is asked of /api/.
     """
 
-    def __init__(self) -> None:
-        self.users: dict[str, str] = {}
-        self.repositories: dict[str, Repository] = {}
-        self.large_files: dict[str, bytes] = {}
+    def __init__(self):
+        self.users = {}
+        self.repositories = {}
+        self.large_files = {}
         self.lock = threading.RLock()
         self.closing = threading.Event()
-        self._requests: list[Request] = []
-        self._faults: list[Fault] = []
+        self._requests = []
+        self._faults = []
         self._listener = Listener(self)
         self.url = f"http://127.0.0.1:{self._listener.server_address[1]}"
 
-    def __enter__(self) -> HubServer:
+    def __enter__(self):
         threading.Thread(target=self._listener.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception):
         self.closing.set()
         self._listener.shutdown()
         self._listener.server_close()
         self._listener.drop_connections()
 
-    def token(self, user: str) -> str:
+    def token(self, user):
         """The token of a user, who is made by it."""
         token = "hf_" + hashlib.sha1(user.encode()).hexdigest()[:34]
         self.users[token] = user
         return token
 
-    def add_repo(self, repo_id: str, files: Files, private: bool = False, gated: bool = False) -> str:
+    def add_repo(self, repo_id, files, private=False, gated=False):
         """Make a repository with just these files, or make it anew, and return the hash of its commit."""
         with self.lock:
             repository = self.repositories[repo_id] = Repository(repo_id, private, gated)
             return repository.commit("main", files)
 
-    def read(self, repo_id: str, path: str) -> bytes:
+    def read(self, repo_id, path):
         """A file's content on main, whoever may see it."""
         with self.lock:
             return self.repositories[repo_id].files("main")[path]
 
     @property
-    def requests(self) -> list[Request]:
+    def requests(self):
         """Everything that was asked so far, in order."""
         with self.lock:
             return self._requests.copy()
 
-    def count(self, method: str, part: str = "") -> int:
+    def count(self, method, part=""):
         """How many requests had this method, and this part in their path."""
         return sum(request.method == method and part in request.path for request in self.requests)
 
-    def clear(self) -> None:
+    def clear(self):
         """Forget what was asked; faults stay."""
         with self.lock:
             self._requests.clear()
 
-    def log(self, request: Request) -> None:
+    def log(self, request):
         with self.lock:
             self._requests.append(request)
 
-    def fault(self, part: str, **options: Any) -> None:
+    def fault(self, part, **options):
         """Spoil the answers to requests with this part in their path (`Fault`); of several faults, the oldest first."""
         with self.lock:
             self._faults.append(Fault(part, **options))
 
-    def heal(self) -> None:
+    def heal(self):
         """Forget all faults."""
         with self.lock:
             self._faults.clear()
 
-    def next_fault(self, method: str, path: str) -> Fault:
+    def next_fault(self, method, path):
         with self.lock:
             for fault in self._faults:
                 if fault.concerns(method, path):
@@ -166,12 +160,12 @@ class Fault:
     flip_at: int | None = None
     truncate_to: int | None = None
 
-    def concerns(self, method: str, path: str) -> bool:
+    def concerns(self, method, path):
         if method == "HEAD" and (self.cut_after is not None or self.flip_at is not None):
             return False  # there is no body to harm, and `times` is meant for the download that follows
         return self.times > 0 and self.method in (None, method) and self.part in path
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer):
         """Let the file in an answer rot."""
         if answer.status == 200:
             body = bytearray(answer.body[: self.truncate_to])
@@ -188,11 +182,11 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # or the client waits 40 ms for a body that follows its headers
 
-    def __init__(self, hub: HubServer, *args: Any) -> None:
+    def __init__(self, hub, *args):
         self.hub = hub
         super().__init__(*args)
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         call = self._read()
         path = unquote(call.path)
         fault = self.hub.next_fault(call.method, path)
@@ -223,7 +217,7 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_PUT = do_GET
 
-    def _read(self) -> Call:
+    def _read(self):
         # to the end, even if it is not wanted: the next request on this connection comes after it
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
             body = b"".join(self._chunks())
@@ -233,17 +227,17 @@ class Handler(BaseHTTPRequestHandler):
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         return Call(self.hub, self.command, address.path, address.query, token, body)
 
-    def _chunks(self) -> Iterator[bytes]:
+    def _chunks(self):
         while size := int(self.rfile.readline().split(b";")[0], 16):
             yield self.rfile.read(size)
             self.rfile.readline()
         self.rfile.readline()
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format, *args):
         pass  # the hub keeps a log of its own
 
 
-def from_range(answer: Answer, asked: str | None) -> None:
+def from_range(answer, asked):
     """Leave of a file what a Range header asks for, all from a byte on."""
     match = re.fullmatch(r"bytes=(\d+)-", asked or "")
     if match is not None and answer.headers.get("Accept-Ranges") == "bytes":
@@ -259,25 +253,25 @@ class Listener(socketserver.ThreadingTCPServer):
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, hub: HubServer) -> None:
-        self.connections: set[socket.socket] = set()
+    def __init__(self, hub):
+        self.connections = set()
         super().__init__(("127.0.0.1", 0), lambda *args: Handler(hub, *args))
 
-    def get_request(self) -> tuple[socket.socket, Any]:
+    def get_request(self):
         connection, address = super().get_request()
         self.connections.add(connection)
         return connection, address
 
-    def close_request(self, request: Any) -> None:
+    def close_request(self, request):
         self.connections.discard(request)
         super().close_request(request)
 
-    def drop_connections(self) -> None:
+    def drop_connections(self):
         # a client keeps its connections for later; their threads would wait for it for ever
         for connection in self.connections.copy():
             with suppress(OSError):  # the client was faster
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request, client_address):
         if not isinstance(sys.exc_info()[1], ConnectionError):  # clients may hang up
             super().handle_error(request, client_address)

@@ -1,16 +1,12 @@
 """Damaged and foreign files are refused by name, a killed save leaves the old model, and no pickle runs code."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
@@ -21,12 +17,10 @@ from srnn_zoo import SRNN, WeightsUnavailableError, create_model
 from srnn_zoo.weights import hub as hub_module
 from tests.conftest import same_weights
 
-from .hub_server import HubServer
-
 FILE = "model.safetensors"
 
 
-def change(saved: Path, edit: Callable[[Any], Any]) -> None:
+def change(saved, edit):
     """Edit the config, or put the list in its place that `edit` returns."""
     path = saved / "config.json"
     config = json.loads(path.read_text())
@@ -34,7 +28,7 @@ def change(saved: Path, edit: Callable[[Any], Any]) -> None:
     path.write_text(json.dumps(other if isinstance(other, list) else config))
 
 
-def fork(run: Callable[[], object]) -> int:
+def fork(run):
     """Run something in a child process, which exits with 1 for an exception; returns the child's id."""
     if child := os.fork():
         return child
@@ -45,17 +39,17 @@ def fork(run: Callable[[], object]) -> int:
         os._exit(1)
 
 
-def exit_code(child: int) -> int:
+def exit_code(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def flip(path: Path, at: int) -> None:
+def flip(path, at):
     data = bytearray(path.read_bytes())
     data[at] ^= 4
     path.write_bytes(data)
 
 
-def test_a_flipped_bit_never_changes_what_is_loaded(saved: Path, model: SRNN) -> None:
+def test_a_flipped_bit_never_changes_what_is_loaded(saved, model):
     """Either it is found, or it has only spoilt the name under which the checksum is kept."""
     sound = (saved / FILE).read_bytes()
     header = 8 + int.from_bytes(sound[:8], "little")
@@ -65,7 +59,7 @@ def test_a_flipped_bit_never_changes_what_is_loaded(saved: Path, model: SRNN) ->
         flip(saved / FILE, at)
         for load in (SRNN.from_pretrained, lambda folder: timm.create_model(f"local-dir:{folder}", pretrained=True)):
             try:
-                loaded: Any = load(saved)
+                loaded = load(saved)
             except (WeightsUnavailableError, ValueError) as error:
                 found += str(saved) in str(error)
             else:
@@ -76,16 +70,14 @@ def test_a_flipped_bit_never_changes_what_is_loaded(saved: Path, model: SRNN) ->
 
 
 @pytest.mark.parametrize("kept", [0, 5, 1000, 100_000])
-def test_a_truncated_file_is_named(kept: int, saved: Path) -> None:
+def test_a_truncated_file_is_named(kept, saved):
     (saved / FILE).write_bytes((saved / FILE).read_bytes()[:kept])
     with pytest.raises(WeightsUnavailableError, match=r"cannot read the weights in .*model\.safetensors"):
         SRNN.from_pretrained(saved)
 
 
 @pytest.mark.parametrize("damage", [{"flip_at": 200_000}, {"truncate_to": 100_000}])
-def test_damage_on_the_way_is_found_and_mended_by_force_download(
-    damage: dict[str, int], published: HubServer, cache: Path, model: SRNN
-) -> None:
+def test_damage_on_the_way_is_found_and_mended_by_force_download(damage, published, cache, model):
     published.fault(FILE, **damage)  # pyright: ignore
     with pytest.raises(WeightsUnavailableError, match=r"model\.safetensors"):
         SRNN.from_pretrained("ada/net", cache_dir=cache)
@@ -93,7 +85,7 @@ def test_damage_on_the_way_is_found_and_mended_by_force_download(
     assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache, force_download=True), model)
 
 
-def test_weights_that_another_program_wrote_need_no_checksum(saved: Path, model: SRNN) -> None:
+def test_weights_that_another_program_wrote_need_no_checksum(saved, model):
     save_file(load_file(saved / FILE), saved / FILE, metadata={"format": "pt"})
     assert same_weights(SRNN.from_pretrained(saved), model)
 
@@ -101,17 +93,15 @@ def test_weights_that_another_program_wrote_need_no_checksum(saved: Path, model:
 class Trap:
     """A pickle that would run code."""
 
-    def __init__(self, marker: Path) -> None:
+    def __init__(self, marker):
         self.marker = marker
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return os.mkdir, (str(self.marker),)
 
 
 @pytest.mark.parametrize("how", ["bare", "torch"])
-def test_a_pickle_that_runs_code_is_refused_wherever_it_lies(
-    how: str, saved: Path, hub: HubServer, cache: Path, tmp_path: Path
-) -> None:
+def test_a_pickle_that_runs_code_is_refused_wherever_it_lies(how, saved, hub, cache, tmp_path):
     marker, file = tmp_path / "ran", saved / "pytorch_model.bin"
     if how == "bare":
         file.write_bytes(pickle.dumps(Trap(marker)))
@@ -132,14 +122,14 @@ def test_a_pickle_that_runs_code_is_refused_wherever_it_lies(
 # Weights and configs that do not fit
 
 
-def test_of_hundreds_of_keys_the_first_are_listed(saved: Path) -> None:
+def test_of_hundreds_of_keys_the_first_are_listed(saved):
     state = load_file(saved / FILE) | {f"more.{number}": torch.zeros(1) for number in range(25)}
     save_file(state, saved / FILE)
     with pytest.raises(ValueError, match=r"unexpected: more\.0, .*more\.\d+ and 5 more$"):
         SRNN.from_pretrained(saved)
 
 
-def test_all_missing_unexpected_and_wrongly_shaped_keys_are_listed(saved: Path) -> None:
+def test_all_missing_unexpected_and_wrongly_shaped_keys_are_listed(saved):
     state = load_file(saved / FILE)
     for name in ("backbone.conv1.0.weight", "cell.recurrent.weight"):
         del state[name]
@@ -159,7 +149,7 @@ def test_all_missing_unexpected_and_wrongly_shaped_keys_are_listed(saved: Path) 
         SRNN.from_pretrained(saved)
 
 
-def test_what_transformers_leaves_behind_is_understood(saved: Path) -> None:
+def test_what_transformers_leaves_behind_is_understood(saved):
     change(saved, lambda config: config.update(label_names=["old", "names"]))
     assert "label_names" not in SRNN.from_pretrained(saved).pretrained_cfg
     state = load_file(saved / FILE)
@@ -170,7 +160,7 @@ def test_what_transformers_leaves_behind_is_understood(saved: Path) -> None:
     assert SRNN.from_pretrained(saved, num_classes=5).num_classes == 5
 
 
-def test_other_options_than_the_saved_ones_are_refused_where_weights_do_not_fit(saved: Path) -> None:
+def test_other_options_than_the_saved_ones_are_refused_where_weights_do_not_fit(saved):
     for variant in ("vanilla", "mgu"):  # the second has the same keys and shapes
         with pytest.raises(ValueError, match=f"are of variant 'half_gru'; asked for '{variant}'"):
             SRNN.from_pretrained(saved, variant=variant)
@@ -198,20 +188,20 @@ def test_other_options_than_the_saved_ones_are_refused_where_weights_do_not_fit(
         (lambda c: c["model_args"].update(depth_of_sea=3), "depth_of_sea"),
     ],
 )
-def test_a_config_of_something_else_says_what_it_is(edit: Callable[[Any], Any], message: str, saved: Path) -> None:
+def test_a_config_of_something_else_says_what_it_is(edit, message, saved):
     change(saved, edit)
     with pytest.raises((ValueError, TypeError), match=message):
         SRNN.from_pretrained(saved)
 
 
-def test_a_newer_config_is_refused_through_timm_too(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_config_is_refused_through_timm_too(saved, monkeypatch):
     change(saved, lambda config: config["srnn"].update(format_version=2))
     monkeypatch.setattr("srnn_zoo.weights.saved.DISTRIBUTION", "no-such-package")
     with pytest.raises(ValueError, match=r"has format 2, .* this is \(a checkout that is not installed\), which reads"):
         timm.create_model(f"local-dir:{saved}", pretrained=True)
 
 
-def test_a_damaged_config_or_an_incomplete_folder_is_named(saved: Path, tmp_path: Path) -> None:
+def test_a_damaged_config_or_an_incomplete_folder_is_named(saved, tmp_path):
     (saved / "config.json").write_text('{"architecture": "srnn_te')
     with pytest.raises(ValueError, match=r"config\.json is damaged: "):
         SRNN.from_pretrained(saved)
@@ -227,7 +217,7 @@ def test_a_damaged_config_or_an_incomplete_folder_is_named(saved: Path, tmp_path
 # Saving
 
 
-def test_a_save_that_is_refused_leaves_the_old_model(saved: Path, model: SRNN) -> None:
+def test_a_save_that_is_refused_leaves_the_old_model(saved, model):
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
     for options, message in [
         ({"label_names": ["a", "b"]}, "label_names must name each of the 3 classes, all different; got 2 names"),
@@ -248,14 +238,12 @@ def test_a_save_that_is_refused_leaves_the_old_model(saved: Path, model: SRNN) -
 
 @pytest.mark.parametrize("variant", ["half_gru", "gru"])
 @pytest.mark.parametrize("name", ["README.md", "config.json", FILE])
-def test_a_save_that_is_killed_between_two_files_leaves_a_whole_model(
-    name: str, variant: str, saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_that_is_killed_between_two_files_leaves_a_whole_model(name, variant, saved, monkeypatch):
     """Killed before `name` was put in its place: the old model is there, or the new one, and never a mixture."""
     old = SRNN.from_pretrained(saved)
     new = create_model("srnn_test_resnet", num_classes=3, variant=variant)
 
-    def replace_until_killed(source: Path, target: Path) -> None:
+    def replace_until_killed(source, target):
         if target.name == name:
             os._exit(9)
         source.rename(target)
@@ -265,13 +253,13 @@ def test_a_save_that_is_killed_between_two_files_leaves_a_whole_model(
         child = fork(lambda: new.save_pretrained(saved, label_names=["c", "b", "a"]))
     assert exit_code(child) == 9
     has_new_config = name == FILE
-    through_timm: Any = timm.create_model(f"local-dir:{saved}", pretrained=True)
+    through_timm = timm.create_model(f"local-dir:{saved}", pretrained=True)
     for loaded in (SRNN.from_pretrained(saved), through_timm):
         assert same_weights(loaded, new if has_new_config else old)
         assert loaded.pretrained_cfg.get("label_names") == (["c", "b", "a"] if has_new_config else None)
 
 
-def test_the_halves_of_two_models_are_refused(saved: Path, tmp_path: Path) -> None:
+def test_the_halves_of_two_models_are_refused(saved, tmp_path):
     create_model("srnn_test_resnet", num_classes=3).save_pretrained(tmp_path / "other")
     (tmp_path / "other" / FILE).replace(saved / FILE)
     with pytest.raises(WeightsUnavailableError, match="the config of one model and the weights of another: save it"):
@@ -279,9 +267,7 @@ def test_the_halves_of_two_models_are_refused(saved: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("moment", ["write_weights", "model_card", "replace"])
-def test_a_save_that_is_killed_leaves_the_old_model(
-    moment: str, saved: Path, model: SRNN, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_that_is_killed_leaves_the_old_model(moment, saved, model, monkeypatch):
     """The process dies at once, as from SIGKILL, when it comes to `moment`."""
     before = (saved / FILE).read_bytes()
     new = create_model("srnn_test_resnet", num_classes=3)
@@ -299,13 +285,13 @@ def test_a_save_that_is_killed_leaves_the_old_model(
     assert sorted(path.name for path in saved.iterdir()) == ["README.md", "config.json", FILE]
 
 
-def test_others_may_read_what_was_saved(saved: Path) -> None:
+def test_others_may_read_what_was_saved(saved):
     modes = {path.name: path.stat().st_mode & 0o777 for path in saved.iterdir()}
     assert modes[FILE] == modes["config.json"] == modes["README.md"]
 
 
 @contextmanager
-def an_ordinary_user() -> Iterator[None]:
+def an_ordinary_user():
     """Without root's right to write everywhere."""
     if os.geteuid() != 0:
         yield
@@ -317,7 +303,7 @@ def an_ordinary_user() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_a_cache_that_cannot_be_written_serves_what_it_has(published: HubServer, model: SRNN, saved: Path) -> None:
+def test_a_cache_that_cannot_be_written_serves_what_it_has(published, model, saved):
     cache = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
     try:
         SRNN.from_pretrained("ada/net", cache_dir=cache)

@@ -1,12 +1,8 @@
 """What networks and hubs do to downloads: told in one sentence, soon, and with no harm done."""
 
-from __future__ import annotations
-
 import errno
 import socket
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -15,21 +11,21 @@ from srnn_zoo import SRNN, WeightsUnavailableError, create_model
 from srnn_zoo.weights.download import NETWORK_TIMEOUT
 from tests.conftest import same_weights
 
-from .hub_server import HubServer, redirect_client
+from .hub_server import redirect_client
 
 FILE = "model.safetensors"
 CLOSED = "http://127.0.0.1:9"
 
 
 @pytest.fixture(params=["silent", "closed"])
-def dead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+def dead(request, monkeypatch):
     """Takes the network away when called: a host that accepts and says nothing, or one that is not there."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         silent = f"http://127.0.0.1:{server.getsockname()[1]}"
         yield lambda: redirect_client(monkeypatch, silent if request.param == "silent" else CLOSED)
 
 
-LOADS: dict[str, Callable[[Path], SRNN]] = {
+LOADS = {
     "from_pretrained": lambda cache: SRNN.from_pretrained("ada/net", cache_dir=cache),
     "create_model": lambda cache: create_model("hf-hub:ada/net", pretrained=True, cache_dir=cache),
     "weights": lambda cache: create_model("srnn_test_resnet", weights="ada/net", cache_dir=cache),
@@ -38,15 +34,8 @@ LOADS: dict[str, Callable[[Path], SRNN]] = {
 
 @pytest.mark.parametrize(("load", "seconds"), [("from_pretrained", 1.5), ("create_model", 0.4), ("weights", 0.4)])
 def test_without_a_network_a_cached_model_opens_and_another_is_refused_within_two_seconds(
-    load: str,
-    seconds: float,
-    published: HubServer,
-    cache: Path,
-    model: SRNN,
-    dead: Callable[[], None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    load, seconds, published, cache, model, dead, tmp_path, monkeypatch
+):
     if seconds != NETWORK_TIMEOUT:
         monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", str(seconds))
     LOADS[load](cache)
@@ -63,9 +52,7 @@ def test_without_a_network_a_cached_model_opens_and_another_is_refused_within_tw
     assert time.perf_counter() - start <= 2
 
 
-def test_without_a_network_a_push_is_refused_within_two_seconds(
-    model: SRNN, hub: HubServer, dead: Callable[[], None]
-) -> None:
+def test_without_a_network_a_push_is_refused_within_two_seconds(model, hub, dead):
     dead()
     start = time.perf_counter()
     with pytest.raises(ConnectionError, match=r"cannot push to ada/net: 127\.0\.0\.1 does not answer within 1"):
@@ -73,9 +60,7 @@ def test_without_a_network_a_push_is_refused_within_two_seconds(
     assert time.perf_counter() - start <= 2
 
 
-def test_a_hub_that_hangs_on_files_alone_is_known_within_two_seconds(
-    published: HubServer, cache: Path, model: SRNN, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_that_hangs_on_files_alone_is_known_within_two_seconds(published, cache, model, monkeypatch):
     SRNN.from_pretrained("ada/net", cache_dir=cache)
     published.fault("/resolve/", silent=True)
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "0.5")
@@ -88,7 +73,7 @@ def test_a_hub_that_hangs_on_files_alone_is_known_within_two_seconds(
     assert time.perf_counter() - start <= 2
 
 
-def test_local_files_only_never_asks(published: HubServer, cache: Path, model: SRNN) -> None:
+def test_local_files_only_never_asks(published, cache, model):
     with pytest.raises(WeightsUnavailableError, match="local_files_only is set"):
         SRNN.from_pretrained("ada/net", cache_dir=cache, local_files_only=True)
     assert not published.requests
@@ -113,8 +98,8 @@ def test_local_files_only_never_asks(published: HubServer, cache: Path, model: S
 )
 @pytest.mark.parametrize("file", ["config.json", FILE])
 def test_a_refusal_is_one_sentence_and_the_cache_is_used_where_there_is_one(
-    status: int, message: str, file: str, published: HubServer, cache: Path, no_backoff: None, model: SRNN
-) -> None:
+    status, message, file, published, cache, no_backoff, model
+):
     published.fault(file, status=status)
     with pytest.raises(WeightsUnavailableError, match=message) as caught:
         SRNN.from_pretrained("ada/net", cache_dir=cache)
@@ -143,9 +128,7 @@ def test_a_refusal_is_one_sentence_and_the_cache_is_used_where_there_is_one(
         ("a b", ValueError, r"'a b' is neither a folder nor a Hub id \(owner/name"),
     ],
 )
-def test_what_is_not_there_is_told_apart(
-    name: str, error: type[Exception], message: str, published: HubServer, cache: Path, saved: Path
-) -> None:
+def test_what_is_not_there_is_told_apart(name, error, message, published, cache, saved):
     published.add_repo("ada/empty", {"README.md": b"nothing"})
     published.add_repo("ada/half", {"config.json": (saved / "config.json").read_bytes()})
     published.add_repo("ada/gated", {"config.json": b"{}"}, gated=True)
@@ -153,17 +136,15 @@ def test_what_is_not_there_is_told_apart(
         SRNN.from_pretrained(name, cache_dir=cache)
 
 
-def test_a_download_that_times_out_says_so(
-    published: HubServer, cache: Path, no_backoff: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_that_times_out_says_so(published, cache, no_backoff, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     published.fault(FILE, method="GET", silent=True)
     with pytest.raises(WeightsUnavailableError, match=rf"the download of {FILE} of ada/net stopped \(ReadTimeout.*"):
         SRNN.from_pretrained("ada/net", cache_dir=cache)
 
 
-def test_a_full_disk_is_said_to_be_one(published: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(*args: object, **kwargs: object) -> str:
+def test_a_full_disk_is_said_to_be_one(published, cache, monkeypatch):
+    def write(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", write)
@@ -172,9 +153,7 @@ def test_a_full_disk_is_said_to_be_one(published: HubServer, cache: Path, monkey
 
 
 @pytest.mark.skipif(huggingface_hub.__version__ < "1", reason="0.x takes it up in the next call only")
-def test_a_download_that_was_cut_goes_on_where_it_stopped(
-    published: HubServer, cache: Path, no_backoff: None, monkeypatch: pytest.MonkeyPatch, model: SRNN
-) -> None:
+def test_a_download_that_was_cut_goes_on_where_it_stopped(published, cache, no_backoff, monkeypatch, model):
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)  # the client keeps whole chunks only
     published.fault(FILE, cut_after=500_000, times=1)
     assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache), model)
@@ -183,9 +162,7 @@ def test_a_download_that_was_cut_goes_on_where_it_stopped(
     assert again.status == 206
 
 
-def test_a_download_that_never_comes_through_is_not_taken_for_cached(
-    published: HubServer, cache: Path, no_backoff: None, model: SRNN
-) -> None:
+def test_a_download_that_never_comes_through_is_not_taken_for_cached(published, cache, no_backoff, model):
     published.fault(FILE, cut_after=1000)
     with pytest.raises(WeightsUnavailableError, match=rf"the download of {FILE} of ada/net stopped \(.*: try again"):
         SRNN.from_pretrained("ada/net", cache_dir=cache)

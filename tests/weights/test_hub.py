@@ -1,10 +1,7 @@
 """A model comes back whole: through our own API, timm's local-dir: and hf-hub:, and from the Hub by revision."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,15 +13,13 @@ import srnn_zoo
 from srnn_zoo import SRNN, create_model, create_transform, list_cells
 from srnn_zoo.datasets.classes import class_names
 
-from .hub_server import HubServer
-
 # CNNs, signed CNNs, ViTs; head_hidden_size and num_features differ in MambaOut and the MobileNet
 BACKBONES = ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_nfnet", "test_mambaout"]
 LARGER = ["resnet18", "mobilenetv3_small_050"]
 NAMES = ["setosa", "versicolor", "virginica"]
 
 
-def trained(name: str, **options: Any) -> SRNN:
+def trained(name, **options):
     """A model whose cell and batch norms are not as they were made, as after training."""
     model = create_model(name, **options)
     for parameter in model.cell.parameters():
@@ -35,7 +30,7 @@ def trained(name: str, **options: Any) -> SRNN:
     return model.eval()
 
 
-def pairs() -> list[Any]:
+def pairs():
     """Every variant with every backbone; in the quick tests, each of both once."""
     return [
         pytest.param(variant, backbone, marks=() if backbone in quick else pytest.mark.slow)
@@ -45,31 +40,29 @@ def pairs() -> list[Any]:
     ]
 
 
-def in_timm(saved: Path) -> SRNN:
+def in_timm(saved):
     return cast(SRNN, timm.create_model(f"local-dir:{saved}", pretrained=True)).eval()
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def config(model: SRNN, folder: Path) -> Any:
+def config(model, folder):
     model.save_pretrained(folder)
     return json.loads((folder / "config.json").read_text())
 
 
 @pytest.mark.parametrize(("variant", "backbone"), pairs())
-def test_every_variant_comes_back_every_way(
-    variant: str, backbone: str, tmp_path: Path, cache: Path, hub: HubServer
-) -> None:
-    options: dict[str, Any] = {"variant": variant, "scales": (0.25, 0.5, 1.0), "num_classes": 3, "in_chans": 1}
+def test_every_variant_comes_back_every_way(variant, backbone, tmp_path, cache, hub):
+    options = {"variant": variant, "scales": (0.25, 0.5, 1.0), "num_classes": 3, "in_chans": 1}
     model = trained(f"srnn_{backbone}", interpolation="bilinear", img_size=128, **options)  # the smallest level is 32
     saved = tmp_path / "saved"
     model.save_pretrained(saved, label_names=NAMES, recipe={"epochs": 3}, metrics={"iris": {"top1": 97.0}})
     hub.add_repo("ada/net", files(saved))
     images = torch.randn(2, 1, 128, 128)
     facts = {"recipe": {"epochs": 3}, "metrics": {"iris": {"top1": 97.0}}}
-    ways: list[Any] = [
+    ways = [
         SRNN.from_pretrained(saved),
         SRNN.from_pretrained("ada/net", cache_dir=cache),
         in_timm(saved),
@@ -91,7 +84,7 @@ def test_every_variant_comes_back_every_way(
 
 
 @pytest.mark.parametrize("backbone", [*BACKBONES, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGER)])
-def test_what_was_changed_after_making_comes_back(backbone: str, tmp_path: Path) -> None:
+def test_what_was_changed_after_making_comes_back(backbone, tmp_path):
     model = trained(f"srnn_{backbone}", num_classes=7)
     images = torch.randn(1, 3, 96, 96)
     for classes in (7, 4, 0):
@@ -102,7 +95,7 @@ def test_what_was_changed_after_making_comes_back(backbone: str, tmp_path: Path)
             assert torch.equal(loaded(images), model(images))
 
 
-def test_a_factory_called_directly_keeps_its_arguments(tmp_path: Path) -> None:
+def test_a_factory_called_directly_keeps_its_arguments(tmp_path):
     model = srnn_zoo.get_factory("srnn_test_vit")(
         variant="gru", scales=(0.5, 0.75, 1.0), activation="relu", num_classes=4, img_size=96, drop_path_rate=0.1
     ).eval()
@@ -115,7 +108,7 @@ def test_a_factory_called_directly_keeps_its_arguments(tmp_path: Path) -> None:
     assert loaded._model_args == {**args, "scales": loaded.scales, **changed}
 
 
-def test_an_input_size_set_later_comes_back(tmp_path: Path) -> None:
+def test_an_input_size_set_later_comes_back(tmp_path):
     model = trained("srnn_test_vit", num_classes=7)
     model.set_input_size(448)
     model.save_pretrained(tmp_path)
@@ -125,7 +118,7 @@ def test_an_input_size_set_later_comes_back(tmp_path: Path) -> None:
     assert torch.equal(loaded(images), model(images))
 
 
-def test_what_timm_itself_saved_comes_back(tmp_path: Path) -> None:
+def test_what_timm_itself_saved_comes_back(tmp_path):
     model = trained("srnn_test_resnet", variant="vanilla", num_classes=7)
     images = torch.randn(1, 3, 96, 96)
     for safe in (True, False):
@@ -133,7 +126,7 @@ def test_what_timm_itself_saved_comes_back(tmp_path: Path) -> None:
         assert torch.equal(SRNN.from_pretrained(tmp_path / str(safe)).eval()(images), model(images))
 
 
-def test_the_preprocessing_comes_back(tmp_path: Path) -> None:
+def test_the_preprocessing_comes_back(tmp_path):
     model = create_model("srnn_tf_efficientnet_lite1", num_classes=3, scales=(0.5, 0.75, 1.0))
     model.pretrained_cfg.update(mean=(0.1, 0.2, 0.3), crop_pct=0.8)
     model.save_pretrained(tmp_path)
@@ -143,9 +136,7 @@ def test_the_preprocessing_comes_back(tmp_path: Path) -> None:
     assert loaded.level_sizes() == model.level_sizes() == [(240, 240), (360, 360), (480, 480)]
 
 
-def test_another_number_of_classes_makes_the_classifier_new_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_another_number_of_classes_makes_the_classifier_new_and_says_so(tmp_path, caplog):
     model = trained("srnn_test_resnet", num_classes=3)
     model.save_pretrained(tmp_path, label_names=NAMES, metrics={"iris": {"top1": 97.0}}, base_model="ada/net")
     loaded = SRNN.from_pretrained(tmp_path, num_classes=5)
@@ -158,7 +149,7 @@ def test_another_number_of_classes_makes_the_classifier_new_and_says_so(
     assert class_names(loaded) == [f"class {index}" for index in range(5)]
 
 
-def test_other_channels_adapt_the_first_convolution_as_in_timm(tmp_path: Path) -> None:
+def test_other_channels_adapt_the_first_convolution_as_in_timm(tmp_path):
     model = trained("srnn_test_resnet", num_classes=3)
     model.save_pretrained(tmp_path)
     loaded = SRNN.from_pretrained(tmp_path, in_chans=1)
@@ -166,7 +157,7 @@ def test_other_channels_adapt_the_first_convolution_as_in_timm(tmp_path: Path) -
     assert torch.allclose(stem, wanted.sum(1, keepdim=True))
 
 
-def test_zero_shot_is_said_until_the_model_is_trained(tmp_path: Path) -> None:
+def test_zero_shot_is_said_until_the_model_is_trained(tmp_path):
     model = create_model("srnn_tf_efficientnet_lite0", pretrained=True)
     assert config(model, tmp_path)["srnn"]["zero_shot"]
     assert SRNN.from_pretrained(tmp_path).eval().zero_shot
@@ -179,7 +170,7 @@ def test_zero_shot_is_said_until_the_model_is_trained(tmp_path: Path) -> None:
     assert not SRNN.from_pretrained(tmp_path).zero_shot
 
 
-def test_a_model_saved_with_notes_in_its_config_is_zero_shot_still(tmp_path: Path) -> None:
+def test_a_model_saved_with_notes_in_its_config_is_zero_shot_still(tmp_path):
     create_model("srnn_tf_efficientnet_lite0", pretrained=True).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     saved = json.loads(path.read_text())
@@ -192,7 +183,7 @@ def test_a_model_saved_with_notes_in_its_config_is_zero_shot_still(tmp_path: Pat
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_the_precision_comes_back(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_the_precision_comes_back(dtype, tmp_path):
     model = trained("srnn_test_resnet", num_classes=3).to(dtype)
     model.save_pretrained(tmp_path)
     images = torch.randn(2, 3, 96, 96).to(dtype)
@@ -201,19 +192,19 @@ def test_the_precision_comes_back(dtype: torch.dtype, tmp_path: Path) -> None:
             assert torch.equal(loaded(images), model(images))
 
 
-def test_the_config_names_the_cell_by_its_module(tmp_path: Path) -> None:
+def test_the_config_names_the_cell_by_its_module(tmp_path):
     written = config(create_model("srnn_test_resnet", variant="gru", num_classes=3), tmp_path)
     assert written["srnn"]["cell"] == "srnn_zoo.models.cells.GRU"
 
 
-def test_the_same_model_is_saved_as_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_model_is_saved_as_the_same_bytes(tmp_path):
     model = create_model("srnn_test_resnet", num_classes=3)
     for index in range(8):
         model.save_pretrained(tmp_path / str(index))
     assert len({(tmp_path / str(index) / "model.safetensors").read_bytes() for index in range(8)}) == 1
 
 
-def test_scalars_of_numpy_and_torch_are_numbers_in_json(tmp_path: Path) -> None:
+def test_scalars_of_numpy_and_torch_are_numbers_in_json(tmp_path):
     model = create_model("srnn_test_resnet", num_classes=3)
     model.metadata["epochs"] = torch.tensor(3)
     model.save_pretrained(
@@ -233,8 +224,8 @@ def test_scalars_of_numpy_and_torch_are_numbers_in_json(tmp_path: Path) -> None:
     assert class_names(loaded) == NAMES
 
 
-def test_an_unknown_keyword_is_not_published(tmp_path: Path) -> None:
-    model: Any = create_model("srnn_test_resnet", num_classes=3)
+def test_an_unknown_keyword_is_not_published(tmp_path):
+    model = create_model("srnn_test_resnet", num_classes=3)
     with pytest.raises(TypeError, match="token"):
         model.save_pretrained(tmp_path, token="hf_secret")
     with pytest.raises(TypeError, match="give the revision after an @: ada/net@v1"):
@@ -243,7 +234,7 @@ def test_an_unknown_keyword_is_not_published(tmp_path: Path) -> None:
         SRNN.from_pretrained("ada/net", weights="x", pretrained_backbone=True)
 
 
-def test_a_licence_is_named_where_there_is_one(tmp_path: Path) -> None:
+def test_a_licence_is_named_where_there_is_one(tmp_path):
     random = create_model("srnn_convnextv2_atto", num_classes=3)  # timm's weights of it are not for commerce
     random.save_pretrained(tmp_path / "random")
     assert "license" not in (tmp_path / "random" / "README.md").read_text()
@@ -252,10 +243,10 @@ def test_a_licence_is_named_where_there_is_one(tmp_path: Path) -> None:
     assert "license: apache-2.0" in (tmp_path / "lite0" / "README.md").read_text()
 
 
-def test_features_come_from_a_saved_model(tmp_path: Path) -> None:
+def test_features_come_from_a_saved_model(tmp_path):
     model = trained("srnn_test_resnet", num_classes=3)
     model.save_pretrained(tmp_path)
-    features: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, features_only=True).eval()
+    features = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, features_only=True).eval()
     images = torch.randn(1, 3, 96, 96)
     maps = model.forward_intermediates(images, intermediates_only=True)
     assert all(torch.equal(a, b) for a, b in zip(features(images), maps, strict=True))

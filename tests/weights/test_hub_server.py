@@ -1,11 +1,8 @@
 """The real `huggingface_hub` finds in the tests' hub what it would find in the real one, and so do the faults."""
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -21,11 +18,11 @@ FILE = "model.safetensors"
 ADDRESS = f"/ada/net/resolve/main/{FILE}"
 
 
-def download(cache: Path, **options: str | bool) -> bytes:
+def download(cache, **options):
     return Path(hf_hub_download("ada/net", FILE, cache_dir=cache, **options)).read_bytes()  # pyright: ignore
 
 
-def test_a_file_is_described_and_the_log_says_who_got_how_much(hub: HubServer, cache: Path) -> None:
+def test_a_file_is_described_and_the_log_says_who_got_how_much(hub, cache):
     commit = hub.add_repo("ada/net", {FILE: WEIGHTS})
     found = get_hf_file_metadata(hub.url + ADDRESS)
     assert (found.commit_hash, found.size, found.etag) == (commit, len(WEIGHTS), hashlib.sha256(WEIGHTS).hexdigest())
@@ -38,7 +35,7 @@ def test_a_file_is_described_and_the_log_says_who_got_how_much(hub: HubServer, c
 
 
 @pytest.mark.parametrize("kind", ["private", "gated"])
-def test_a_closed_repository_is_there_for_its_owner_only(kind: str, hub: HubServer, cache: Path) -> None:
+def test_a_closed_repository_is_there_for_its_owner_only(kind, hub, cache):
     hub.add_repo("ada/net", {FILE: WEIGHTS}, **{kind: True})
     expected = {"private": (RepositoryNotFoundError, 401, 404), "gated": (GatedRepoError, 401, 403)}[kind]
     for token, status in zip((False, hub.token("bob")), expected[1:], strict=True):
@@ -51,11 +48,11 @@ def test_a_closed_repository_is_there_for_its_owner_only(kind: str, hub: HubServ
         HfApi(token="hf_stale").model_info("ada/net")
 
 
-def test_one_connection_carries_many_requests(hub: HubServer) -> None:
+def test_one_connection_carries_many_requests(hub):
     hub.add_repo("ada/net", {FILE: WEIGHTS})
     connection = http.client.HTTPConnection("127.0.0.1", int(hub.url.split(":")[-1]), timeout=5)
 
-    def ask(method: str, path: str, body: bytes | Iterator[bytes] | None = None, **headers: str) -> tuple[int, bytes]:
+    def ask(method, path, body=None, **headers):
         connection.request(method, path, body, headers, encode_chunked=not isinstance(body, bytes))
         response = connection.getresponse()
         return response.status, response.read()
@@ -81,16 +78,14 @@ again = pytest.mark.skipif(huggingface_hub.__version__ < "1", reason="0.x asks o
 
 @again
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_hub_that_is_out_of_order_for_a_moment_is_asked_again(
-    status: int, hub: HubServer, cache: Path, no_backoff: None
-) -> None:
+def test_a_hub_that_is_out_of_order_for_a_moment_is_asked_again(status, hub, cache, no_backoff):
     hub.add_repo("ada/net", {FILE: WEIGHTS})
     hub.fault(FILE, status=status, method="HEAD", times=2)
     assert download(cache) == WEIGHTS
     assert [request.status for request in hub.requests] == [status, status, 200, 200]
 
 
-def test_a_fault_keeps_to_its_method_and_its_path(hub: HubServer, ada: HfApi, cache: Path) -> None:
+def test_a_fault_keeps_to_its_method_and_its_path(hub, ada, cache):
     hub.add_repo("ada/net", {FILE: WEIGHTS})
     hub.fault("/api/", method="POST", status=403)
     hub.fault(FILE, method="GET", delay=0.2)
@@ -104,9 +99,7 @@ def test_a_fault_keeps_to_its_method_and_its_path(hub: HubServer, ada: HfApi, ca
 
 
 @again
-def test_silence_is_not_waited_for_for_ever_and_does_not_keep_the_hub_open(
-    cache: Path, no_backoff: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silence_is_not_waited_for_for_ever_and_does_not_keep_the_hub_open(cache, no_backoff, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
     with HubServer() as hub:
         redirect_client(monkeypatch, hub.url)
@@ -118,7 +111,7 @@ def test_silence_is_not_waited_for_for_ever_and_does_not_keep_the_hub_open(
     assert time.monotonic() - closing < 0.2
 
 
-def test_a_spoilt_file_has_the_etag_of_the_sound_one(hub: HubServer, cache: Path) -> None:
+def test_a_spoilt_file_has_the_etag_of_the_sound_one(hub, cache):
     hub.add_repo("ada/net", {FILE: WEIGHTS})
     hub.fault(FILE, flip_at=1234, times=1)
     assert [i for i, (a, b) in enumerate(zip(download(cache), WEIGHTS, strict=True)) if a != b] == [1234]

@@ -1,14 +1,10 @@
 """Models on the Hub: pushed, opened by revision and with a token, downloaded once; their cards; and the command."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import ModelCard
 
 import srnn_zoo
 from srnn_zoo import SRNN, create_model
@@ -16,14 +12,13 @@ from srnn_zoo.weights.download import download_files
 from tests.cli.command import COFFEE, refused, run
 from tests.conftest import same_weights
 
-from .hub_server import HubServer
 from .test_damage import exit_code, fork
 from .test_hub import trained
 
 NAMES = ["setosa", "versicolor", "virginica"]
 
 
-def test_push_makes_a_repository_that_opens_by_branch_tag_and_commit(hub: HubServer, ada: HfApi, cache: Path) -> None:
+def test_push_makes_a_repository_that_opens_by_branch_tag_and_commit(hub, ada, cache):
     images = torch.randn(1, 3, 64, 64)
     models = [trained("srnn_test_resnet", num_classes=3), trained("srnn_test_resnet", num_classes=3, variant="gru")]
     first = models[0].push_to_hub("ada/net", token=ada.token, label_names=NAMES)
@@ -37,7 +32,7 @@ def test_push_makes_a_repository_that_opens_by_branch_tag_and_commit(hub: HubSer
     assert loaded.pretrained_cfg["hf_hub_id"] == f"ada/net@{first.oid}"
 
 
-def test_a_private_repository_opens_with_a_token_only(hub: HubServer, ada: HfApi, cache: Path) -> None:
+def test_a_private_repository_opens_with_a_token_only(hub, ada, cache):
     model = trained("srnn_test_resnet", num_classes=3)
     model.push_to_hub("ada/secret", token=ada.token, private=True)
     assert ada.model_info("ada/secret").private
@@ -50,7 +45,7 @@ def test_a_private_repository_opens_with_a_token_only(hub: HubServer, ada: HfApi
     assert torch.equal(loaded(images), model(images))
 
 
-def test_pushing_without_the_right_is_refused(hub: HubServer) -> None:
+def test_pushing_without_the_right_is_refused(hub):
     model = create_model("srnn_test_resnet", num_classes=3)
     with pytest.raises(
         PermissionError, match=r"cannot push to ada/net: the Hub refuses \(401\); run `hf auth login`, or give a token="
@@ -66,7 +61,7 @@ def test_pushing_without_the_right_is_refused(hub: HubServer) -> None:
         model.push_to_hub("ada/net/more", token=hub.token("ada"))
 
 
-def test_a_pull_request_leaves_the_branch_alone(hub: HubServer, ada: HfApi, cache: Path) -> None:
+def test_a_pull_request_leaves_the_branch_alone(hub, ada, cache):
     hub.add_repo("ada/net", {"README.md": b"mine"})
     model = create_model("srnn_test_resnet", num_classes=3)
     commit = model.push_to_hub("ada/net", token=ada.token, create_pr=True)
@@ -75,7 +70,7 @@ def test_a_pull_request_leaves_the_branch_alone(hub: HubServer, ada: HfApi, cach
     assert ada.list_repo_files("ada/net") == ["README.md"]
 
 
-def test_nothing_but_the_models_own_files_is_downloaded_and_nothing_twice(hub: HubServer, cache: Path) -> None:
+def test_nothing_but_the_models_own_files_is_downloaded_and_nothing_twice(hub, cache):
     model = create_model("srnn_test_resnet", num_classes=3)
     model.push_to_hub("ada/net", token=hub.token("ada"))
     hub.clear()
@@ -92,7 +87,7 @@ def test_nothing_but_the_models_own_files_is_downloaded_and_nothing_twice(hub: H
     assert not hub.requests  # what a full hash names cannot change
 
 
-def test_two_processes_that_load_at_once_download_once(published: HubServer, cache: Path) -> None:
+def test_two_processes_that_load_at_once_download_once(published, cache):
     published.fault("model.safetensors", method="GET", delay=0.5)  # long enough for both to want it
     children = [
         fork(lambda: download_files("ada/net", "config.json", "model.safetensors", cache_dir=cache)) for _ in range(2)
@@ -104,7 +99,7 @@ def test_two_processes_that_load_at_once_download_once(published: HubServer, cac
 # The model card
 
 
-def test_the_card_says_what_the_model_is_in_valid_yaml(hub: HubServer, ada: HfApi) -> None:
+def test_the_card_says_what_the_model_is_in_valid_yaml(hub, ada):
     model = create_model("srnn_tf_efficientnet_lite0", pretrained=True, num_classes=3)
     model.push_to_hub(
         "ada/net",
@@ -116,7 +111,7 @@ def test_the_card_says_what_the_model_is_in_valid_yaml(hub: HubServer, ada: HfAp
         license="mit",
     )
     card = ModelCard(hub.read("ada/net", "README.md").decode())
-    data: Any = card.data
+    data = card.data
     assert (data.license, data.base_model, data.datasets) == ("mit", "timm/tf_efficientnet_lite0.in1k", ["iris"])
     assert data.pipeline_tag == "image-classification"
     assert [(r.dataset_name, r.metric_name, r.metric_value) for r in data.eval_results] == [
@@ -129,19 +124,19 @@ def test_the_card_says_what_the_model_is_in_valid_yaml(hub: HubServer, ada: HfAp
     assert "never trained" not in card.text
 
 
-def test_the_cards_own_lines_run(lite0: SRNN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cards_own_lines_run(lite0, tmp_path, monkeypatch):
     from PIL import Image
 
     lite0.save_pretrained(tmp_path / "path" / "to" / "net")
     card = ModelCard.load(tmp_path / "path" / "to" / "net" / "README.md")
     monkeypatch.chdir(tmp_path)
     code = card.text.split("```python\n")[1].split("```")[0]
-    namespace: dict[str, Any] = {"image": Image.new("RGB", (320, 240))}
+    namespace = {"image": Image.new("RGB", (320, 240))}
     exec(code, namespace)
     assert namespace["logits"].shape == (1, 1000)
 
 
-def test_a_card_of_ones_own_stays(hub: HubServer, ada: HfApi, tmp_path: Path) -> None:
+def test_a_card_of_ones_own_stays(hub, ada, tmp_path):
     model = create_model("srnn_test_resnet", num_classes=3)
     model.save_pretrained(tmp_path)
     model.save_pretrained(tmp_path, license="mit")
@@ -157,7 +152,7 @@ def test_a_card_of_ones_own_stays(hub: HubServer, ada: HfApi, tmp_path: Path) ->
 # The command
 
 
-def test_a_saved_model_is_named_by_its_folder_or_hub_id(saved: Path, published: HubServer) -> None:
+def test_a_saved_model_is_named_by_its_folder_or_hub_id(saved, published):
     model = SRNN.from_pretrained(saved)
     model.save_pretrained(saved, label_names=["cat", "cup", "other"], base_model="ada/base")
     said = run("predict", COFFEE, "--model", str(saved), "--json")

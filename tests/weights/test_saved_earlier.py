@@ -1,7 +1,5 @@
 """Folders that an earlier srnn-zoo saved load as they were, with the very logits that were written down then."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -15,7 +13,7 @@ EARLIER = Path(__file__).parent / "saved_earlier"
 
 
 @pytest.mark.parametrize(("name", "zero_shot"), [("lstm", False), ("half_gru", True)])
-def test_a_folder_saved_earlier_gives_the_same_logits_at_every_level(name: str, zero_shot: bool) -> None:
+def test_a_folder_saved_earlier_gives_the_same_logits_at_every_level(name, zero_shot):
     """Computed in double precision and rounded to single, they are equal bit by bit on any processor."""
     generator = torch.Generator().manual_seed(7)
     images = torch.rand(2, 3, 64, 64, generator=generator, dtype=torch.float64)
@@ -29,7 +27,7 @@ def test_a_folder_saved_earlier_gives_the_same_logits_at_every_level(name: str, 
         assert torch.equal(by_timm.double()(images).float(), expected[-1])
 
 
-def test_what_was_said_of_the_weights_comes_back() -> None:
+def test_what_was_said_of_the_weights_comes_back():
     model = SRNN.from_pretrained(EARLIER / "lstm")
     assert (model.variant, model.exits, model.norm) == ("lstm", "separate", "per_level")
     assert model.level_sizes() == [(16, 16), (32, 32), (64, 64)]
