@@ -241,11 +241,7 @@ def test_memory_in_sequence_is_that_of_the_largest_level_not_of_the_batch():
         ([[torch.zeros(3, 8, 8), torch.zeros(3, 4, 4)]], ValueError, "image 0: levels must grow"),
         ([[torch.zeros(3, 8, 8)], [torch.zeros(1, 8, 8)]], ValueError, "must share C, device and dtype"),
         ([[torch.zeros(3, 8, 8)], [torch.zeros(3, 8, 8).double()]], ValueError, "must share C, device and dtype"),
-        (
-            [[torch.zeros(3, 8, 8)], *in_sequence([[torch.zeros(3, 8, 8)]])],
-            TypeError,
-            "must have LazyLevels; got 1 of 2",
-        ),
+        ([[torch.zeros(3, 8, 8)], *in_sequence([[torch.zeros(3, 8, 8)]])], TypeError, "have LazyLevels; got 1 of 2"),
     ],
 )
 def test_images_that_make_no_batch_are_refused_in_one_sentence(images, error, message):

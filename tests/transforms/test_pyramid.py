@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -123,56 +124,42 @@ def level(*shape, dtype=torch.float32):
 
 
 @pytest.mark.parametrize(
-    ("levels", "message"),
+    ("call", "argument", "message"),
     [
-        ([], "at least one level"),
-        ([level(3, 8, 8)], r"\(B, C, H, W\); got shape \(3, 8, 8\)"),
-        ([level(1, 3, 16, 16), level(1, 3, 8, 8)], "levels must grow, smallest first; got 16 x 16 then 8 x 8"),
-        ([level(1, 3, 8, 8), level(1, 3, 8, 8)], "levels must grow"),
-        ([level(1, 3, 8, 16), level(1, 3, 16, 8)], "levels must grow"),
-        ([level(1, 3, 8, 8), level(2, 3, 16, 16)], "share B and C"),
-        ([level(1, 3, 8, 8), level(1, 1, 16, 16)], "share B and C"),
-        ([level(1, 3, 8, 8), level(1, 3, 16, 16, dtype=torch.float64)], "share device and dtype"),
-        ([[1, 2, 3]], "must be tensors; got list"),
+        (Pyramid, [], "at least one level"),
+        (Pyramid, [level(3, 8, 8)], r"\(B, C, H, W\); got shape \(3, 8, 8\)"),
+        (Pyramid, [level(1, 3, 16, 16), level(1, 3, 8, 8)], "levels must grow, smallest first; got 16 x 16 then 8 x 8"),
+        (Pyramid, [level(1, 3, 8, 8), level(1, 3, 8, 8)], "levels must grow"),
+        (Pyramid, [level(1, 3, 8, 16), level(1, 3, 16, 8)], "levels must grow"),
+        (Pyramid, [level(1, 3, 8, 8), level(2, 3, 16, 16)], "share B and C"),
+        (Pyramid, [level(1, 3, 8, 8), level(1, 1, 16, 16)], "share B and C"),
+        (Pyramid, [level(1, 3, 8, 8), level(1, 3, 16, 16, dtype=torch.float64)], "share device and dtype"),
+        (Pyramid, [[1, 2, 3]], "must be tensors; got list"),
+        (scale_ratios, (), "at least one level"),
+        (scale_ratios, (1.0, 0.5), "must grow, smallest first"),
+        (scale_ratios, (0.5, 0.5, 1.0), "must grow"),
+        (scale_ratios, (0.0, 1.0), "must be positive"),
+        (scale_ratios, (float("nan"), 1.0), "must be positive"),
+        (scale_ratios, (1.0, 2.0), "end with 1.0"),
+        (scale_ratios, (1e-5, 1.0), "make no levels"),
+        (scale_ratios, (0.9999, 1.0), "make no levels"),
+        (scale_ratios, "0.5,1", "a sequence of numbers"),
+        (scale_ratios, 1.0, "a sequence of numbers"),
+        (
+            tenths := partial(Pyramid.from_images, scales=(0.1, 1.0)),
+            level(1, 3, 4, 4),
+            "4 x 4 is too .* 0 x 0 and 4 x 4",
+        ),
+        (partial(Pyramid.from_images, multiple=16), level(1, 3, 16, 16), "too small for scales .* in steps of 16 pix"),
+        (partial(Pyramid.from_images, interpolation="nearest"), level(1, 3, 9, 9), "unknown interpolation 'nearest'"),
+        (
+            Pyramid.from_images,
+            level(3, 16, 16),
+            r"float \(B, C, H, W\); got torch.float32, shape \(3, 16, 16\)",
+        ),
+        (Pyramid.from_images, level(1, 3, 16, 16, dtype=torch.uint8), "must be float"),
     ],
 )
-def test_levels_that_are_no_pyramid_are_refused_in_one_sentence(levels, message):
+def test_what_makes_no_pyramid_is_refused_in_one_sentence(call, argument, message):
     with pytest.raises(TypeError if "tensors" in message else ValueError, match=message):
-        Pyramid(levels)
-
-
-@pytest.mark.parametrize(
-    ("scales", "message"),
-    [
-        ((), "at least one level"),
-        ((1.0, 0.5), "must grow, smallest first"),
-        ((0.5, 0.5, 1.0), "must grow"),
-        ((0.0, 1.0), "must be positive"),
-        ((-0.5, 1.0), "must be positive"),
-        ((float("nan"), 1.0), "must be positive"),
-        ((0.25, 0.5), "end with 1.0"),
-        ((1.0, 2.0), "end with 1.0"),
-        ((1e-5, 1.0), "make no levels"),
-        ((0.9999, 1.0), "make no levels"),
-        ("0.5,1", "a sequence of numbers"),
-        (1.0, "a sequence of numbers"),
-    ],
-)
-def test_scales_that_make_no_pyramid_are_refused_in_one_sentence(scales, message):
-    with pytest.raises(ValueError, match=message):
-        scale_ratios(scales)
-
-
-@pytest.mark.parametrize(
-    ("images", "options", "message"),
-    [
-        (level(1, 3, 4, 4), {"scales": (0.1, 1.0)}, r"4 x 4 is too small for scales \(0.1, 1\) .* 0 x 0 and 4 x 4"),
-        (level(1, 3, 16, 16), {"multiple": 16}, "too small for scales .* in steps of 16 pixels"),
-        (level(1, 3, 16, 16), {"interpolation": "nearest"}, "unknown interpolation 'nearest'"),
-        (level(3, 16, 16), {}, r"must be float \(B, C, H, W\); got torch.float32, shape \(3, 16, 16\)"),
-        (level(1, 3, 16, 16, dtype=torch.uint8), {}, "must be float"),
-    ],
-)
-def test_images_that_make_no_pyramid_are_refused_in_one_sentence(images, options, message):
-    with pytest.raises(ValueError, match=message):
-        Pyramid.from_images(images, **options)
+        call(argument)
