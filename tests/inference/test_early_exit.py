@@ -7,26 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from srnn_zoo import Pyramid, create_model
+from srnn_zoo import Pyramid
 from srnn_zoo.inference.early_exit import Anytime
-from srnn_zoo.inference.exits import Confidence, Deadline, Decision, Entropy, FixedLevel, Margin, Patience, exit_rule
+from srnn_zoo.inference.exits import Confidence, Deadline, Decision, Entropy, Margin, exit_rule
 from srnn_zoo.models.cost import level_gmacs
-from tests.models import harness
 from tests.models.harness import ANYTIME, in_sequence
 
+from .conftest import small_model
+
 SIZES = (16, 32, 64)
-
-
-def trained(variant="half_gru", **options):
-    """Answers change from level to level."""
-    return harness.trained(variant=variant, scales=(0.25, 0.5, 1.0), **options)
-
-
-@pytest.fixture(scope="module", params=ANYTIME)
-def model(request):
-    """Of every variant that can stop early. Do not change it."""
-    torch.manual_seed(0)
-    return trained(request.param)
 
 
 @pytest.fixture
@@ -47,16 +36,18 @@ def watch(model, monkeypatch, seconds=0.0):
     return read
 
 
+@pytest.mark.parametrize("variant", ANYTIME)
 @torch.no_grad()
-def test_where_nothing_or_all_stop_the_answers_are_the_models_bit_for_bit(model, images, monkeypatch):
+def test_where_nothing_or_all_stop_the_answers_are_the_models_bit_for_bit(variant, images, monkeypatch):
+    model = small_model(variant=variant)
     whole, first = model(images), next(model.steps(images)).logits
-    costs = [level_gmacs(model, (s, s)) for s in SIZES]
+    cost = sum(level_gmacs(model, (s, s)) for s in SIZES)
     read = watch(model, monkeypatch)
     for rule in ("confidence:1.1", "margin:2", "entropy:1.5", "level:2", "deadline:1e9"):
         logits, stopped_at, gmacs = Anytime(model, rule)(images)
         assert torch.equal(logits, whole)
         assert stopped_at.tolist() == [2] * 9
-        assert gmacs.tolist() == pytest.approx([sum(costs)] * 9)
+        assert gmacs.tolist() == pytest.approx([cost] * 9)
     for rule in ("confidence:0", "margin:0", "level:0", "deadline:1e-6"):
         read.clear()
         logits, stopped_at, _ = Anytime(model, rule)(images)
@@ -65,136 +56,103 @@ def test_where_nothing_or_all_stop_the_answers_are_the_models_bit_for_bit(model,
         assert torch.equal(logits, first)
 
 
-@pytest.mark.parametrize("given", ["images", "levels"])
+@pytest.mark.parametrize("variant", ANYTIME)
 @torch.no_grad()
-def test_an_image_that_stops_has_the_logits_of_a_pyramid_cut_there(given, model, images):
+def test_an_image_that_stops_has_the_logits_of_a_pyramid_cut_there(variant, images):
+    model = small_model(variant=variant)
     every = [step.logits for step in model.steps(images)]
     alone = [list(model.steps(image[None])) for image in images]
-    for rule_type in (Confidence, Margin, Entropy):
+    for rule_type, given in ((Confidence, images), (Margin, images), (Entropy, images), (Margin, model.levels(images))):
         scores = [rule_type(0).score(logits.softmax(1)) for logits in every]
         rule = rule_type([score.sort().values[4:6].mean().item() for score in scores[:2]])  # no image is on the edge
-        logits, stopped_at, _ = Anytime(model, rule)(images if given == "images" else model.levels(images))
-        assert len(set(stopped_at.tolist())) > 1
+        logits, stopped_at, _ = Anytime(model, rule)(given)
+        assert len(stopped_at.unique()) > 1
         for index, level in enumerate(stopped_at.tolist()):
             sure = [bool(scores[s][index] >= rule.threshold(s)) for s in range(2)]
             assert level == (sure.index(True) if True in sure else 2)
             assert torch.allclose(logits[index], alone[index][level].logits[0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_level_is_built_and_read_only_for_images_that_are_unsure(images, monkeypatch):
-    model = trained()
-    read = watch(model, monkeypatch)
-    _, levels, gmacs = Anytime(model, lambda decision: torch.arange(len(decision.logits)) % 3 == 0)(images)
+def test_a_level_is_built_and_read_only_for_images_that_are_unsure(net, images, monkeypatch):
+    read = watch(net, monkeypatch)
+    _, levels, gmacs = Anytime(net, lambda decision: torch.arange(len(decision.logits)) % 3 == 0)(images)
     assert [shape[0] for shape in read] == [9, 6, 4]
     assert levels.tolist() == [0, 1, 2, 0, 2, 1, 0, 2, 2]
-    costs = torch.tensor([level_gmacs(model, (s, s)) for s in SIZES], dtype=torch.float64).cumsum(0)
+    costs = torch.tensor([level_gmacs(net, (s, s)) for s in SIZES], dtype=torch.float64).cumsum(0)
     assert torch.equal(gmacs, costs[levels].float())
 
 
-def test_patience_waits_for_the_same_answer_twice(images):
-    model = trained()
+def test_patience_waits_for_the_same_answer_twice(net, images):
     with torch.no_grad():
-        answers = torch.stack([step.logits.argmax(1) for step in model.steps(images)])
-    _, levels, _ = Anytime(model, "patience:2")(images)
-    assert levels.tolist() == [1 if same else 2 for same in (answers[0] == answers[1]).tolist()]
+        first, second, _ = (step.logits.argmax(1) for step in net.steps(images))
+    assert Anytime(net, "patience:2")(images).stopped_at.tolist() == torch.where(first == second, 1, 2).tolist()
 
 
-def test_logits_that_are_no_numbers_are_never_sure(images):
-    model = trained()
-    images[3] = math.nan
-    images[5] = math.inf
+def test_logits_that_are_no_numbers_are_never_sure(net, images):
+    images[3], images[5] = math.nan, math.inf
     for rule in ("confidence:0", "margin:0", "entropy:0", "patience:2"):
-        _, levels, _ = Anytime(model, rule)(images)
+        _, levels, _ = Anytime(net, rule)(images)
         assert levels[3] == levels[5] == 2
-    with torch.no_grad():
-        model.fc.get_parameter("bias")[0] = math.inf
-    assert Anytime(model, "confidence:0")(images).stopped_at.tolist() == [2] * 9
+    net.fc.bias.data[0] = math.inf
+    assert Anytime(net, "confidence:0")(images).stopped_at.tolist() == [2] * 9
 
 
-def test_temperatures_and_thresholds_are_of_their_level(images):
-    model = trained()
-    cold = Anytime(model, Confidence((1.0, 0.0), temperatures=(1e-3, 1.0, 1.0)))(images).stopped_at
-    warm = Anytime(model, Confidence((0.9999, 0.0), temperatures=(1e3, 1.0, 1.0)))(images).stopped_at
+def test_temperatures_and_thresholds_are_of_their_level(net, images):
+    cold = Anytime(net, Confidence((1.0, 0.0), temperatures=(1e-3, 1.0, 1.0)))(images).stopped_at
+    warm = Anytime(net, Confidence((0.9999, 0.0), temperatures=(1e3, 1.0, 1.0)))(images).stopped_at
     assert warm.tolist() == [1] * 9
     assert cold.tolist().count(0) > 4
 
 
-@pytest.mark.parametrize("seconds", [0.0, 10.0])
-def test_a_deadline_stops_the_batch_before_a_level_that_would_end_too_late(seconds):
-    decision = Decision(0, torch.zeros(2, 3), torch.zeros(2, 1, dtype=torch.long), 1.0, 4.0, lambda: seconds)
-    for milliseconds, late in ((1000, seconds > 1), (50_001, False), (49_999, seconds > 1)):
-        assert Deadline(milliseconds)(decision) is late
-
-
-def test_a_deadline_is_kept(monkeypatch):
-    model = trained()
+def test_a_deadline_stops_the_batch_before_a_level_that_would_end_too_late(net, monkeypatch):
+    for seconds in (0.0, 10.0):
+        decision = Decision(0, torch.zeros(2, 3), torch.zeros(2, 1).long(), 1.0, 4.0, lambda seconds=seconds: seconds)
+        for milliseconds, late in ((1000, seconds > 1), (50_001, False), (49_999, seconds > 1)):
+            assert Deadline(milliseconds)(decision) is late
     images = torch.randn(2, 3, 128, 128)
-    Anytime(model, "level:0")(images)  # counts the GMACs, once
-    watch(model, monkeypatch, seconds=0.05)
+    Anytime(net, "level:0")(images)  # counts the GMACs, once
+    watch(net, monkeypatch, seconds=0.05)
     start = time.perf_counter()
-    _, levels, _ = Anytime(model, "deadline:100")(images)
-    assert levels.tolist() == [0, 0]  # the next level is four times as much
+    assert Anytime(net, "deadline:100")(images).stopped_at.tolist() == [0, 0]  # the next level is four times as much
     assert time.perf_counter() - start < 0.2
 
 
-def test_a_rule_comes_from_its_text():
-    for text, rule in (
-        ("confidence:0.9", Confidence(0.9)),
-        ("confidence:0.9,0.8", Confidence((0.9, 0.8))),
-        ("margin:0.5", Margin(0.5)),
-        ("entropy:0.8", Entropy(0.8)),
-        ("patience:3", Patience(3)),
-        ("level:1", FixedLevel(1)),
-        ("deadline:50", Deadline(50)),
-    ):
-        assert (type(exit_rule(text)), vars(exit_rule(text))) == (type(rule), vars(rule)), text
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("confidense:0.9", "unknown exit rule 'confidense'; did you mean 'confidence'"),
-        ("confidence", r"takes a number after a colon, such as confidence:0\.9"),
-        ("confidence:high", "takes a number after a colon"),
-        ("confidence:-1", "thresholds must be 0 or more"),
-        ("confidence:nan", "thresholds must be 0 or more"),
-        ("confidence:0.9,0.8,0.7", "3 levels need 2 thresholds, one for every level but the last, .* got 3"),
-        ("patience:1", "patience compares 2 levels or more; got 1"),
-        ("patience:2.7", "takes a whole number, such as patience:2; got '2.7'"),
-        ("level:0.5", "takes a whole number, such as level:0; got '0.5'"),
-        ("patience:2,3", "takes one number, such as patience:2; got '2,3'"),
-        ("level:-1", "levels count from 0"),
-        ("deadline:0", "a deadline is a positive number of milliseconds; got 0"),
-    ],
-)
-def test_a_rule_that_makes_no_sense_is_refused(text, message):
-    with pytest.raises(ValueError, match=message):
-        Anytime(trained(), text)
-
-
-def test_models_and_batches_that_cannot_stop_early_are_refused(images):
-    for model, rule, message in (
-        (trained("concat"), "confidence:0.9", "variant 'concat' answers after the last level only"),
-        (create_model("srnn_test_resnet", num_classes=0), "confidence:0.9", "has no classifier"),
-        (trained(), None, "was never calibrated: give exit="),
+def test_models_and_batches_that_cannot_stop_early_are_refused(net, images):
+    for options, rule, message in (
+        ({"variant": "concat"}, "confidence:0.9", "variant 'concat' answers after the last level only"),
+        ({"num_classes": 0}, "confidence:0.9", "has no classifier"),
+        ({}, None, "was never calibrated: give exit="),
     ):
         with pytest.raises(ValueError, match=message):
-            Anytime(model, rule)
-    fast = Anytime(trained(), Confidence((0.9, 0.9)))
+            Anytime(small_model(**options), rule)
+    fast = Anytime(net, "confidence:0.9,0.9")
+    four, two = ([[torch.randn(3, 16 * 2**s, 16 * 2**s) for s in range(n)] for n in (most, 1)] for most in (4, 2))
     for batch, message in (
         ([images[:, :, ::2, ::2], images], "2 levels need 1 thresholds"),
+        (Pyramid.pack(four), r"4 levels need 3 thresholds, .* got 2"),
         (images[:0], "a batch needs at least one image; got none"),
         (images[0], r"must be \(B, C, H, W\)"),
     ):
         with pytest.raises(ValueError, match=message):
             fast(batch)
+    assert fast(Pyramid.pack(two)).stopped_at.tolist()[1] == 0  # of mixed heights there may be more thresholds
     with pytest.raises(ValueError, match=r"in training mode; call model\.eval\(\) first"):
         fast.train()(images)
 
 
-def test_it_is_a_module_that_moves_and_saves_with_its_model(tmp_path):
-    fast = Anytime(trained(), "confidence:0.9")
-    assert next(fast.half().parameters()).dtype == torch.float16
+def test_a_rule_of_ones_own_that_answers_no_question_is_refused(net, images):
+    for answer, found in (
+        (torch.ones(1, dtype=torch.bool), r"torch.bool \(1,\)"),
+        (torch.rand(9), r"torch.float32 \(9,\)"),
+        ([True] * 9, "list"),
+        (None, "NoneType"),
+    ):
+        with pytest.raises(TypeError, match=rf"one bool, or a bool tensor \(9,\) for 9 images; got {found}"):
+            Anytime(net, lambda decision, answer=answer: answer)(images)
+
+
+def test_it_is_a_module_that_is_saved_with_its_model(net, tmp_path):
+    fast = Anytime(net, "confidence:0.9")
     assert "exit=Confidence(0.9)" in repr(fast)
     torch.save(fast, tmp_path / "fast.pt")
     assert torch.load(tmp_path / "fast.pt", weights_only=False).exit.thresholds == 0.9
@@ -203,15 +161,15 @@ def test_it_is_a_module_that_moves_and_saves_with_its_model(tmp_path):
 def mixed_images():
     """Images of heights 1 to 3 and of two shapes, square and wide."""
     images = ((2, 16), (3, 16), (1, 24), (3, 24), (3, 16), (2, 24), (1, 16), (3, 24), (2, 16))
-    return [[torch.randn(3, 16 * 2**s, width * 2**s) for s in range(height)] for height, width in images]
+    return [[torch.randn(3, 16 * 2**s, width * 2**s).double() for s in range(height)] for height, width in images]
 
 
 @pytest.mark.parametrize("lazy", [False, True], ids=["built", "in sequence"])
 @pytest.mark.parametrize("variant", ANYTIME)
 @torch.no_grad()
 def test_images_of_mixed_heights_stop_as_they_would_alone(variant, lazy):
-    model = trained(variant, exits="separate", norm="per_level").double()
-    images = [[level.double() for level in levels] for levels in mixed_images()]
+    model = small_model(variant=variant, exits="separate", norm="per_level").double()
+    images = mixed_images()
     pyramid = Pyramid.pack(in_sequence(images) if lazy else images)
     whole = Anytime(model, "confidence:1.1")(pyramid)
     assert torch.allclose(whole.logits, model(pyramid), atol=1e-10)
@@ -229,22 +187,21 @@ def test_images_of_mixed_heights_stop_as_they_would_alone(variant, lazy):
             assert gmacs[index] == pytest.approx(expected.gmacs[0].item())
 
 
-def test_of_mixed_heights_only_what_is_unsure_and_has_the_level_is_built_and_read():
-    model = trained()
+def test_of_mixed_heights_only_what_is_unsure_and_has_the_level_is_built_and_read(net):
     built, seen = [], []
 
     def rule(decision):
         seen.append(decision)
         return torch.arange(len(decision.logits)) % 2 == 0
 
-    _, levels, gmacs = Anytime(model, rule)(Pyramid.pack(in_sequence(mixed_images(), built)))
+    _, levels, gmacs = Anytime(net.double(), rule)(Pyramid.pack(in_sequence(mixed_images(), built)))
     assert levels.tolist() == [0, 0, 0, 0, 1, 0, 0, 2, 1]  # a rule sees the tallest images first
     assert [(d.level, len(d.logits), d.answers.shape[1]) for d in seen] == [(0, 7, 1), (1, 2, 2)]
     assert len(built) == 9 + 3 + 1
-    assert seen[1].gmacs + level_gmacs(model, (64, 96)) == pytest.approx(gmacs.sum().item(), rel=1e-5)
+    assert seen[1].gmacs + level_gmacs(net, (64, 96)) == pytest.approx(gmacs.sum().item(), rel=1e-5)
 
 
-def test_the_host_waits_for_the_device_once_a_level(images, monkeypatch):
+def test_the_host_waits_for_the_device_once_a_level(net, images, monkeypatch):
     waits = []
 
     def noted(name, original):
@@ -252,32 +209,10 @@ def test_the_host_waits_for_the_device_once_a_level(images, monkeypatch):
 
     for name in ("tolist", "item", "nonzero", "__bool__", "__int__", "__float__", "cpu", "numpy"):
         monkeypatch.setattr(Tensor, name, noted(name, getattr(Tensor, name)))
-    model = trained()
-    for x in (images, Pyramid.pack(mixed_images())):
-        Anytime(model, "level:9")(x)  # counts the GMACs, once
+    net.double()
+    for x in (images.double(), Pyramid.pack(mixed_images())):
+        Anytime(net, "level:9")(x)  # counts the GMACs, once
         for rule, expected in (("confidence:0.7", ["tolist", "tolist"]), ("level:1", [])):
             waits.clear()
-            Anytime(model, rule)(x)
+            Anytime(net, rule)(x)
             assert waits == expected
-
-
-def test_mixed_heights_need_thresholds_for_their_levels():
-    fast = Anytime(trained(), "confidence:0.9,0.8")
-    four, two = ([[torch.randn(3, 16 * 2**s, 16 * 2**s) for s in range(n)] for n in (most, 1)] for most in (4, 2))
-    with pytest.raises(ValueError, match=r"4 levels need 3 thresholds, .* got 2"):
-        fast(Pyramid.pack(four))
-    assert fast(Pyramid.pack(two)).stopped_at.tolist()[1] == 0
-
-
-@pytest.mark.parametrize(
-    ("answer", "found"),
-    [
-        (torch.ones(1, dtype=torch.bool), r"torch.bool \(1,\)"),
-        (torch.rand(9), r"torch.float32 \(9,\)"),
-        ([True] * 9, "list"),
-        (None, "NoneType"),
-    ],
-)
-def test_a_rule_of_ones_own_that_answers_no_question_is_refused(answer, found, images):
-    with pytest.raises(TypeError, match=rf"one bool, or a bool tensor \(9,\) for 9 images; got {found}"):
-        Anytime(trained(), lambda decision: answer)(images)

@@ -3,13 +3,9 @@
 import pytest
 import torch
 
-from srnn_zoo import Anytime, budget_rule, calibrate, create_model, list_exits, register_exit
+from srnn_zoo import Anytime, budget_rule, calibrate, list_exits, register_exit
 from srnn_zoo.inference import exits
 from srnn_zoo.inference.exits import ScoreRule, exit_rule, score_rule
-
-from .synthetic_answers import synthetic_answers
-
-BUILT_IN = ["confidence", "margin", "entropy", "patience", "level", "deadline"]
 
 
 @pytest.fixture(autouse=True)
@@ -28,27 +24,46 @@ def first():
     return First
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("confidense:0.9", "unknown exit rule 'confidense'; did you mean 'confidence'"),
+        ("confidence", r"takes a number after a colon, such as confidence:0\.9"),
+        ("confidence:-1", "thresholds must be 0 or more"),
+        ("confidence:nan", "thresholds must be 0 or more"),
+        ("confidence:0.9,0.8,0.7", "3 levels need 2 thresholds, one for every level but the last, .* got 3"),
+        ("patience:1", "patience compares 2 levels or more; got 1"),
+        ("patience:2.7", "takes a whole number, such as patience:2; got '2.7'"),
+        ("patience:2,3", "takes one number, such as patience:2; got '2,3'"),
+        ("level:-1", "levels count from 0"),
+        ("deadline:0", "a deadline is a positive number of milliseconds; got 0"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused(text, message, net):
+    with pytest.raises(ValueError, match=message):
+        Anytime(net, text)
+
+
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
-def test_a_rule_of_ones_own_is_used_wherever_the_others_are():
+def test_a_rule_of_ones_own_is_used_wherever_the_others_are(net, answers):
     First = first()
-    assert list_exits() == [*BUILT_IN, "first"]
+    assert list_exits() == ["confidence", "margin", "entropy", "patience", "level", "deadline", "first"]
     assert list_exits(scored=True) == ["confidence", "margin", "entropy", "first"]
-    net = create_model("srnn_test_resnet", scales=(0.25, 0.5, 1.0), num_classes=10, img_size=64).eval()
     images = torch.randn(6, 3, 64, 64)
     with torch.no_grad():
         sure = next(iter(net.steps(images))).logits.softmax(1)[:, 0]
     fast = Anytime(net, f"first:{sure.median().item()},2")
     assert type(fast.exit) is First
     assert ((fast(images)[1] == 0) == (sure >= sure.median())).all()
-    calibrated = calibrate(net, synthetic_answers(), budget_gmacs=4.0, rule="first").exit
+    calibrated = calibrate(net, answers, budget_gmacs=4.0, rule="first").exit
     assert type(calibrated) is First
     assert calibrated.name == net.metadata["exit"]["rule"] == "first"
     assert vars(Anytime(net).exit) == vars(calibrated)
     assert type(budget_rule(net, 1e3)) is First
     del exits._EXITS["first"]
-    for use in (lambda: Anytime(net), lambda: budget_rule(net, 1e3)):
+    for use in (Anytime, lambda net: budget_rule(net, 1e3)):
         with pytest.raises(ValueError, match=f"rule 'first' of module {__name__}: import it first"):
-            use()
+            use(net)
 
 
 def test_a_rule_without_a_score_takes_one_number_whole_where_its_example_is():
@@ -57,15 +72,8 @@ def test_a_rule_without_a_score_takes_one_number_whole_where_its_example_is():
         def __init__(self, count):
             self.count = count
 
-        def __call__(self, decision):
-            return decision.level >= self.count
-
-    rule = exit_rule("third:2")
-    assert (type(rule), rule.count, type(rule.count)) == (Third, 2, int)
-    with pytest.raises(ValueError, match=r"third takes a whole number, such as third:3; got '2\.5'"):
-        exit_rule("third:2.5")
-    with pytest.raises(ValueError, match="third takes one number, such as third:3; got '1,2'"):
-        exit_rule("third:1,2")
+    assert type(exit_rule("third:2")) is Third
+    assert type(exit_rule("third:2").count) is int
     with pytest.raises(ValueError, match="unknown rule 'third'; choose one of confidence, entropy, margin"):
         score_rule("third")
 
