@@ -6,9 +6,9 @@ import random
 import struct
 import sys
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -97,8 +97,7 @@ def test_every_kind_of_image_becomes_rgb_with_a_note_of_what_was_done(kind, tmp_
     image, notes = open_image(path)
     assert image.mode == "RGB"
     assert notes == ((note,) if note else ())
-    tolerance = 12 if "JPEG" in kind else 2
-    assert np.abs(values(image) - expected).max() <= tolerance
+    assert np.abs(values(image) - expected).max() <= (12 if "JPEG" in kind else 2)
 
 
 RAMP = np.linspace(0, 65535, 24 * 32).reshape(24, 32)
@@ -117,52 +116,27 @@ DEEP = {
 
 
 @pytest.mark.parametrize("kind", DEEP)
-def test_deep_images_are_scaled_to_8_bits_and_not_clipped(kind, tmp_path):
+def test_deep_images_are_scaled_to_8_bits_and_not_clipped(kind):
     numbers, suffix, black, white, name = DEEP[kind]
-    path = tmp_path / "deep"
-    path.write_bytes(encoded(Image.fromarray(numbers), suffix))
-    image, notes = open_image(path)
+    image, notes = open_image(io.BytesIO(encoded(Image.fromarray(numbers), suffix)))
     found = values(image)
     assert np.abs(found - thrice((numbers - black) / (white - black) * 255)).max() <= 1
     assert (np.diff(found[..., 0].ravel()) >= 0).all()
     assert notes == (f"{name}, scaled to 8 bits",)
 
 
-# EXIF orientation: how an upright image is stored
-STORED = {
-    1: lambda upright: upright,
-    2: np.fliplr,
-    3: lambda upright: np.rot90(upright, 2),
-    4: np.flipud,
-    5: lambda upright: np.swapaxes(upright, 0, 1),
-    6: lambda upright: np.rot90(upright, 1),
-    7: lambda upright: np.rot90(np.swapaxes(upright, 0, 1), 2),
-    8: lambda upright: np.rot90(upright, -1),
-}
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+TURNED[0x011A] = TiffImagePlugin.IFDRational(72)
 
 
-@pytest.mark.parametrize("suffix", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", STORED)
-def test_images_are_turned_upright_as_exif_says(orientation, suffix, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](COLOURS)))
-    options = {"lossless": True} if suffix == "WEBP" else {"quality": 98} if suffix == "JPEG" else {}
-    path = tmp_path / f"photo.{suffix}"
-    path.write_bytes(encoded(stored, suffix, exif=exif, **options))
-    image, notes = open_image(path)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_images_are_turned_upright_as_exif_says(kind):
+    stored = PHOTO.transpose(Image.Transpose.ROTATE_90)
+    image, notes = open_image(io.BytesIO(encoded(stored, kind, exif=TURNED, lossless=True)))
     assert image.size == PHOTO.size
     assert np.abs(values(image) - COLOURS).max() <= 12
     assert notes == ()
-
-
-def png_header(width, height):
-    """A PNG that claims a size and has no pixels."""
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0"))]
-    packed = [
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 def blank(width, height):
@@ -173,11 +147,13 @@ def float_tiff(odd_value):
     return encoded(Image.fromarray(np.where(ROWS + COLUMNS == 3, odd_value, 0.5).astype(np.float32)), "TIFF")
 
 
-def unknown_dds():
-    data = bytearray(encoded(PHOTO, "DDS"))
-    data[80:84] = struct.pack("<I", 512)  # pixel format flags; Pillow's reader raises NotImplementedError
-    return bytes(data)
+def overwritten(kind, start, new):
+    content = encoded(PHOTO, kind)
+    return content[:start] + new + content[start + len(new) :]
 
+
+BOMB = overwritten("BMP", 18, struct.pack("<ii", 60000, 60000))  # claims a size, and has no such pixels
+UNKNOWN_DDS = overwritten("DDS", 80, struct.pack("<I", 512))  # Pillow's reader raises NotImplementedError
 
 BAD = {
     "half.jpg": (encoded(PHOTO.resize((200, 200)), "JPEG")[:-900], "truncated or damaged (image file is truncated"),
@@ -185,14 +161,14 @@ BAD = {
     "header.jpg": (encoded(PHOTO, "JPEG")[:20], "not an image that Pillow can read"),
     "empty.jpg": (b"", "an empty file"),
     "text.jpg": (b"this is no image\n" * 50, "not an image that Pillow can read"),
-    "bomb.png": (png_header(60000, 60000), "refused as a decompression bomb (Image size (3600000000 pixels)"),
+    "bomb.bmp": (BOMB, "refused as a decompression bomb (Image size (3600000000 pixels)"),
     "line.png": (blank(100, 1), "100 x 1 pixels; an image needs at least 8 on each side"),
     "column.png": (blank(7, 100), "7 x 100 pixels; an image needs at least 8 on each side"),
     "dot.png": (blank(1, 1), "1 x 1 pixels; an image needs at least 8 on each side"),
     "ribbon.png": (blank(401, 8), "401 x 8 pixels; one side is over 50 times the other"),
     "nan.tif": (float_tiff(np.nan), "has values that are not finite"),
     "infinite.tif": (float_tiff(-np.inf), "has values that are not finite"),
-    "unknown.dds": (unknown_dds(), "truncated or damaged (Unknown pixel format flags 512)"),
+    "unknown.dds": (UNKNOWN_DDS, "truncated or damaged (Unknown pixel format flags 512)"),
 }
 
 
@@ -236,34 +212,27 @@ def test_what_the_file_system_refuses_is_said_in_one_line(tmp_path):
         (struct.error("unpack"), "truncated or damaged (unpack)"),
     ],
 )
-def test_whatever_a_decoder_raises_the_image_is_refused_in_one_line(error, reason, tmp_path, monkeypatch):
-    def fail(*_):
-        raise error
-
-    monkeypatch.setattr(Image, "open", fail)
-    assert reason_against(tmp_path / "image.png") == reason
+def test_whatever_a_decoder_raises_the_image_is_refused_in_one_line(error, reason, monkeypatch):
+    monkeypatch.setattr(Image, "open", Mock(side_effect=error))
+    assert reason_against("image.png") == reason
 
 
-def test_an_interruption_does_not_count_as_a_damaged_image(tmp_path, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Image, "open", interrupt)
+def test_an_interruption_does_not_count_as_a_damaged_image(monkeypatch):
+    monkeypatch.setattr(Image, "open", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        open_image(tmp_path / "image.png")
+        open_image("image.png")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF"])
+@pytest.mark.filterwarnings("error")
 def test_pillow_warns_of_nothing_below_what_is_refused(kind, tmp_path, monkeypatch):
     path = tmp_path / "big"
     path.write_bytes(encoded(PHOTO, kind))
-    pixels = PHOTO.width * PHOTO.height
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels // 2)
-        assert open_image(path).image.size == PHOTO.size
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels // 2 - 1)
-        assert reason_against(path).startswith("refused as a decompression bomb")
+    half = PHOTO.width * PHOTO.height // 2
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", half)
+    assert open_image(path).image.size == PHOTO.size
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", half - 1)
+    assert reason_against(path).startswith("refused as a decompression bomb")
 
 
 def test_reading_in_threads_leaves_the_warning_filters_as_they_were(tmp_path):
@@ -279,67 +248,51 @@ def test_reading_in_threads_leaves_the_warning_filters_as_they_were(tmp_path):
         sys.setswitchinterval(interval)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DDS", "BLP", "AVIF"])
+@pytest.mark.parametrize("kind", "JPEG PNG GIF WEBP TIFF BMP DDS BLP AVIF".split())
+@pytest.mark.filterwarnings("ignore")
 def test_no_damage_raises_anything_but_an_image_error(kind, tmp_path):
     if kind == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow reads no AVIF")
-    options = {"exif": TIFF_TAGS} if kind in ("JPEG", "PNG", "WEBP", "AVIF") else {}
+    options = {"exif": TURNED} if kind in ("JPEG", "PNG", "WEBP", "AVIF") else {}
     original = encoded(PALETTE if kind == "BLP" else PHOTO, kind, **options)
     chance = random.Random(kind)
-    refusals = []
+    refusals = 0
     path = tmp_path / f"damaged.{kind}"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for _ in range(150):
-            path.write_bytes(damaged(original, chance))
-            try:
-                assert open_image(path).image.mode == "RGB"
-            except ImageError as error:
-                refusals.append(str(error))
-    assert len(refusals) > 15  # the damage is real
-    assert all(line.startswith(f"{path}: ") and len(line.splitlines()) == 1 for line in refusals)
-
-
-TIFF_TAGS = Image.Exif()
-TIFF_TAGS[0x0112] = 6
-TIFF_TAGS[0x011A] = TiffImagePlugin.IFDRational(72)
+    for _ in range(150):
+        path.write_bytes(damaged(original, chance))
+        opened = open_or_skip(path)
+        if isinstance(opened, Skipped):
+            refusals += 1
+            assert opened.reason.startswith(f"{path}: ")
+            assert len(opened.reason.splitlines()) == 1
+    assert refusals > 15  # the damage is real
 
 
 def damaged(content, chance):
     """Cut off, cut out or overwritten, the header more often than the rest."""
     data = bytearray(content)
-    start = chance.randrange(len(data))
-    match chance.randrange(4):
-        case 0:
-            del data[start:]
-        case 1:
-            del data[start : start + chance.randrange(1, 40)]
-        case _:
-            for _ in range(chance.choice([1, 2, 8])):
-                position = chance.randrange(min(len(data), chance.choice([200, len(data)])))
-                data[position] = chance.choice([0, 1, 128, 255, chance.randrange(256)])
+    start, way = chance.randrange(len(data)), chance.randrange(4)
+    if way < 2:
+        del data[start : start + chance.randrange(1, 40) if way else None]
+        return bytes(data)
+    for _ in range(chance.choice([1, 2, 8])):
+        position = chance.randrange(min(len(data), chance.choice([200, len(data)])))
+        data[position] = chance.choice([0, 1, 128, 255, chance.randrange(256)])
     return bytes(data)
 
 
 def test_folders_give_their_images_sorted_and_named_files_stay_as_they_are(tmp_path):
+    folder = tmp_path / "folder"
     images = ["a.JPG", "b.png", "photos.old/c.jpeg", "photos.old/deep/d.tif", "z.webp"]
     others = ["notes.txt", "report.pdf", "film.mpg", "data.h5", ".DS_Store", "._a.jpg", ".thumbnails/a.png", "Makefile"]
-    for name in images + others:
-        path = tmp_path / "folder" / name
+    for path in (folder / name for name in images + others):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    (tmp_path / "folder" / "looks like.png").mkdir()
-    inside = [tmp_path / "folder" / name for name in images]
-    assert find_images([tmp_path / "folder"]) == inside
-    assert find_images([str(tmp_path / "folder"), tmp_path / "folder"]) == inside + inside
+    (folder / "looks like.png").mkdir()
+    inside = [folder / name for name in images]
+    assert find_images([str(folder), folder]) == inside + inside
     named = ["z.png", "missing.jpg", "notes.txt", f"{'long' * 100}.png"]  # open_image says what is wrong with them
-    assert find_images([*named, tmp_path / "folder"]) == [*map(Path, named), *inside]
-
-
-def test_a_folder_without_images_is_an_error_and_a_hidden_one_that_is_named_is_read(tmp_path):
-    (tmp_path / ".hidden").mkdir()
-    (tmp_path / ".hidden" / "a.png").touch()
-    (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(ImageError, match=f"^{tmp_path}: no images in this folder$"):
-        find_images([tmp_path])
-    assert find_images([tmp_path / ".hidden"]) == [tmp_path / ".hidden" / "a.png"]
+    assert find_images([*named, folder]) == [*map(Path, named), *inside]
+    assert find_images([folder / ".thumbnails"]) == [folder / ".thumbnails" / "a.png"]
+    with pytest.raises(ImageError, match=r"looks like\.png: no images in this folder$"):
+        find_images([folder / "looks like.png"])

@@ -9,12 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-import srnn_zoo
+from srnn_zoo import create_transform
 from srnn_zoo.datasets.images import ImageError, open_image
-from srnn_zoo.datasets.readers import LabelledFiles, open_labelled, target_indices
+from srnn_zoo.datasets.readers import open_labelled, target_indices
 from srnn_zoo.datasets.shards import index_shards
 from srnn_zoo.datasets.splits import ImageSplit, open_data
 from srnn_zoo.transforms.presets import image_transform
@@ -35,19 +34,17 @@ def test_grocery_has_81_classes_of_which_val_shows_60(grocery):
     data = open_data(grocery)
     assert (len(data.train), len(data.val), len(data.train.classes)) == (2640, 296, 81)
     assert data.val.classes == data.train.classes
-    assert data.val.samples is not None
     assert all(data.train.classes[target] == path.parent.name for path, target in data.val.samples)
     assert len({target for _, target in data.val.samples}) == 60
     named = SimpleNamespace(num_classes=81, pretrained_cfg={"label_names": data.train.classes})
     images = open_labelled(grocery / "val")
-    assert isinstance(images, LabelledFiles)
     indices = target_indices(named, images)
     assert [indices[target] for _, target in images.dataset] == [target for _, target in data.val.samples]
 
 
 def test_a_validation_class_that_training_never_sees_is_named(class_folders):
     with pytest.raises(ValueError, match="list does not name its classes; they must travel with the model"):
-        ImageSplit(open_labelled([(Image.new("RGB", (20, 20)), 0)]))  # pyright: ignore
+        ImageSplit(open_labelled([(Image.new("RGB", (20, 20)), 0)]))
     shutil.copytree(class_folders / "val" / "red", class_folders / "val" / "pink")
     with pytest.raises(ValueError, match=r"val has classes that are not among the 3 of the training split: 'pink'"):
         open_data(class_folders)
@@ -80,26 +77,21 @@ def test_folders_that_are_no_data_to_train_on_are_refused_in_one_sentence(class_
 
 def test_tar_files_are_read_by_timm_with_the_same_classes(class_folders, tmp_path):
     shutil.rmtree(class_folders / "val" / "blue")
-    (class_folders / "val" / "red" / "0.png").write_bytes(b"no image")
     for split in ("train", "val"):
         with tarfile.open(tmp_path / f"{split}.tar", "w") as archive:
             archive.add(class_folders / split, arcname=".")
     data = open_data(tmp_path / "train.tar", val=tmp_path / "val.tar")
-    assert data.val.classes == CLASSES
-    assert (len(data.train), len(data.val), data.name) == (24, 6, "train")
-    assert [data.val[index][1] for index in (0, 1, 2, 4, 5)] == [1, 1, 1, 2, 2]
-    with pytest.raises(ImageError, match=r"red/0\.png: not an image"):
-        data.val[3]
+    assert (len(data.train), len(data.val), data.val.classes, data.name) == (24, 6, CLASSES, "train")
+    assert [target for _, target in data.val] == [1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("reader", ["torch", "hfds"])
 def test_torchvisions_and_hugging_faces_data_sets_are_read_by_their_names(reader, class_folders, tmp_path, monkeypatch):
+    name, files = "torch/image_folder", class_folders
     if reader == "hfds":
         pytest.importorskip("datasets")
         monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
         name, files = f"hfds/{class_folders}", tmp_path / "cache"
-    else:
-        name, files = "torch/image_folder", class_folders
     data = open_data(name, data_dir=files)
     assert (len(data.train), len(data.val), data.name) == (24, 9, name)
     assert data.train.classes == data.val.classes == CLASSES
@@ -174,7 +166,6 @@ def test_shards_that_are_damaged_are_refused_and_images_skipped(shards):
 def test_only_the_largest_level_travels_and_it_is_the_one_of_the_levels_transform(model):
     image = to_pil_image(torch.randint(0, 256, (3, 200, 300), dtype=torch.uint8))
     tensor = image_transform(model)(image)
-    assert isinstance(tensor, Tensor)
     assert tensor.shape == (3, *model.level_sizes()[-1])
-    assert torch.equal(tensor, srnn_zoo.create_transform(model, sizes=[tensor.shape[-1]])(image)[0])
-    torch.testing.assert_close(tensor, srnn_zoo.create_transform(model)(image)[-1])
+    assert torch.equal(tensor, create_transform(model, sizes=[tensor.shape[-1]])(image)[0])
+    torch.testing.assert_close(tensor, create_transform(model)(image)[-1])
