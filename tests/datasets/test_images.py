@@ -48,19 +48,19 @@ def with_alpha(image, alpha):
 
 
 def reason_against(path):
-    """What `open_image` says after the path, in one line."""
-    with pytest.raises(ImageError) as caught:
-        open_image(path)
-    message = str(caught.value)
-    assert message.startswith(f"{os.fspath(path)}: ")
-    assert len(message.splitlines()) == 1
-    return message.removeprefix(f"{os.fspath(path)}: ")
+    """What is said after the path, in one line."""
+    name, _, reason = open_or_skip(path).reason.partition(": ")
+    assert name == os.fspath(path)
+    assert len(reason.splitlines()) == 1
+    return reason
 
 
 SEE_THROUGH = PALETTE.getpixel((0, 0))
 PALETTE_ON_WHITE = np.where(np.asarray(PALETTE)[..., None] == SEE_THROUGH, 255.0, values(PALETTE.convert("RGB")))
 BITS = (GREYS > 100).astype(np.uint8) * 255
 BLACK_AND_WHITE = Image.fromarray(BITS).convert("1")
+FRAMES = encoded(PALETTE, "GIF", save_all=True, append_images=[PALETTE.rotate(180), PALETTE.rotate(90)])
+PAGES = encoded(PHOTO, "TIFF", save_all=True, append_images=[PHOTO.rotate(180)])
 WHITE = "transparent, shown on white"
 
 KINDS = {
@@ -76,16 +76,8 @@ KINDS = {
     "LA": (encoded(with_alpha(GREY, ALPHA), "PNG"), thrice(GREYS * (ALPHA / 255) + 255.0 - ALPHA), WHITE),
     "LA, opaque": (encoded(with_alpha(GREY, 255), "PNG"), thrice(GREYS), ""),
     "CMYK JPEG": (encoded(PHOTO.convert("CMYK"), "JPEG", quality=98), values(PHOTO), "CMYK, converted to RGB"),
-    "animation": (
-        encoded(PALETTE, "GIF", save_all=True, append_images=[PALETTE.rotate(180), PALETTE.rotate(90)]),
-        values(PALETTE.convert("RGB")),
-        "the first of 3 frames",
-    ),
-    "pages": (
-        encoded(PHOTO, "TIFF", save_all=True, append_images=[PHOTO.rotate(180)]),
-        values(PHOTO),
-        "the first of 2 frames",
-    ),
+    "animation": (FRAMES, values(PALETTE.convert("RGB")), "the first of 3 frames"),
+    "pages": (PAGES, values(PHOTO), "the first of 2 frames"),
 }
 
 
@@ -184,10 +176,9 @@ def test_a_file_that_is_no_usable_image_is_refused_in_one_line(name, tmp_path):
         assert open_or_skip(io.BytesIO(content)) == Skipped("an image", f"an image: {reason_against(path)}")
 
 
-def test_the_smallest_and_the_longest_images_allowed_are_read(tmp_path):
+def test_the_smallest_and_the_longest_images_allowed_are_read():
     for size in [(8, 8), (8, 400), (400, 8)]:
-        (tmp_path / "image.png").write_bytes(blank(*size))
-        assert open_image(tmp_path / "image.png").image.size == size
+        assert open_image(io.BytesIO(blank(*size))).image.size == size
 
 
 def test_what_the_file_system_refuses_is_said_in_one_line(tmp_path):
@@ -207,9 +198,6 @@ def test_what_the_file_system_refuses_is_said_in_one_line(tmp_path):
         (OSError(5, "Input/output error"), "Input/output error"),
         (RuntimeError("first line\nsecond line"), "truncated or damaged (first line second line)"),
         (EOFError(), "truncated or damaged (EOFError)"),
-        (MemoryError(), "truncated or damaged (MemoryError)"),
-        (ZeroDivisionError("division by zero"), "truncated or damaged (division by zero)"),
-        (struct.error("unpack"), "truncated or damaged (unpack)"),
     ],
 )
 def test_whatever_a_decoder_raises_the_image_is_refused_in_one_line(error, reason, monkeypatch):

@@ -21,12 +21,26 @@ from srnn_zoo.transforms.presets import image_transform
 CLASSES = ["blue", "green", "red"]
 
 
-def test_classes_are_those_of_the_training_split(class_folders):
+@pytest.mark.parametrize("reader", ["folder", "tar", "torch", "hfds"])
+def test_classes_are_those_of_the_training_split_whatever_reads_it(reader, class_folders, tmp_path, monkeypatch):
     shutil.rmtree(class_folders / "val" / "blue")
-    data = open_data(class_folders)
+    for split in ("train", "val"):
+        with tarfile.open(tmp_path / f"{split}.tar", "w") as archive:
+            archive.add(class_folders / split, arcname=".")
+    if reader == "hfds":
+        pytest.importorskip("datasets")
+        monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    source, options, name = {
+        "folder": (class_folders, {}, "images"),
+        "tar": (tmp_path / "train.tar", {"val": tmp_path / "val.tar"}, "train"),
+        "torch": ("torch/image_folder", {"data_dir": class_folders}, "torch/image_folder"),
+        "hfds": (f"hfds/{class_folders}", {"data_dir": tmp_path / "cache"}, f"hfds/{class_folders}"),
+    }[reader]
+    data = open_data(source, **options)
+    assert (len(data.train), len(data.val), data.name) == (24, 6, name)
     assert data.train.classes == data.val.classes == CLASSES
-    assert {data.val[index][1] for index in range(len(data.val))} == {1, 2}
-    assert (len(data.train), len(data.val), data.name) == (24, 6, "images")
+    assert [target for _, target in data.val] == [1, 1, 1, 2, 2, 2]
+    assert data.val[3][0].mode == "RGB"
 
 
 @pytest.mark.data
@@ -73,30 +87,6 @@ def test_folders_that_are_no_data_to_train_on_are_refused_in_one_sentence(class_
         shutil.rmtree(class_folders / "train" / name)
     with pytest.raises(ValueError, match="has one class only, 'red'; training needs two at least"):
         open_data(class_folders)
-
-
-def test_tar_files_are_read_by_timm_with_the_same_classes(class_folders, tmp_path):
-    shutil.rmtree(class_folders / "val" / "blue")
-    for split in ("train", "val"):
-        with tarfile.open(tmp_path / f"{split}.tar", "w") as archive:
-            archive.add(class_folders / split, arcname=".")
-    data = open_data(tmp_path / "train.tar", val=tmp_path / "val.tar")
-    assert (len(data.train), len(data.val), data.val.classes, data.name) == (24, 6, CLASSES, "train")
-    assert [target for _, target in data.val] == [1, 1, 1, 2, 2, 2]
-
-
-@pytest.mark.parametrize("reader", ["torch", "hfds"])
-def test_torchvisions_and_hugging_faces_data_sets_are_read_by_their_names(reader, class_folders, tmp_path, monkeypatch):
-    name, files = "torch/image_folder", class_folders
-    if reader == "hfds":
-        pytest.importorskip("datasets")
-        monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-        name, files = f"hfds/{class_folders}", tmp_path / "cache"
-    data = open_data(name, data_dir=files)
-    assert (len(data.train), len(data.val), data.name) == (24, 9, name)
-    assert data.train.classes == data.val.classes == CLASSES
-    image, target = data.val[3]
-    assert (image.mode, target) == ("RGB", 1)
 
 
 def write_tar(path, files):
