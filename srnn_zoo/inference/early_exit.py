@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.models.recurrence import check_every_exit, scan
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.transforms.packed import PackedPyramid
-from srnn_zoo.transforms.pyramid import Levels
 
 from .exits import Decision, ExitRule, ScoreRule, exit_rule, stored_rule
 
@@ -59,7 +57,6 @@ class Anytime(nn.Module):
         if isinstance(self.exit, ScoreRule):
             self.exit.check(len(model.scales))
 
-    @torch.no_grad()
     def forward(self, x: Tensor | Sequence[Tensor] | PackedPyramid) -> AnytimeOutput:
         """Classify images; arguments as for the model: the largest level `(B, C, H, W)`, the levels, or a `Pyramid`.
 
@@ -70,35 +67,52 @@ class Anytime(nn.Module):
             ValueError: for an empty batch, a model in training mode, and as the model does.
             TypeError: for a rule that returns neither a bool nor a bool tensor `(N,)`.
         """
-        if self.model.training:  # batch norm would make an image's answer depend on which others are still unsure
-            raise ValueError("the model is in training mode; call model.eval() first")
-        batch = self.model.lazy_levels(x)
-        if batch.batch_size == 0:
-            raise ValueError("a batch needs at least one image; got none")
-        if isinstance(self.exit, ScoreRule):
-            self.exit.check(batch.height, mixed=isinstance(batch, PackedPyramid))
-        return _run(self.model, self.exit, batch)
+        return stop_early(self.model, self.exit, x)
 
     def extra_repr(self) -> str:
         return f"exit={self.exit!r}"
 
 
-def _run(model: SRNN, rule: ExitRule, batch: Levels | PackedPyramid) -> AnytimeOutput:
-    """Level by level, smallest first, with ever fewer images; which of them is known to the host."""
-    costs = _costs(model, batch)
-    elapsed = partial(_seconds_since, time.perf_counter(), next(model.parameters()).device)
+@torch.no_grad()
+def stop_early(
+    model: SRNN, rule: ExitRule, x: Tensor | Sequence[Tensor] | PackedPyramid, seen: list[Tensor] | None = None
+) -> AnytimeOutput:
+    """`Anytime(model, rule)(x)`, level by level with ever fewer images; which of them is known to the host.
+
+    Args:
+        model, rule, x: as for `Anytime`.
+        seen: receives the logits after every level, of the images that read it.
+    """
+    if model.training:  # batch norm would make an image's answer depend on which others are still unsure
+        raise ValueError("the model is in training mode; call model.eval() first")
+    batch = model.lazy_levels(x)
+    if batch.batch_size == 0:
+        raise ValueError("a batch needs at least one image; got none")
+    sizes = batch.image_sizes
+    if isinstance(rule, ScoreRule):
+        rule.check(max(map(len, sizes)), mixed=isinstance(batch, PackedPyramid))
+    known = {size: level_gmacs(model, size) for size in set(itertools.chain(*sizes))}
+    costs = [[known[size] for size in of_image] for of_image in sizes]
+    device, start = next(model.parameters()).device, time.perf_counter()
+
+    def elapsed() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
     rows = list(range(batch.batch_size))  # the images that read the next level, packed: those with most levels first
     stopped_at = [0] * len(rows)
-    state, result, answers = None, None, None
-    spent = 0.0
-    for level in range(batch.height):
-        features = model.read_level(batch, level, set(rows))
-        state = next(scan(model.cell, [features], state))
+    result = answers = torch.empty(0)
+    state, spent = None, 0.0
+    for level in itertools.count():
+        state = next(scan(model.cell, [model.read_level(batch, level, set(rows))], state))
         logits = model.state_logits(state, level)
+        if seen is not None:
+            seen.append(logits)
         at = torch.tensor(rows, device=logits.device)
-        result = logits.clone() if result is None else result.index_copy(0, at, logits)
+        result = logits.clone() if level == 0 else result.index_copy(0, at, logits)
         answer = logits.argmax(dim=1, keepdim=True)
-        answers = answer if answers is None else torch.cat([answers, answer], dim=1)
+        answers = answer if level == 0 else torch.cat([answers, answer], dim=1)
         for row in rows:
             stopped_at[row] = level
             spent += costs[row][level]
@@ -119,27 +133,14 @@ def _run(model: SRNN, rule: ExitRule, batch: Levels | PackedPyramid) -> AnytimeO
         if len(going) < len(rows):
             at = torch.tensor(going, device=state.device)
             rows, state, answers = [rows[index] for index in going], state[at], answers[at]
-    result = cast(Tensor, result)
     gmacs = torch.tensor([sum(own[: last + 1]) for own, last in zip(costs, stopped_at, strict=True)])
     columns = (result, torch.tensor(stopped_at).to(result.device), gmacs.to(result.device))
     return AnytimeOutput(*(batch.restore([column]) for column in columns))
 
 
-def _costs(model: SRNN, batch: Levels | PackedPyramid) -> list[list[float]]:
-    """What every level costs every image, GMACs."""
-    known = {size: level_gmacs(model, size) for size in set(itertools.chain(*batch.image_sizes))}
-    return [[known[size] for size in sizes] for sizes in batch.image_sizes]
-
-
-def _checked(stop: Any, images: int) -> Tensor | bool:
+def _checked(stop: object, images: int) -> Tensor | bool:
     """What a rule answered, where it is an answer."""
     if isinstance(stop, bool) or (isinstance(stop, Tensor) and stop.dtype == torch.bool and stop.shape == (images,)):
         return stop
     found = f"{stop.dtype} {tuple(stop.shape)}" if isinstance(stop, Tensor) else type(stop).__name__
     raise TypeError(f"an exit rule returns one bool, or a bool tensor ({images},) for {images} images; got {found}")
-
-
-def _seconds_since(start: float, device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start

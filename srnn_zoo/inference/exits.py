@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from srnn_zoo._errors import unknown_name
 
@@ -64,16 +66,12 @@ def register_exit(name: str, example: float = 0.5) -> Callable[[RuleT], RuleT]:
     """
 
     def register(cls: RuleT) -> RuleT:
-        holder, _ = _EXITS.get(name, (cls, example))
-        if (holder.__module__, holder.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(
-                f"exit rule {name!r} is already registered by {holder.__module__}.{holder.__qualname__}; "
-                "choose another name"
-            )
-        rule: type[Any] = cls
-        if issubclass(rule, ScoreRule):
-            rule.name = name
-        _EXITS[name] = (rule, example)
+        holder, ours = (f"{c.__module__}.{c.__qualname__}" for c in (_EXITS.get(name, (cls,))[0], cls))
+        if holder != ours:
+            raise ValueError(f"exit rule {name!r} is already registered by {holder}; choose another name")
+        if issubclass(cls, ScoreRule):
+            cls.name = name
+        _EXITS[name] = (cls, example)
         return cls
 
     return register
@@ -126,11 +124,7 @@ def score_rule(name: str) -> type[ScoreRule]:
 
 
 def stored_rule(model: Any, thresholds: Sequence[float] | None = None) -> ScoreRule:
-    """The rule that `calibrate` stored in an SRNN's metadata, which is saved with it.
-
-    Args:
-        model: an SRNN.
-        thresholds: instead of the stored ones.
+    """The rule that `calibrate` stored in an SRNN's metadata, with its thresholds or these.
 
     Raises:
         ValueError: if there is none, or if no class is registered for it.
@@ -172,18 +166,14 @@ class ScoreRule:
             raise ValueError(f"temperatures must be positive; got {temperatures!r}")
 
     def __call__(self, decision: Decision) -> Tensor:
-        return self.score(self.calibrated(decision)) >= self.threshold(decision.level)
+        logits = decision.logits.float()
+        if self.temperatures is not None:
+            logits = logits / self.temperatures[decision.level]
+        return self.score(logits.softmax(dim=1)) >= self.threshold(decision.level)
 
     def threshold(self, level: int) -> float:
         """The threshold of a level."""
         return self.thresholds[level] if isinstance(self.thresholds, tuple) else self.thresholds
-
-    def calibrated(self, decision: Decision) -> Tensor:
-        """Probabilities `(N, K)` at the level's temperature."""
-        logits = decision.logits.float()
-        if self.temperatures is not None:
-            logits = logits / self.temperatures[decision.level]
-        return logits.softmax(dim=1)
 
     def score(self, probabilities: Tensor) -> Tensor:
         """How sure probabilities `(N, K)` are, `(N,)` in [0, 1]; NaN never stops an image."""
@@ -192,12 +182,12 @@ class ScoreRule:
     def check(self, num_levels: int, mixed: bool = False) -> None:
         """Refuse a number of thresholds or temperatures that is not the levels'; of mixed heights, one that is less."""
         thresholds = len(self.thresholds) if isinstance(self.thresholds, tuple) else num_levels - 1
-        temperatures = num_levels if self.temperatures is None else len(self.temperatures)
         if thresholds < num_levels - 1 or (thresholds > num_levels - 1 and not mixed):
             raise ValueError(
                 f"{num_levels} levels need {num_levels - 1} thresholds, one for every level but the last, or one "
                 f"number for all; got {thresholds}"
             )
+        temperatures = num_levels if self.temperatures is None else len(self.temperatures)
         if temperatures < num_levels or (temperatures > num_levels and not mixed):
             raise ValueError(f"{num_levels} levels need as many temperatures; got {temperatures}")
 
@@ -219,9 +209,7 @@ class Margin(ScoreRule):
     """How far the answer's probability is above the next one's; 1 where there is one class only."""
 
     def score(self, probabilities: Tensor) -> Tensor:
-        if probabilities.shape[1] == 1:
-            return probabilities[:, 0]
-        first, second = probabilities.topk(2, dim=1).values.unbind(dim=1)
+        first, second = pad(probabilities, (0, 1)).topk(2, dim=1).values.unbind(dim=1)
         return first - second
 
 
@@ -230,17 +218,12 @@ class Entropy(ScoreRule):
     """1 - H / log K: 1 where the model is certain, 0 where all classes are equally likely."""
 
     def score(self, probabilities: Tensor) -> Tensor:
-        classes = max(probabilities.shape[1], 2)
-        return 1 - torch.special.entr(probabilities).sum(dim=1) / torch.tensor(float(classes)).log().item()
+        return 1 - torch.special.entr(probabilities).sum(dim=1) / math.log(max(probabilities.shape[1], 2))
 
 
 @register_exit("patience", example=2)
 class Patience:
-    """Stop where the last `count` levels gave the same answer.
-
-    Args:
-        count: 2 or more.
-    """
+    """Stop where the last `count` levels, 2 or more, gave the same answer."""
 
     def __init__(self, count: int = 2) -> None:
         if count < 2:
@@ -254,11 +237,7 @@ class Patience:
 
 @register_exit("level", example=0)
 class FixedLevel:
-    """Stop after a level, whatever the answer.
-
-    Args:
-        level: 0 for the smallest.
-    """
+    """Stop after a level, 0 for the smallest, whatever the answer."""
 
     def __init__(self, level: int) -> None:
         if level < 0:
@@ -271,12 +250,9 @@ class FixedLevel:
 
 @register_exit("deadline", example=50.0)
 class Deadline:
-    """Stop all images of a batch when the next level would end too late, at the speed of the levels so far.
+    """Stop a batch when the next level would end too late, in milliseconds, at the speed of the levels so far.
 
     The first level is always read.
-
-    Args:
-        milliseconds: for a batch.
     """
 
     def __init__(self, milliseconds: float) -> None:

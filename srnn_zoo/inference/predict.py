@@ -13,11 +13,12 @@ import torch
 
 from srnn_zoo.datasets.classes import class_names
 from srnn_zoo.datasets.images import Skipped, open_or_skip
+from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.transforms.presets import create_transform
 
-from .early_exit import Anytime
-from .exits import Decision, ExitRule, ScoreRule
+from .early_exit import stop_early
+from .exits import ExitRule
 
 
 class Answer(NamedTuple):
@@ -85,40 +86,32 @@ def predict(
     for option, value in {"topk": topk, "batch_size": batch_size}.items():
         if value < 1:
             raise ValueError(f"{option} must be 1 or more; got {value}")
+    if exit is not None:
+        check_every_exit(model)
     *to_levels, normalize = create_transform(model, sizes=sizes).transforms
     names, device = class_names(model), next(model.parameters()).device
     with closing(_read_ahead((os.fspath(path) for path in paths), to_levels, batch_size)) as batches:
         for batch in batches:
-            levels = zip(*(item.levels for item in batch if isinstance(item, _Read)), strict=True)
+            levels = zip(*(item.levels for item in batch if isinstance(item, Prediction)), strict=True)
             on_device = normalize([torch.stack(level).to(device) for level in levels])
-            answers = iter(_answers(model, on_device, names, topk, exit) if on_device else ())
+            answered = iter(_answers(model, on_device, names, topk, exit) if on_device else ())
             for item in batch:
-                if isinstance(item, Skipped):
-                    yield item
-                else:
-                    said, stopped_at, gmacs = next(answers)
-                    yield Prediction(item.path, said, item.notes, item.levels, stopped_at, gmacs)
-
-
-class _Read(NamedTuple):
-    path: str
-    notes: tuple[str, ...]
-    levels: tuple[torch.Tensor, ...]
+                yield item if isinstance(item, Skipped) else item._replace(**next(answered))
 
 
 def _read_ahead(
     paths: Iterator[str], to_levels: Sequence[Callable[[Any], Any]], batch_size: int
-) -> Generator[list[_Read | Skipped]]:
-    """Batches in order; threads read the next one while the caller works on this one."""
+) -> Generator[list[Prediction | Skipped]]:
+    """Batches in order, without answers; threads read the next one while the caller works on this one."""
 
-    def read(path: str) -> _Read | Skipped:
+    def read(path: str) -> Prediction | Skipped:
         opened = open_or_skip(path)
         if isinstance(opened, Skipped):
             return opened
         levels: Any = opened.image
         for step in to_levels:
             levels = step(levels)
-        return _Read(path, opened.notes, tuple(levels))
+        return Prediction(path, (), opened.notes, tuple(levels))
 
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     try:
@@ -134,38 +127,20 @@ def _read_ahead(
 @torch.inference_mode()
 def _answers(
     model: SRNN, levels: list[torch.Tensor], names: list[str], topk: int, exit: ExitRule | None
-) -> list[tuple[tuple[Answer, ...], int | None, float | None]]:
+) -> list[dict[str, Any]]:
     """For every image of a batch its answers level by level, and with an exit rule where it stopped at what cost."""
-    answers: list[list[Answer]] = [[] for _ in levels[0]]
-    stops: list[Any] = [None] * len(answers)
-    gmacs = stops
+    found: list[dict[str, Any]] = [{"answers": ()} for _ in levels[0]]
     if exit is None:
         steps = [(step.size, step.logits) for step in model.steps(levels)]
     else:
-        decided, stops, gmacs = _stop_early(model, levels, exit)
-        sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
-        steps = list(zip(sizes, decided, strict=False))
+        seen: list[torch.Tensor] = []
+        _, stopped_at, gmacs = stop_early(model, exit, levels, seen)
+        for answer, stop, cost in zip(found, stopped_at.tolist(), gmacs.tolist(), strict=True):
+            answer |= {"stopped_at": stop, "gmacs": cost}
+        steps = [((level.shape[-2], level.shape[-1]), logits) for level, logits in zip(levels, seen, strict=False)]
     for index, (size, logits) in enumerate(steps):
-        readers = [said for said, stop in zip(answers, stops, strict=True) if stop is None or stop >= index]
+        readers = [answer for answer in found if answer.get("stopped_at", index) >= index]
         probabilities, classes = logits.float().softmax(dim=1).topk(min(topk, model.num_classes))
-        for said, p, c in zip(readers, probabilities.tolist(), classes.tolist(), strict=True):
-            said.append(Answer(size, tuple((names[k], v) for k, v in zip(c, p, strict=True))))
-    return list(zip(map(tuple, answers), stops, gmacs, strict=True))
-
-
-def _stop_early(
-    model: SRNN, levels: list[torch.Tensor], exit: ExitRule
-) -> tuple[list[torch.Tensor], list[int], list[float]]:
-    """For every level that is read the logits of the images that read it; where each image stops, and its cost."""
-    if isinstance(exit, ScoreRule):
-        exit.check(len(levels))
-    decided: list[torch.Tensor] = []
-
-    def look(decision: Decision) -> torch.Tensor | bool:
-        decided.append(decision.logits)
-        return exit(decision)
-
-    logits, stops, gmacs = Anytime(model, look)(levels)
-    if (last := int(stops.max())) == len(decided):  # no rule is asked after the last level
-        decided.append(logits[stops == last])
-    return decided, stops.tolist(), gmacs.tolist()
+        for answer, p, c in zip(readers, probabilities.tolist(), classes.tolist(), strict=True):
+            answer["answers"] += (Answer(size, tuple((names[k], v) for k, v in zip(c, p, strict=True))),)
+    return found
