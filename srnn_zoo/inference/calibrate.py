@@ -72,13 +72,17 @@ def calibrate(
     _check_calibration_set(model, answers)
     fitted = fit_rule(answers, rule)
     curve = search(answers, fitted)
-    if budget_gmacs is None:
-        best = _reaching(curve, float(target_accuracy or 0))
-    elif _pays(budget_gmacs, answers.gmacs[-1].item()):
+    budget = budget_gmacs or 0.0
+    if target_accuracy is not None:
+        best = next((outcome for outcome in curve if outcome.accuracy >= target_accuracy - 1e-9), None)
+        if best is None:
+            most = f"the most on these images is {curve[-1].accuracy:.2f} %"
+            raise ValueError(f"no thresholds reach {target_accuracy:g} %: {most}")
+    elif _pays(budget, answers.gmacs[-1].item()):
         [best] = measure(answers, fitted, [(NEVER,) * (len(answers.gmacs) - 1)])
     else:
-        _check_budget(budget_gmacs, answers.gmacs[0].item())
-        best = use_up(answers, fitted, budget_gmacs) if spend else _within(curve, budget_gmacs)
+        _check_budget(budget, answers.gmacs[0].item())
+        best = use_up(answers, fitted, budget) if spend else _within(curve, budget)
     model.metadata["exit"] = {
         "rule": rule,
         "module": type(fitted).__module__,
@@ -86,10 +90,7 @@ def calibrate(
         "temperatures": list(fitted.temperatures or ()),
         "held_out": {"gmacs": best.gmacs, "top1": best.accuracy, "images": len(answers.targets)},
         "sizes": [list(size) for size in answers.sizes or model.level_sizes()],
-        "curve": [
-            {"thresholds": list(outcome.thresholds), "gmacs": outcome.gmacs, "top1": outcome.accuracy}
-            for outcome in _thinned(curve)
-        ],
+        "curve": [{"thresholds": list(o.thresholds), "gmacs": o.gmacs, "top1": o.accuracy} for o in _thinned(curve)],
     }
     return Anytime(model)
 
@@ -128,32 +129,25 @@ def budget_rule(
 
 
 def check_calibrated(model: SRNN, sizes: Sequence[int | Sequence[int]]) -> None:
-    """Refuse a model that was not calibrated for levels of these sizes.
-
-    Raises:
-        ValueError: if the model was never calibrated, or for levels of other sizes.
-    """
+    """ValueError for a model that was not calibrated for levels of these sizes."""
     stored = model.metadata.get("exit")
     if not stored:
         raise ValueError("the model was never calibrated: use srnn_zoo.calibrate, or `srnn-zoo calibrate`")
-    theirs, ours = [tuple(size) for size in stored["sizes"]], [pair(size) for size in sizes]
+    theirs, ours = (
+        " + ".join(f"{height} x {width}" for height, width in map(pair, given)) for given in (stored["sizes"], sizes)
+    )
     if theirs != ours:
         raise ValueError(
-            f"the model was calibrated for levels of {_sizes_text(theirs)}; its thresholds say nothing about levels of "
-            f"{_sizes_text(ours)}: use those sizes, or calibrate for these"
+            f"the model was calibrated for levels of {theirs}; its thresholds say nothing about levels of {ours}: "
+            "use those sizes, or calibrate for these"
         )
 
 
 def fit_rule(answers: CollectedAnswers, rule: str) -> ScoreRule:
-    """A rule by name, with the temperatures that suit held-out answers; its threshold stops nothing.
-
-    Raises:
-        ValueError: for an unknown rule, and answers of one level only.
-    """
-    scored = score_rule(rule)
+    """A rule by name, with the temperatures that suit held-out answers; its threshold stops nothing."""
     if len(answers.gmacs) == 1:
         raise ValueError("a model of one level cannot stop earlier")
-    return scored(NEVER, [fit_temperature(logits, answers.targets) for logits in answers.logits])
+    return score_rule(rule)(NEVER, [fit_temperature(logits, answers.targets) for logits in answers.logits])
 
 
 def stored_curve(model: SRNN) -> list[Outcome]:
@@ -168,14 +162,6 @@ def _within(curve: Sequence[Outcome], budget: float) -> Outcome:
     if not kept:  # images that are never sure go on, whatever the threshold
         raise ValueError(f"no thresholds keep {budget} GMACs: the least on these images is {_up(curve[0].gmacs)}")
     return kept[-1]
-
-
-def _reaching(curve: Sequence[Outcome], accuracy: float) -> Outcome:
-    """The cheapest that reaches an accuracy."""
-    for outcome in curve:
-        if outcome.accuracy >= accuracy - 1e-9:
-            return outcome
-    raise ValueError(f"no thresholds reach {accuracy:g} %: the most on these images is {curve[-1].accuracy:.2f} %")
 
 
 def _thinned(curve: Sequence[Outcome]) -> list[Outcome]:
@@ -228,7 +214,3 @@ def _check_budget(budget: float, cheapest: float) -> None:
 def _up(gmacs: float) -> str:
     """Rounded up, so that a budget of what is printed suffices."""
     return f"{math.ceil(1000 * gmacs * (1 - SLACK)) / 1000:.3f}"
-
-
-def _sizes_text(sizes: Iterable[Sequence[int]]) -> str:
-    return " + ".join(f"{height} x {width}" for height, width in sizes)

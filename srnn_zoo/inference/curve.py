@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from srnn_zoo.models.srnn import SRNN
@@ -18,7 +19,6 @@ from .exits import ScoreRule, stored_rule
 from .thresholds import measure, search
 
 Loader = Iterable[tuple[Any, Tensor]]
-Thresholds = list[tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,12 @@ def pareto(
     if isinstance(thresholds_from, SRNN):
         fitted, thresholds = _stored(thresholds_from, answers, rule)
     elif thresholds_from is None or isinstance(thresholds_from, CollectedAnswers):
-        fitted, thresholds = _searched(thresholds_from or answers, answers, rule or "confidence")
+        held_out = thresholds_from or answers
+        if (held_out.sizes, len(held_out.gmacs)) != (answers.sizes, len(answers.gmacs)):
+            theirs = f"levels of other sizes ({held_out.sizes}) than those measured ({answers.sizes})"
+            raise ValueError(f"the held-out images have {theirs}")
+        fitted = fit_rule(held_out, rule or "confidence")
+        thresholds = [outcome.thresholds for outcome in search(held_out, fitted)]
     else:
         raise ValueError("thresholds_from must be answers too where answers are measured: collect(model, loader)")
     optimistic = thresholds_from is None
@@ -119,7 +124,7 @@ def write_pareto(points: Iterable[Point], path: str | Path) -> None:
         csv.writer(file).writerows([("name", "kind", "gmacs", "accuracy", "exits", "thresholds", "optimistic"), *rows])
 
 
-def _stored(model: SRNN, answers: CollectedAnswers, rule: str | None) -> tuple[ScoreRule, Thresholds]:
+def _stored(model: SRNN, answers: CollectedAnswers, rule: str | None) -> tuple[ScoreRule, list[tuple[float, ...]]]:
     """Rule and thresholds of a calibrated model."""
     check_calibrated(model, answers.sizes or model.level_sizes())
     stored = stored_rule(model)
@@ -129,22 +134,13 @@ def _stored(model: SRNN, answers: CollectedAnswers, rule: str | None) -> tuple[S
     return stored, [outcome.thresholds for outcome in stored_curve(model)]
 
 
-def _searched(held_out: CollectedAnswers, answers: CollectedAnswers, rule: str) -> tuple[ScoreRule, Thresholds]:
-    """Rule and thresholds that held-out images choose."""
-    if (held_out.sizes, len(held_out.gmacs)) != (answers.sizes, len(answers.gmacs)):
-        raise ValueError(
-            f"the held-out images have levels of other sizes ({held_out.sizes}) than those measured ({answers.sizes})"
-        )
-    fitted = fit_rule(held_out, rule)
-    return fitted, [outcome.thresholds for outcome in search(held_out, fitted)]
-
-
 def _levels(answers: CollectedAnswers) -> list[Point]:
     """All images stop at one level."""
-    costs, accuracies = answers.gmacs.tolist(), _per_cent(answers.right).tolist()
+    costs = answers.gmacs.tolist()
+    stops = torch.eye(len(costs)).tolist()
     return [
-        Point(f"level {index}", "level", cost, top1, tuple(float(index == other) for other in range(len(costs))))
-        for index, (cost, top1) in enumerate(zip(costs, accuracies, strict=True))
+        Point(f"level {index}", "level", cost, _top1(right), tuple(stops[index]))
+        for index, (cost, right) in enumerate(zip(costs, answers.right, strict=True))
     ]
 
 
@@ -153,21 +149,20 @@ def _base_cnn(answers: CollectedAnswers) -> list[Point]:
     points: list[Point] = []
     if answers.single_scales is not None:
         costs = answers.gmacs.diff(prepend=answers.gmacs.new_zeros(1)).tolist()
-        accuracies = _per_cent(answers.single_scales == answers.targets).tolist()
-        names = [f"{h} x {w}" for h, w in answers.sizes] or [str(index) for index in range(len(costs))]
+        names = [f"{h} x {w}" for h, w in answers.sizes] or map(str, range(len(costs)))
         points += [
-            Point(f"single scale {name}", "single scale", cost, top1)
-            for name, cost, top1 in zip(names, costs, accuracies, strict=True)
+            Point(f"single scale {name}", "single scale", cost, _top1(classes == answers.targets))
+            for name, cost, classes in zip(names, costs, answers.single_scales, strict=True)
         ]
     for name, classes in (("logit", answers.logit_ensemble), ("probability", answers.prob_ensemble)):
         if classes is not None:
-            top1 = _per_cent(classes == answers.targets).item()
-            points.append(Point(f"{name} ensemble", "ensemble", answers.gmacs[-1].item(), top1))
+            cost = answers.gmacs[-1].item()
+            points.append(Point(f"{name} ensemble", "ensemble", cost, _top1(classes == answers.targets)))
     return points
 
 
-def _per_cent(right: Tensor) -> Tensor:
-    return 100 * right.double().mean(dim=-1)
+def _top1(right: Tensor) -> float:
+    return 100 * right.double().mean().item()
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -50,12 +50,7 @@ def search(answers: CollectedAnswers, rule: ScoreRule) -> list[Outcome]:
 
 
 def use_up(answers: CollectedAnswers, rule: ScoreRule, budget: float) -> Outcome:
-    """The thresholds of MSDNet's search that use up most of a budget; targets play no part.
-
-    Args:
-        answers: of held-out images.
-        rule: its score and temperatures are used, not its thresholds.
-        budget: mean GMACs of an image.
+    """The thresholds of MSDNet's search that use up most of a budget, mean GMACs of an image; targets play no part.
 
     Raises:
         ValueError: if none keep it.
@@ -70,25 +65,15 @@ def use_up(answers: CollectedAnswers, rule: ScoreRule, budget: float) -> Outcome
 
 
 def measure(answers: CollectedAnswers, rule: ScoreRule, thresholds: Sequence[Sequence[float]]) -> list[Outcome]:
-    """What each of several thresholds `(M, L - 1)` does on a data set.
-
-    Args:
-        answers: of the data set.
-        rule: its score and temperatures are used, not its thresholds.
-        thresholds: those to try.
-    """
+    """What each of several thresholds `(M, L - 1)` does on a data set; of the rule score and temperatures are used."""
     candidates = torch.tensor(thresholds, dtype=torch.float32).view(-1, len(answers.gmacs) - 1)
     return _outcomes(candidates, _scores(answers, rule), answers)
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
-    """The T for which softmax(logits / T) is best calibrated (Guo et al., 2017); 1 where no logits are finite.
+    """The T for which softmax(logits `(N, K)` / T) is best calibrated (Guo et al., 2017); 1 where none are finite.
 
     The negative log-likelihood is convex in 1 / T. Bisection finds where its slope is zero, from 10^-1.5 to 10^1.5.
-
-    Args:
-        logits: `(N, K)`.
-        targets: `(N,)`.
     """
     finite = logits.isfinite().all(dim=1)
     logits, targets = logits[finite].double(), targets[finite]
