@@ -79,30 +79,33 @@ def open_image(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> Opene
         with _no_bomb_warning():
             file = Image.open(path)
         with file:
-            notes = _animation_notes(file)
+            frames = getattr(file, "n_frames", 1)
             _check_shape(name, *file.size)
             _load(file)
-            image = ImageOps.exif_transpose(file)
-            image, more = _to_rgb(name, image)
+            image, notes = _to_rgb(name, ImageOps.exif_transpose(file))
     except ImageError:
         raise
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
-    except IsADirectoryError:
-        raise ImageError(f"{name}: a folder, not an image") from None
-    except PermissionError:
-        raise ImageError(f"{name}: no permission to read it") from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: refused as a decompression bomb ({error})") from None
-    except UnidentifiedImageError:
-        empty = isinstance(path, str | os.PathLike) and Path(path).stat().st_size == 0
-        raise ImageError(f"{name}: {'an empty file' if empty else 'not an image that Pillow can read'}") from None
     except Exception as error:  # Pillow's decoders raise nearly every kind of error for damaged files
-        if isinstance(error, OSError) and error.strerror:  # the file system's, not a decoder's
-            raise ImageError(f"{name}: {error.strerror}") from None
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{name}: truncated or damaged ({reason})") from None
-    return OpenedImage(image, (*notes, *more))
+        raise ImageError(f"{name}: {_reason(error, path)}") from None
+    return OpenedImage(image, (f"the first of {frames} frames", *notes) if frames > 1 else notes)
+
+
+def _reason(error: Exception, path: str | os.PathLike[str] | BinaryIO) -> str:
+    match error:
+        case FileNotFoundError():
+            return "no such file"
+        case IsADirectoryError():
+            return "a folder, not an image"
+        case PermissionError():
+            return "no permission to read it"
+        case Image.DecompressionBombError():
+            return f"refused as a decompression bomb ({error})"
+        case UnidentifiedImageError():
+            empty = isinstance(path, str | os.PathLike) and Path(path).stat().st_size == 0
+            return "an empty file" if empty else "not an image that Pillow can read"
+        case OSError() if error.strerror:  # the file system's, not a decoder's
+            return error.strerror
+    return f"truncated or damaged ({' '.join(str(error).split()) or type(error).__name__})"
 
 
 def open_or_skip(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> OpenedImage | Skipped:
@@ -145,11 +148,6 @@ def _check_shape(name: str, width: int, height: int) -> None:
         raise ImageError(f"{name}: {width} x {height} pixels; an image needs at least {MIN_SIDE} on each side")
     if long > MAX_ASPECT * short:
         raise ImageError(f"{name}: {width} x {height} pixels; one side is over {MAX_ASPECT} times the other")
-
-
-def _animation_notes(image: Image.Image) -> tuple[str, ...]:
-    frames = getattr(image, "n_frames", 1)
-    return (f"the first of {frames} frames",) if frames > 1 else ()
 
 
 def _to_rgb(name: str, image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:

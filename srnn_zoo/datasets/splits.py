@@ -26,10 +26,9 @@ class ImageSplit(Dataset[tuple[Any, int]]):
 
     Args:
         images: from `srnn_zoo.datasets.readers.open_labelled`, with random access.
-        classes: names of the training split's classes; by default the images' own.
+        classes: names of the training split's classes, which an index stands for; by default the images' own.
 
     Attributes:
-        classes: the names of the classes that an index stands for.
         transform: of a PIL image in mode RGB; None for the image itself.
 
     Raises:
@@ -112,23 +111,18 @@ def open_data(
         )
     validation = open_split(where, val_split, train.classes, data_dir=data_dir)
     name = os.fspath(data) if named_prefix(data) else Path(data).resolve().name.removesuffix(".tar")
-    if (samples := validation.samples) is not None:
-        seen = len({target for _, target in samples})
-        if seen < len(train.classes):
-            _logger.info("the validation split has images of %d of the %d classes", seen, len(train.classes))
+    seen = len({target for _, target in validation.samples or ()})
+    if 0 < seen < len(train.classes):
+        _logger.info("the validation split has images of %d of the %d classes", seen, len(train.classes))
     return TrainingData(train, validation, name)
 
 
 def open_split(
     source: StrPath, split: str = "", classes: Sequence[str] | None = None, *, data_dir: StrPath | None = None
 ) -> ImageSplit:
-    """One split of a data set; sources, `data_dir` and errors as for `open_data`.
+    """One split of a data set, with the classes of the training split; by default it is that split.
 
-    Args:
-        source: a folder of splits or of classes, a tar file, or a name of timm's.
-        split: its name; empty for a folder that is the split itself.
-        classes: names of the training split's classes; by default this is the training split.
-        data_dir: timm's `root` of a named data set.
+    Sources, `data_dir` and errors are as for `open_data`; `split` is empty for a folder that is the split itself.
     """
     is_stream = named_prefix(source) in _STREAMS
     images = None if is_stream else open_labelled(source, split=split or None, data_dir=data_dir)
