@@ -67,15 +67,14 @@ def index_shards(files: Sequence[Path], label: str = "") -> list[ShardImage]:
 
 def _samples(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     """Neighbouring files that share a key, by what follows the first dot of their names."""
-    files = [(*_key_and_kind(member.name), member) for member in archive if member.isfile()]
-    for key, members in itertools.groupby(files, key=lambda file: file[0]):
-        yield key, {kind: member for _, kind, member in members}
 
+    def split(member: tarfile.TarInfo) -> tuple[str, str]:
+        folder, _, name = member.name.rpartition("/")
+        stem, _, kind = name.partition(".")
+        return f"{folder}/{stem}".lstrip("./"), kind.lower()
 
-def _key_and_kind(path: str) -> tuple[str, str]:
-    folder, _, name = path.rpartition("/")
-    stem, _, kind = name.partition(".")
-    return f"{folder}/{stem}".lstrip("./"), kind.lower()
+    for key, members in itertools.groupby((m for m in archive if m.isfile()), key=lambda member: split(member)[0]):
+        yield key, {split(member)[1]: member for member in members}
 
 
 def _target(archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo], label: str) -> int | None:

@@ -80,9 +80,7 @@ def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = 
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
     device = next(model.parameters()).device
-    logits: list[Tensor] = []
-    alone: list[Tensor] = []
-    targets: list[Tensor] = []
+    logits, alone, targets = list[Tensor](), list[Tensor](), list[Tensor]()
     sizes: list[tuple[int, int]] = []
     for images, classes in tqdm(loader, unit="batch", leave=False, disable=None if progress else True):
         on_device = images.to(device) if isinstance(images, Tensor) else [level.to(device) for level in images]
@@ -111,10 +109,9 @@ def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = 
 
 
 def ensembles(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The two ensembles of the paper's section 4.1, from the logits of the base CNN on every level `(L, B, K)`.
+    """The ensembles of the paper's section 4.1, from the logits of the base CNN on every level `(L, B, K)`.
 
-    Returns:
-        the mean of the logits, and the logarithm of the mean of the probabilities, `(B, K)` each.
+    They are the mean of the logits, and the logarithm of the mean of the probabilities, `(B, K)` each.
     """
     return logits.mean(dim=0), log_mean_probability(logits.float(), dim=0)
 

@@ -181,15 +181,13 @@ class ScoreRule:
 
     def check(self, num_levels: int, mixed: bool = False) -> None:
         """Refuse a number of thresholds or temperatures that is not the levels'; of mixed heights, one that is less."""
-        thresholds = len(self.thresholds) if isinstance(self.thresholds, tuple) else num_levels - 1
-        if thresholds < num_levels - 1 or (thresholds > num_levels - 1 and not mixed):
-            raise ValueError(
-                f"{num_levels} levels need {num_levels - 1} thresholds, one for every level but the last, or one "
-                f"number for all; got {thresholds}"
-            )
-        temperatures = num_levels if self.temperatures is None else len(self.temperatures)
-        if temperatures < num_levels or (temperatures > num_levels and not mixed):
-            raise ValueError(f"{num_levels} levels need as many temperatures; got {temperatures}")
+        each = f"{num_levels - 1} thresholds, one for every level but the last, or one number for all"
+        for values, wanted, needed in (
+            (self.thresholds, num_levels - 1, each),
+            (self.temperatures, num_levels, "as many temperatures"),
+        ):
+            if isinstance(values, tuple) and (len(values) < wanted or (len(values) > wanted and not mixed)):
+                raise ValueError(f"{num_levels} levels need {needed}; got {len(values)}")
 
     def __repr__(self) -> str:
         temperatures = f", temperatures={self.temperatures}" if self.temperatures is not None else ""

@@ -105,9 +105,9 @@ def _candidates(scores: Tensor) -> Tensor:
     fixed = [(NEVER,) * level + (0.0,) * (levels - 1 - level) for level in range(levels)]  # all stop at one level
     tried = [torch.tensor(fixed, dtype=scores.dtype), _geometric(scores)]
     if levels > 2:
-        quantiles = torch.linspace(0, images, max(int(_GRID ** (1 / (levels - 1))), 2)).long().tolist()
+        quantiles = torch.linspace(0, images, max(int(_GRID ** (1 / (levels - 1))), 2)).long()
         ranked = scores[:-1].sort(dim=1).values
-        tried.append(torch.cartesian_prod(*(torch.stack([_between(row, at) for at in quantiles]) for row in ranked)))
+        tried.append(torch.cartesian_prod(*(_between(row)[quantiles] for row in ranked)))
     return torch.cat(tried).unique(dim=0)
 
 
@@ -121,20 +121,16 @@ def _geometric(scores: Tensor) -> Tensor:
         thresholds: list[float] = []
         for level, share in enumerate((shares / shares.sum())[:-1].tolist()):
             ranked = scores[level][left].sort().values
-            count = min(round(share * images), len(ranked))
-            thresholds.append(_between(ranked, len(ranked) - count).item())
+            thresholds.append(_between(ranked)[-1 - min(round(share * images), len(ranked))].item())
             left &= scores[level] < thresholds[-1]
         found.append(thresholds)
     return torch.tensor(found, dtype=scores.dtype)
 
 
-def _between(ranked: Tensor, index: int) -> Tensor:
-    """A threshold that the scores from this index on reach: halfway to the one before, so that rounding is harmless."""
-    if index == len(ranked):
-        return ranked.new_tensor(NEVER)
-    if index == 0:
-        return ranked.new_tensor(0.0)
-    return ((ranked[index - 1] + ranked[index]) / 2).clamp(min=0)
+def _between(ranked: Tensor) -> Tensor:
+    """A threshold for every number of scores that reach it, all first; between two scores rounding is harmless."""
+    halfway = ((ranked[:-1] + ranked[1:]) / 2).clamp(min=0)
+    return torch.cat([ranked.new_tensor([0.0]), halfway, ranked.new_tensor([NEVER])])
 
 
 def _outcomes(thresholds: Tensor, scores: Tensor, answers: CollectedAnswers) -> list[Outcome]:

@@ -122,6 +122,7 @@ def test_models_and_batches_that_cannot_stop_early_are_refused(net, images):
         ({"variant": "concat"}, "confidence:0.9", "variant 'concat' answers after the last level only"),
         ({"num_classes": 0}, "confidence:0.9", "has no classifier"),
         ({}, None, "was never calibrated: give exit="),
+        ({}, Confidence(0.9, (1.0, 2.0)), "3 levels need as many temperatures; got 2"),
     ):
         with pytest.raises(ValueError, match=message):
             Anytime(small_model(**options), rule)
