@@ -18,6 +18,7 @@ NAMES = ("black", *COLOURS)
 def place(tmp_path_factory):
     """`data/test/<colour>/<0-3>.png`, none of black, and untrained models at 32 + 64 pixels whose answers differ."""
     place = tmp_path_factory.mktemp("place")
+    (place / "empty").mkdir()
     generator = torch.Generator().manual_seed(0)
     for name, colour in COLOURS.items():
         (place / "data" / "test" / name).mkdir(parents=True)

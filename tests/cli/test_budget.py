@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -96,9 +97,6 @@ def test_a_budget_of_a_model_that_was_never_calibrated_is_a_level_and_says_so(sa
     said = run("predict", images, "-m", saved, "--budget", (first + both) / 2, "--json")
     assert said.err.startswith("the model was never calibrated: every image stops at 32 x 32, the largest level that")
     assert {item["stopped_at"] for item in parsed(said)} == {0}
-    reason = refused("predict", images, "-m", saved, "--budget", first / 2)
-    assert reason.startswith("srnn-zoo: --budget: the first level alone costs")
-    assert "--exit: the model was never calibrated" in refused("predict", images, "-m", saved, "--exit", "calibrated")
 
 
 def test_calibrate_writes_thresholds_into_the_folder_and_predict_uses_them(saved, images):
@@ -182,65 +180,18 @@ def test_an_image_that_cannot_be_read_is_listed_and_the_rest_calibrates(saved, i
     assert SRNN.from_pretrained(saved).metadata["exit"]["held_out"]["images"] == 12
 
 
-@pytest.mark.parametrize(
-    ("args", "reason"),
-    [
-        ((), "give either --budget or --target-accuracy"),
-        (("--budget", 1, "--target-accuracy", 50), "give either --budget or --target-accuracy"),
-        (("--target-accuracy", 50, "--spend"), "--spend is about a budget: give --budget"),
-        (("--budget", 1, "--sizes", "32,64"), "change the model: give --output FOLDER"),
-        (("--budget", 1, "--variant", "vanilla"), "change the model: give --output FOLDER"),
-        (("--budget", 1, "--rule", "margins"), "unknown rule 'margins'; did you mean 'margin'?"),
-        (("--budget", 0), "the first level alone costs"),
-        (("--budget", "nan"), "a budget of nan is too small"),
-        (("--budget", "much"), "Invalid value for '--budget'"),
-        (("--target-accuracy", 0.5), "is in per cent, above 1 and up to 100"),
-        (("--target-accuracy", 100), "no thresholds reach 100 %: the most on these images is"),
-        (("--budget", 1, "--workers", -1), "Invalid value for '--workers'"),
-        (("--budget", 1, "--output", f"{__file__}/new"), "test_budget.py is a file"),
-        (("--budget", 1, "--output", "new", "--sizes", "64"), "one level cannot stop early; give --sizes of two or"),
-        (("--budget", 1, "-m", "srnn_test_resnet"), "is no folder of a saved model: give --output FOLDER"),
-        (("--budget", 1, "-m", "owner/name"), "is no folder of a saved model: give --output FOLDER"),
-        (("--budget", 1, "-m", ""), "is no folder of a saved model: give --output FOLDER"),
-    ],
-)
-def test_calibrate_refuses_and_changes_nothing(args, reason, saved, images):
-    before = {path.name: path.read_bytes() for path in saved.iterdir()}
-    assert reason in refused("calibrate", images, "-m", saved, *FAST, *args)
-    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
-
-
-@pytest.mark.parametrize("command", [("calibrate", "--budget", 1), ("pareto",)])
+@pytest.mark.parametrize("command", ["calibrate --budget 1 --workers 0", "pareto --workers 0"])
 def test_folders_that_do_not_fit_the_model_are_refused(command, saved, images, tmp_path):
-    name, *options = command
-    assert "nowhere'; give a folder of class folders" in refused(name, tmp_path / "nowhere", "-m", saved, *options)
-    (tmp_path / "data" / "gren").mkdir(parents=True)
-    shutil.copy(images / "green" / "0.png", tmp_path / "data" / "gren")
-    assert "unknown class 'gren'; did you mean 'green'?" in refused(name, tmp_path / "data", "-m", saved, *options)
-    assert "no class folders" in refused(name, images / "red", "-m", saved, *options)
-    (tmp_path / "data" / "gren").rename(tmp_path / "data" / "green")
-    (tmp_path / "data" / "green" / "0.png").write_bytes(b"")
-    reason = refused(name, tmp_path / "data", "-m", saved, *options, *FAST)
+    name, *options = *command.split(), "-m", saved
+    (tmp_path / "data").mkdir()
+    folder = Path(shutil.copytree(images / "green", tmp_path / "data" / "gren"))
+    assert "unknown class 'gren'; did you mean 'green'?" in refused(name, tmp_path / "data", *options)
+    folder = folder.rename(folder.with_name("green"))
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+    reason = refused(name, tmp_path / "data", *options)
     assert reason.startswith("srnn-zoo: the loader gave no image")
     assert reason.endswith("0.png: an empty file")
-    (tmp_path / "data" / "green" / "0.png").unlink()
-    assert "no images in its 1 class folders" in refused(name, tmp_path / "data", "-m", saved, *options)
-
-
-@pytest.mark.parametrize(
-    ("args", "reason"),
-    [
-        (("--exit", "confidenc:0.9"), "--exit: unknown exit rule 'confidenc'; did you mean 'confidence'?"),
-        (("--exit", "calibrate"), "or calibrated, for what `srnn-zoo calibrate` has stored"),
-        (("--exit", "confidence"), "exit rule confidence takes a number after a colon"),
-        (("--exit", "confidence:-1"), "thresholds must be 0 or more"),
-        (("--exit", "confidence:0.9,0.8"), "--exit: 2 levels need 1 thresholds"),
-        (("--exit", "level:0", "--budget", "1"), "give --exit or --budget, not both"),
-        (("--budget", "nan"), "a budget of nan is too small"),
-    ],
-)
-def test_predict_refuses_rules_and_budgets_that_make_no_sense(args, reason, saved, images):
-    assert reason in refused("predict", images, "-m", saved, *args)
 
 
 def test_pareto_shows_writes_and_draws_every_kind_of_point(saved, images, tmp_path):
@@ -274,8 +225,6 @@ def test_pareto_takes_thresholds_from_other_images_or_from_the_calibration(saved
     reason = refused("pareto", images, "-m", saved, "--sizes", "48,96", *FAST)
     assert "was calibrated for levels of 32 x 32 + 64 x 64" in reason
     assert "calibrated with rule 'margin'" in refused("pareto", images, "-m", saved, "--rule", "entropy", *FAST)
-    for option, place in (("--output", "no/where.csv"), ("--plot", "no/where.png")):
-        assert f"{option}: no folder no to write to" in refused("pareto", images, "-m", saved, option, place)
 
 
 def test_calibrate_and_pareto_read_a_split_a_tar_and_a_named_data_set(saved, images, tmp_path):

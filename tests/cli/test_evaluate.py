@@ -2,7 +2,6 @@
 
 import csv
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -12,7 +11,7 @@ import pytest
 
 from tests.evaluation.test_plot import HEADER, line, write
 
-from .command import COMMAND, refused, run
+from .command import COMMAND, run
 
 LITE0 = "srnn_tf_efficientnet_lite0"
 
@@ -69,35 +68,6 @@ def test_a_name_in_several_variants_is_zero_shot(imagenet_sample, tmp_path):
     assert methods(said) == ["base CNN 112", "base CNN 224", *BASE[2:], "vanilla", "half_gru"]
 
 
-@pytest.mark.parametrize(
-    ("args", "reason"),
-    [
-        (("nowhere", "a"), "no folder 'nowhere'; give a folder of class folders"),
-        (("data", "a"), "data holds the splits test: choose one (--split test)"),
-        (("data", "a", "--split", "tset"), "unknown split 'tset'; did you mean 'test'?"),
-        (("data/test", "srnn_resnet_18"), "unknown model 'srnn_resnet_18'; did you mean 'srnn_resnet18'"),
-        (("data/test", "nowhere/at all"), "nowhere/at all"),
-        (("data/test", "a", "a"), "model 'a' is named twice"),
-        (("data/test", "a", "--variants", "vanilla,vanilla"), "variant 'vanilla' is named twice"),
-        (("data/test", "a", "--variants", "half_gru"), "are of variant 'vanilla'; asked for 'half_gru'"),
-        (("data/test", LITE0, "--variants", "half_gur"), "unknown variant 'half_gur'; did you mean 'half_gru'?"),
-        (("data/test", "a", "--base", "srnn_resnet_18"), "unknown model 'srnn_resnet_18'"),
-        (("data/test", "a", "--reference", "best"), "unknown row 'best'; choose one of base CNN 32"),
-        (("data/test", "a", "--sizes", "64,32"), "--sizes: sizes must grow"),
-        (("data/test", "a", "--data-dir", "x"), "data_dir goes with the name of a data set"),
-        (("data/test", "a", "--output", "a/config.json"), "--output: cannot write results to a/config.json: it is a f"),
-        (("data/test",), "Missing argument"),
-    ],
-)
-def test_mistakes_exit_with_2_and_say_what_was_expected(args, reason):
-    assert reason in refused("evaluate", *args)
-
-
-def test_a_class_that_the_model_does_not_know_is_named(images, tmp_path):
-    shutil.copytree(images / "blue", tmp_path / "bluish")
-    assert "unknown class 'bluish'" in refused("evaluate", tmp_path, "a")
-
-
 def heed_ctrl_c():
     """A shell has its background jobs, and so these tests, ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -138,22 +108,3 @@ def test_curves_draws_runs_with_lines(runs):
     said = run("curves", runs / "vanilla", f"half-GRU SRNN={runs / 'half_gru'}", runs / "other" / "vanilla", *options)
     assert (said.code, said.out, said.err) == (0, "", f"drawn to {runs / 'curves.svg'}\n")
     assert (runs / "curves.svg").stat().st_size > 1000
-
-
-@pytest.mark.parametrize(
-    ("args", "reason"),
-    [
-        (("nowhere",), "no folder 'nowhere'; give the folder of a training run"),
-        ((".",), "is no training run: it has no log.csv"),
-        (("name=nowhere",), "no folder 'nowhere'"),
-        ((".", "--output", "curves.xyz"), "--output: cannot write 'curves.xyz': give it one of the suffixes"),
-        ((".", "--output", "no such folder/c.png"), "--output: no folder no such folder to write to"),
-        ((".", "--line", "28.26"), "--line takes a name and an error in per cent, such as 'logit ensemble=28.26'"),
-        ((".", "--line", "a=high"), "got 'a=high'"),
-        ((".", "--line", "a=101"), "got 'a=101'"),
-        ((".", "--line", "a=nan"), "got 'a=nan'"),
-        ((), "Missing argument"),
-    ],
-)
-def test_mistakes_with_curves_exit_with_2(args, reason):
-    assert reason in refused("curves", *args)

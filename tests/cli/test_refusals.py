@@ -1,0 +1,110 @@
+"""Every command refuses a mistake before the work: it exits with 2, says what was expected, and writes nothing."""
+
+import shlex
+
+import pytest
+
+from .command import refused
+
+LITE0 = "srnn_tf_efficientnet_lite0"
+IMAGE = "data/test/red/0.png"
+PLOT_LISTED = "cannot write 'plot.xyz': give it one of the suffixes"
+REFUSED = {
+    f"predict {IMAGE}": {
+        "--sizes one,two": "--sizes takes whole numbers with commas between, such as 224,448; got 'one,two'",
+        "--sizes ''": "--sizes takes whole numbers",
+        "--sizes 448,224": "--sizes: sizes must grow, smallest first; got (448, 224)",
+        "--sizes=-224,448": "--sizes: sizes must be positive",
+        "--sizes 1,4000000": "scales below 1/1000",
+        "--model resnet18": "unknown model 'resnet18'; did you mean 'srnn_resnet18'",
+        "--model ''": "unknown model ''",
+        "--model srnn_resnet18.tv_in1": "did you mean 'tv_in1k'?",
+        "--model local-dir:/nowhere": "/nowhere",
+        "--variant half_gur": "unknown variant 'half_gur'; did you mean 'half_gru'?",
+        "--topk 0": "Invalid value for '--topk'",
+        "--batch-size -1": "Invalid value for '--batch-size'",
+        "--device nope": "--device nope is not available here",
+        "--device meta": "--device meta is not available here",
+        "--device cuda:99": "--device cuda:99 is not available here",
+        "--plot plot.xyz": f"--plot: {PLOT_LISTED}",
+        f"--plot {'long' * 100}.png": "--plot: ",
+        f"{f'{IMAGE} ' * 12} --plot plot.png": "--plot draws up to 12 images; got 13",
+        "''": "a path is empty",
+        "empty": "empty: no images in this folder",
+        "--nonsense": "No such option",
+        "--import no_such_module": "--import: cannot import 'no_such_module' (ModuleNotFoundError: No module",
+        "-m once --exit level:0": "variant 'concat' answers after the last level only; it cannot stop early",
+        "-m b --exit confidenc:0.9": "--exit: unknown exit rule 'confidenc'; did you mean 'confidence'?",
+        "-m b --exit calibrate": "or calibrated, for what `srnn-zoo calibrate` has stored",
+        "-m b --exit calibrated": "--exit: the model was never calibrated",
+        "-m b --exit confidence:0.9,0.8": "--exit: 2 levels need 1 thresholds",
+        "-m b --exit level:0 --budget 1": "give --exit or --budget, not both",
+        "-m b --budget nan": "--budget: the first level alone costs",
+    },
+    "calibrate data/test -m b --workers 0": {
+        "": "give either --budget or --target-accuracy",
+        "--budget 1 --target-accuracy 50": "give either --budget or --target-accuracy",
+        "--target-accuracy 50 --spend": "--spend is about a budget: give --budget",
+        "--budget 1 --sizes 32,64": "change the model: give --output FOLDER",
+        "--budget 1 --variant vanilla": "change the model: give --output FOLDER",
+        "--budget 1 --rule margins": "unknown rule 'margins'; did you mean 'margin'?",
+        "--budget 0": "the first level alone costs",
+        "--budget much": "Invalid value for '--budget'",
+        "--target-accuracy 0.5": "is in per cent, above 1 and up to 100",
+        "--target-accuracy 100": "no thresholds reach 100 %: the most on these images is",
+        "--budget 1 --workers -1": "Invalid value for '--workers'",
+        f"--budget 1 --output {IMAGE}/new": "0.png is a file",
+        "--budget 1 --output new --sizes 64": "one level cannot stop early; give --sizes of two or",
+        "--budget 1 -m srnn_test_resnet": "is no folder of a saved model: give --output FOLDER",
+        "--budget 1 -m owner/name": "is no folder of a saved model: give --output FOLDER",
+        "--budget 1 -m ''": "is no folder of a saved model: give --output FOLDER",
+    },
+    "pareto data/test -m b": {
+        "--output no/where.csv": "--output: no folder no to write to",
+        "--output data": "--output: data is a folder",
+        "--plot no/where.png": "--plot: no folder no to write to",
+        "--rule margins": "unknown rule 'margins'; did you mean 'margin'?",
+    },
+    "evaluate": {
+        "nowhere a": "no folder 'nowhere'; give a folder of class folders",
+        "data a": "data holds the splits test: choose one (--split test)",
+        "data a --split tset": "unknown split 'tset'; did you mean 'test'?",
+        "data/test srnn_resnet_18": "unknown model 'srnn_resnet_18'; did you mean 'srnn_resnet18'",
+        "data/test 'nowhere/at all'": "nowhere/at all",
+        "data/test a a": "model 'a' is named twice",
+        "data/test a --variants vanilla,vanilla": "variant 'vanilla' is named twice",
+        "data/test a --variants half_gru": "are of variant 'vanilla'; asked for 'half_gru'",
+        f"data/test {LITE0} --variants half_gur": "unknown variant 'half_gur'; did you mean 'half_gru'?",
+        "data/test a --base srnn_resnet_18": "unknown model 'srnn_resnet_18'",
+        "data/test a --reference best": "unknown row 'best'; choose one of base CNN 32",
+        "data/test a --sizes 64,32": "--sizes: sizes must grow",
+        "data/test a --data-dir x": "data_dir goes with the name of a data set",
+        "data/test a --output a/config.json": "--output: cannot write results to a/config.json: it is a f",
+    },
+    "curves": {
+        "name=nowhere": "no folder 'nowhere'; give the folder of a training run",
+        ".": "is no training run: it has no log.csv",
+        ". --output plot.xyz": f"--output: {PLOT_LISTED}",
+        ". --line 28.26": "--line takes a name and an error in per cent, such as 'logit ensemble=28.26'",
+        ". --line a=high": "got 'a=high'",
+        ". --line a=101": "got 'a=101'",
+        ". --line a=nan": "got 'a=nan'",
+    },
+    "list": {
+        "resnet1800": "no model matches 'resnet1800'; `srnn-zoo list` gives all names",
+        "--pretrained zzz": "no weights match 'zzz'; `srnn-zoo list --pretrained`",
+        "--variants half": "--variants takes no pattern",
+    },
+    "info": {"srnn_resnet_18": "did you mean 'srnn_resnet18'"},
+    "classify": {IMAGE: "No such command"},
+}
+REFUSED |= {command: {"": "Missing argument"} for command in ("predict ", "evaluate data/test", "curves ")}
+CASES = [(f"{start} {rest}", reason) for start, rows in REFUSED.items() for rest, reason in rows.items()]
+
+
+@pytest.mark.parametrize(("command", "reason"), CASES)
+def test_a_mistake_is_refused_in_one_sentence(command, reason, place, monkeypatch):
+    monkeypatch.chdir(place)
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+    assert reason in refused(*shlex.split(command))
+    assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
