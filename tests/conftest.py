@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import skimage
 import torch
-from huggingface_hub import HfApi
 from PIL import Image
 
 import srnn_zoo
@@ -120,12 +119,6 @@ def hub(monkeypatch):
 def no_backoff(monkeypatch):
     """A client that tries again does so at once."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-
-
-@pytest.fixture
-def ada(hub):
-    """The client of a user who may write to `ada/…`."""
-    return HfApi(token=hub.token("ada"))
 
 
 @pytest.fixture

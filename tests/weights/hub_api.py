@@ -4,13 +4,12 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-Files = Mapping[str, bytes]
-LFS_SUFFIXES = (".safetensors", ".bin")
+LARGE_FILES = (".safetensors", ".bin")
+ROUTES = []
 
 
 class HubError(Exception):
@@ -24,17 +23,13 @@ class HubError(Exception):
 
 @dataclass
 class Repository:
-    """A model repository: the files of all its commits, and the names of some."""
+    """A model repository: the files of all its commits, and the commits that branches, tags and the like name."""
 
     id: str
     private: bool = False
     gated: bool = False
-    commits: dict[str, Files] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)  # branches, tags and pull requests
-
-    @property
-    def owner(self):
-        return self.id.split("/")[0]
+    commits: dict[str, dict] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
 
     def oid(self, revision):
         oid = self.names.get(revision, revision)
@@ -42,7 +37,7 @@ class Repository:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return oid
 
-    def files(self, revision):
+    def files(self, revision="main"):
         return self.commits[self.oid(revision)]
 
     def commit(self, name, files):
@@ -50,9 +45,6 @@ class Repository:
         self.commits[oid] = dict(files)
         self.names[name] = oid
         return oid
-
-
-# What it answers
 
 
 @dataclass
@@ -72,52 +64,26 @@ class Call:
     method: str
     path: str
     query: str
-    token: str
+    user: str
     body: bytes
 
-    @property
-    def user(self):
-        return self.hub.users.get(self.token)
+    def refused(self, status, *args):
+        return HubError(status if self.user else 401, *args)
 
-    def json(self):
-        return json.loads(self.body)
-
-    def visible(self, repo_id):
-        """The repository, if the caller may know of it: to strangers, a private one looks like a missing one."""
-        repository = self.hub.repositories.get(repo_id)
-        if repository is not None and (not repository.private or self.user == repository.owner):
-            return repository
-        raise HubError(401 if self.user is None else 404, "Repository not found", "RepoNotFound")
-
-    def downloadable(self, repo_id):
-        repository = self.visible(repo_id)
-        if repository.gated and self.user != repository.owner:
-            raise HubError(401 if self.user is None else 403, f"Access to model {repo_id} is restricted.", "GatedRepo")
-        return repository
-
-    def changeable(self, repo_id, proposal=False):
-        """The repository, if the caller may change it, or may see it and only proposes a change."""
-        if self.user is None:
-            raise HubError(401, "Invalid username or password.", "RepoNotFound")
-        repository = self.visible(repo_id)
-        if not proposal and "create_pr" not in self.query:
-            self.check_namespace(repository.owner)
-        return repository
-
-    def check_namespace(self, namespace):
-        if self.user != namespace:
-            raise HubError(403, f'You don\'t have the rights to write under the namespace "{namespace}"')
-
-
-Route = Callable[..., Answer]
-ROUTES = []
+    def repository(self, repo_id):
+        """The repository, if the caller may open it: to strangers, a private one looks like a missing one."""
+        found = self.hub.repositories.get(repo_id)
+        is_owner = self.user == repo_id.split("/")[0]
+        if found is None or (found.private and not is_owner):
+            raise self.refused(404, "Repository not found", "RepoNotFound")
+        if found.gated and not is_owner:
+            raise self.refused(403, f"Access to model {repo_id} is restricted.", "GatedRepo")
+        return found
 
 
 def answer(call):
     """Call the route that `call` asks for."""
     try:
-        if call.token and call.user is None:
-            raise HubError(401, "Invalid credentials in Authorization header")
         for method, pattern, handle in ROUTES:
             if method == call.method.replace("HEAD", "GET") and (match := pattern.fullmatch(call.path)):
                 return handle(call, **{name: unquote(part) for name, part in match.groupdict().items()})
@@ -149,11 +115,10 @@ def validate_yaml(call):
 
 @route("POST", "/api/repos/create")
 def create_repo(call):
-    if call.user is None:
-        raise HubError(401, "Invalid username or password.")
-    wanted = call.json()
+    wanted = json.loads(call.body)
     namespace = wanted.get("organization") or call.user
-    call.check_namespace(namespace)
+    if not call.user or namespace != call.user:
+        raise call.refused(403, f'You don\'t have the rights to write under the namespace "{namespace}"')
     repo_id = f"{namespace}/{wanted['name']}"
     created = {"name": repo_id, "url": f"{call.hub.url}/{repo_id}"}
     if repo_id in call.hub.repositories:
@@ -163,58 +128,28 @@ def create_repo(call):
     return as_json(created)
 
 
-@route("GET", "/api/models/{repo}")
-@route("GET", "/api/models/{repo}/revision/{revision}")
-def model_info(call, repo, revision="main"):
-    repository = call.visible(repo)
-    siblings = [{"rfilename": path} for path in sorted(repository.files(revision))]
-    about = {"id": repo, "sha": repository.oid(revision), "private": repository.private}
-    return as_json({**about, "tags": [], "siblings": siblings})
-
-
-@route("GET", "/api/models/{repo}/tree/{revision}")
-def list_tree(call, repo, revision):
-    files = call.visible(repo).files(revision)
-    return as_json(
-        [
-            {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-            for path, data in sorted(files.items())
-        ]
-    )
-
-
 @route("POST", "/api/models/{repo}/branch/{branch}")
 def create_branch(call, repo, branch):
-    repository = call.changeable(repo)
-    if branch in repository.names:
-        raise HubError(409, f"Reference {branch} already exists")
+    repository = call.repository(repo)
     repository.names[branch] = repository.oid("main")
-    return as_json({})
-
-
-@route("POST", "/api/models/{repo}/tag/{revision}")
-def create_tag(call, repo, revision):
-    repository = call.changeable(repo)
-    repository.names[call.json()["tag"]] = repository.oid(revision)
     return as_json({})
 
 
 @route("POST", "/api/models/{repo}/preupload/{revision}")
 def preupload(call, repo, revision):
-    call.changeable(repo).oid(revision)
-    paths = [file["path"] for file in call.json()["files"]]
-    modes = {path: "lfs" if path.endswith(LFS_SUFFIXES) else "regular" for path in paths}
+    call.repository(repo).oid(revision)
+    paths = [file["path"] for file in json.loads(call.body)["files"]]
+    modes = {path: "lfs" if path.endswith(LARGE_FILES) else "regular" for path in paths}
     files = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
     return as_json({"files": files})
 
 
 @route("POST", "/{repo}.git/info/lfs/objects/batch")
 def lfs_batch(call, repo):
-    call.changeable(repo, proposal="ref" not in call.json())
     upload = f"{call.hub.url}/lfs"  # the real Hub signs an address of its storage: an upload carries no token
     objects = [
         {**wanted, "actions": {"upload": {"href": f"{upload}/{wanted['oid']}", "header": {}}}}
-        for wanted in call.json()["objects"]
+        for wanted in json.loads(call.body)["objects"]
     ]
     return as_json({"transfer": "basic", "hash_algo": "sha256", "objects": objects})
 
@@ -229,7 +164,7 @@ def lfs_upload(call, sha256):
 
 @route("POST", "/api/models/{repo}/commit/{revision}")
 def create_commit(call, repo, revision):
-    repository = call.changeable(repo)
+    repository = call.repository(repo)
     files = dict(repository.files(revision))
     for operation in [json.loads(line) for line in call.body.splitlines()][1:]:  # after the message
         value = operation["value"]
@@ -247,13 +182,13 @@ def create_commit(call, repo, revision):
 
 @route("GET", "/{repo}/resolve/{revision}/{path}")
 def resolve(call, repo, revision, path):
-    repository = call.downloadable(repo)
+    repository = call.repository(repo)
     oid, files = repository.oid(revision), repository.files(revision)
     if path not in files:  # the client remembers for this commit that a file is missing
         raise HubError(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": oid})
     data = files[path]
     etag = f'"{hashlib.sha256(data).hexdigest()}"'
     headers = {"ETag": etag, "X-Repo-Commit": oid, "Accept-Ranges": "bytes"}
-    if path.endswith(LFS_SUFFIXES):
+    if path.endswith(LARGE_FILES):
         headers |= {"X-Linked-Etag": etag, "X-Linked-Size": str(len(data))}
     return Answer(data, headers={"Content-Type": "application/octet-stream", **headers})

@@ -78,7 +78,7 @@ def test_local_files_only_never_asks(published, cache, model):
         SRNN.from_pretrained("ada/net", cache_dir=cache, local_files_only=True)
     assert not published.requests
     SRNN.from_pretrained("ada/net", cache_dir=cache)
-    published.clear()
+    published.requests.clear()
     assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache, local_files_only=True), model)
     assert not published.requests
 
@@ -104,7 +104,7 @@ def test_a_refusal_is_one_sentence_and_the_cache_is_used_where_there_is_one(
     with pytest.raises(WeightsUnavailableError, match=message) as caught:
         SRNN.from_pretrained("ada/net", cache_dir=cache)
     assert "\n" not in str(caught.value)
-    published.heal()
+    published.faults.clear()
     SRNN.from_pretrained("ada/net", cache_dir=cache)
     published.fault(file, status=status)
     if status != 404:  # gone for good
@@ -155,7 +155,7 @@ def test_a_full_disk_is_said_to_be_one(published, cache, monkeypatch):
 @pytest.mark.skipif(huggingface_hub.__version__ < "1", reason="0.x takes it up in the next call only")
 def test_a_download_that_was_cut_goes_on_where_it_stopped(published, cache, no_backoff, monkeypatch, model):
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)  # the client keeps whole chunks only
-    published.fault(FILE, cut_after=500_000, times=1)
+    published.fault(FILE, method="GET", cut_after=500_000, times=1)
     assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache), model)
     first, again = [request for request in published.requests if request.method == "GET" and FILE in request.path]
     assert (first.range, again.range) == (None, "bytes=500000-")
@@ -163,10 +163,10 @@ def test_a_download_that_was_cut_goes_on_where_it_stopped(published, cache, no_b
 
 
 def test_a_download_that_never_comes_through_is_not_taken_for_cached(published, cache, no_backoff, model):
-    published.fault(FILE, cut_after=1000)
+    published.fault(FILE, method="GET", cut_after=1000)
     with pytest.raises(WeightsUnavailableError, match=rf"the download of {FILE} of ada/net stopped \(.*: try again"):
         SRNN.from_pretrained("ada/net", cache_dir=cache)
     with pytest.raises(WeightsUnavailableError, match="is not in the Hugging Face cache"):
         SRNN.from_pretrained("ada/net", cache_dir=cache, local_files_only=True)
-    published.heal()
+    published.faults.clear()
     assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache), model)

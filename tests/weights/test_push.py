@@ -18,29 +18,30 @@ from .test_hub import trained
 NAMES = ["setosa", "versicolor", "virginica"]
 
 
-def test_push_makes_a_repository_that_opens_by_branch_tag_and_commit(hub, ada, cache):
+def test_push_makes_a_repository_that_opens_by_branch_tag_and_commit(hub, cache):
     images = torch.randn(1, 3, 64, 64)
     models = [trained("srnn_test_resnet", num_classes=3), trained("srnn_test_resnet", num_classes=3, variant="gru")]
-    first = models[0].push_to_hub("ada/net", token=ada.token, label_names=NAMES)
-    ada.create_tag("ada/net", tag="v1")
-    models[1].push_to_hub("ada/net", token=ada.token, commit_message="Better")
-    models[0].push_to_hub("ada/net", token=ada.token, revision="old")
-    assert sorted(ada.list_repo_files("ada/net")) == [".gitattributes", "README.md", "config.json", "model.safetensors"]
+    first = models[0].push_to_hub("ada/net", token=hub.token("ada"), label_names=NAMES)
+    hub.repositories["ada/net"].names["v1"] = first.oid
+    models[1].push_to_hub("ada/net", token=hub.token("ada"), commit_message="Better")
+    models[0].push_to_hub("ada/net", token=hub.token("ada"), revision="old")
+    files = hub.repositories["ada/net"].files()
+    assert sorted(files) == [".gitattributes", "README.md", "config.json", "model.safetensors"]
     for revision, model in [("@v1", 0), ("", 1), ("@main", 1), ("@old", 0), (f"@{first.oid}", 0)]:
         loaded = SRNN.from_pretrained(f"ada/net{revision}", cache_dir=cache).eval()
         assert torch.equal(loaded(images), models[model](images))
     assert loaded.pretrained_cfg["hf_hub_id"] == f"ada/net@{first.oid}"
 
 
-def test_a_private_repository_opens_with_a_token_only(hub, ada, cache):
+def test_a_private_repository_opens_with_a_token_only(hub, cache):
     model = trained("srnn_test_resnet", num_classes=3)
-    model.push_to_hub("ada/secret", token=ada.token, private=True)
-    assert ada.model_info("ada/secret").private
+    model.push_to_hub("ada/secret", token=hub.token("ada"), private=True)
+    assert hub.repositories["ada/secret"].private
     with pytest.raises(
         srnn_zoo.WeightsUnavailableError, match=r"the Hub has no such model, or it is private; .* token="
     ):
         SRNN.from_pretrained("ada/secret", cache_dir=cache)
-    loaded = SRNN.from_pretrained("ada/secret", cache_dir=cache, token=ada.token).eval()
+    loaded = SRNN.from_pretrained("ada/secret", cache_dir=cache, token=hub.token("ada")).eval()
     images = torch.randn(1, 3, 64, 64)
     assert torch.equal(loaded(images), model(images))
 
@@ -61,19 +62,19 @@ def test_pushing_without_the_right_is_refused(hub):
         model.push_to_hub("ada/net/more", token=hub.token("ada"))
 
 
-def test_a_pull_request_leaves_the_branch_alone(hub, ada, cache):
+def test_a_pull_request_leaves_the_branch_alone(hub, cache):
     hub.add_repo("ada/net", {"README.md": b"mine"})
     model = create_model("srnn_test_resnet", num_classes=3)
-    commit = model.push_to_hub("ada/net", token=ada.token, create_pr=True)
+    commit = model.push_to_hub("ada/net", token=hub.token("ada"), create_pr=True)
     assert commit.pr_revision == "refs/pr/1"
     assert same_weights(SRNN.from_pretrained("ada/net@refs/pr/1", cache_dir=cache), model)
-    assert ada.list_repo_files("ada/net") == ["README.md"]
+    assert hub.repositories["ada/net"].files() == {"README.md": b"mine"}
 
 
 def test_nothing_but_the_models_own_files_is_downloaded_and_nothing_twice(hub, cache):
     model = create_model("srnn_test_resnet", num_classes=3)
     model.push_to_hub("ada/net", token=hub.token("ada"))
-    hub.clear()
+    hub.requests.clear()
     SRNN.from_pretrained("ada/net", cache_dir=cache)
     assert {request.path.rpartition("/")[2] for request in hub.requests if request.method == "GET"} == {
         "config.json",
@@ -82,7 +83,7 @@ def test_nothing_but_the_models_own_files_is_downloaded_and_nothing_twice(hub, c
     SRNN.from_pretrained("ada/net", cache_dir=cache)
     assert hub.count("GET", "model.safetensors") == hub.count("GET", "config.json") == 1
     commit = next((cache / "models--ada--net" / "snapshots").iterdir()).name
-    hub.clear()
+    hub.requests.clear()
     SRNN.from_pretrained(f"ada/net@{commit}", cache_dir=cache)
     assert not hub.requests  # what a full hash names cannot change
 
@@ -99,18 +100,18 @@ def test_two_processes_that_load_at_once_download_once(published, cache):
 # The model card
 
 
-def test_the_card_says_what_the_model_is_in_valid_yaml(hub, ada):
+def test_the_card_says_what_the_model_is_in_valid_yaml(hub):
     model = create_model("srnn_tf_efficientnet_lite0", pretrained=True, num_classes=3)
     model.push_to_hub(
         "ada/net",
-        token=ada.token,
+        token=hub.token("ada"),
         label_names=NAMES,
         dataset="iris",
         metrics={"iris": {"top1": 97.0, "top5": 100}},
         recipe={"epochs": 3, "lr": 0.001},
         license="mit",
     )
-    card = ModelCard(hub.read("ada/net", "README.md").decode())
+    card = ModelCard(hub.repositories["ada/net"].files()["README.md"].decode())
     data = card.data
     assert (data.license, data.base_model, data.datasets) == ("mit", "timm/tf_efficientnet_lite0.in1k", ["iris"])
     assert data.pipeline_tag == "image-classification"
@@ -136,7 +137,7 @@ def test_the_cards_own_lines_run(lite0, tmp_path, monkeypatch):
     assert namespace["logits"].shape == (1, 1000)
 
 
-def test_a_card_of_ones_own_stays(hub, ada, tmp_path):
+def test_a_card_of_ones_own_stays(hub, tmp_path):
     model = create_model("srnn_test_resnet", num_classes=3)
     model.save_pretrained(tmp_path)
     model.save_pretrained(tmp_path, license="mit")
@@ -145,8 +146,8 @@ def test_a_card_of_ones_own_stays(hub, ada, tmp_path):
     model.save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
     hub.add_repo("ada/net", {"README.md": b"mine"})
-    model.push_to_hub("ada/net", token=ada.token)
-    assert hub.read("ada/net", "README.md") == b"mine"
+    model.push_to_hub("ada/net", token=hub.token("ada"))
+    assert hub.repositories["ada/net"].files()["README.md"] == b"mine"
 
 
 # The command
