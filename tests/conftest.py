@@ -144,8 +144,12 @@ def saved(model, tmp_path):
 @pytest.fixture
 def published(hub, saved):
     """A hub that has it as `ada/net`."""
-    hub.add_repo("ada/net", {path.name: path.read_bytes() for path in saved.iterdir()})
+    hub.add_repo("ada/net", files(saved))
     return hub
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def same_weights(a, b):

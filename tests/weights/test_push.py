@@ -6,8 +6,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-import srnn_zoo
-from srnn_zoo import SRNN, create_model
+from srnn_zoo import SRNN, WeightsUnavailableError, create_model
 from srnn_zoo.weights.download import download_files
 from tests.cli.command import COFFEE, refused, run
 from tests.conftest import same_weights
@@ -33,21 +32,15 @@ def test_push_makes_a_repository_that_opens_by_branch_tag_and_commit(hub, cache)
     assert loaded.pretrained_cfg["hf_hub_id"] == f"ada/net@{first.oid}"
 
 
-def test_a_private_repository_opens_with_a_token_only(hub, cache):
-    model = trained("srnn_test_resnet", num_classes=3)
+def test_a_private_repository_opens_with_a_token_only(hub, cache, model):
     model.push_to_hub("ada/secret", token=hub.token("ada"), private=True)
     assert hub.repositories["ada/secret"].private
-    with pytest.raises(
-        srnn_zoo.WeightsUnavailableError, match=r"the Hub has no such model, or it is private; .* token="
-    ):
+    with pytest.raises(WeightsUnavailableError, match=r"the Hub has no such model, or it is private; .* token="):
         SRNN.from_pretrained("ada/secret", cache_dir=cache)
-    loaded = SRNN.from_pretrained("ada/secret", cache_dir=cache, token=hub.token("ada")).eval()
-    images = torch.randn(1, 3, 64, 64)
-    assert torch.equal(loaded(images), model(images))
+    assert same_weights(SRNN.from_pretrained("ada/secret", cache_dir=cache, token=hub.token("ada")), model)
 
 
-def test_pushing_without_the_right_is_refused(hub):
-    model = create_model("srnn_test_resnet", num_classes=3)
+def test_pushing_without_the_right_is_refused(hub, model):
     with pytest.raises(
         PermissionError, match=r"cannot push to ada/net: the Hub refuses \(401\); run `hf auth login`, or give a token="
     ):
@@ -62,30 +55,22 @@ def test_pushing_without_the_right_is_refused(hub):
         model.push_to_hub("ada/net/more", token=hub.token("ada"))
 
 
-def test_a_pull_request_leaves_the_branch_alone(hub, cache):
+def test_a_pull_request_leaves_the_branch_alone(hub, cache, model):
     hub.add_repo("ada/net", {"README.md": b"mine"})
-    model = create_model("srnn_test_resnet", num_classes=3)
     commit = model.push_to_hub("ada/net", token=hub.token("ada"), create_pr=True)
     assert commit.pr_revision == "refs/pr/1"
     assert same_weights(SRNN.from_pretrained("ada/net@refs/pr/1", cache_dir=cache), model)
     assert hub.repositories["ada/net"].files() == {"README.md": b"mine"}
 
 
-def test_nothing_but_the_models_own_files_is_downloaded_and_nothing_twice(hub, cache):
-    model = create_model("srnn_test_resnet", num_classes=3)
-    model.push_to_hub("ada/net", token=hub.token("ada"))
-    hub.requests.clear()
-    SRNN.from_pretrained("ada/net", cache_dir=cache)
-    assert {request.path.rpartition("/")[2] for request in hub.requests if request.method == "GET"} == {
-        "config.json",
-        "model.safetensors",
-    }
-    SRNN.from_pretrained("ada/net", cache_dir=cache)
-    assert hub.count("GET", "model.safetensors") == hub.count("GET", "config.json") == 1
-    commit = next((cache / "models--ada--net" / "snapshots").iterdir()).name
-    hub.requests.clear()
-    SRNN.from_pretrained(f"ada/net@{commit}", cache_dir=cache)
-    assert not hub.requests  # what a full hash names cannot change
+def test_nothing_but_the_models_own_files_is_downloaded_and_nothing_twice(published, cache):
+    for _ in range(2):
+        SRNN.from_pretrained("ada/net", cache_dir=cache)
+    got = [request.path.rpartition("/")[2] for request in published.requests if request.method == "GET"]
+    assert got == ["config.json", "model.safetensors"]
+    published.requests.clear()
+    SRNN.from_pretrained(f"ada/net@{published.repositories['ada/net'].oid('main')}", cache_dir=cache)
+    assert not published.requests  # what a full hash names cannot change
 
 
 def test_two_processes_that_load_at_once_download_once(published, cache):
@@ -137,8 +122,7 @@ def test_the_cards_own_lines_run(lite0, tmp_path, monkeypatch):
     assert namespace["logits"].shape == (1, 1000)
 
 
-def test_a_card_of_ones_own_stays(hub, tmp_path):
-    model = create_model("srnn_test_resnet", num_classes=3)
+def test_a_card_of_ones_own_stays(hub, tmp_path, model):
     model.save_pretrained(tmp_path)
     model.save_pretrained(tmp_path, license="mit")
     assert ModelCard.load(tmp_path / "README.md").data.license == "mit"  # pyright: ignore
