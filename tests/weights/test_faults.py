@@ -162,7 +162,7 @@ def test_a_download_that_never_comes_through_is_not_taken_for_cached(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     published.fault(FILE, method="GET", **fault)
     with pytest.raises(
-        WeightsUnavailableError, match=rf"the download of {FILE} of ada/net stopped \({reason}.*: try"
+        WeightsUnavailableError, match=rf"the download of {FILE} of ada/net stopped \({reason}.*: try again"
     ):
         SRNN.from_pretrained("ada/net", cache_dir=cache)
     with pytest.raises(WeightsUnavailableError, match="is not in the Hugging Face cache"):

@@ -1,7 +1,6 @@
 """A model comes back whole: through our own API, timm's local-dir: and hf-hub:, and from the Hub by revision."""
 
 import json
-from typing import cast
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from timm.models import save_for_hf
 import srnn_zoo
 from srnn_zoo import SRNN, create_model, create_transform, list_cells
 from srnn_zoo.datasets.classes import class_names
+from tests.conftest import files
 
 # CNNs, signed CNNs, ViTs; head_hidden_size and num_features differ in MambaOut and the MobileNet
 BACKBONES = ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_nfnet", "test_mambaout"]
@@ -41,11 +41,7 @@ def pairs():
 
 
 def in_timm(saved):
-    return cast(SRNN, timm.create_model(f"local-dir:{saved}", pretrained=True)).eval()
-
-
-def files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return timm.create_model(f"local-dir:{saved}", pretrained=True).eval()
 
 
 def config(model, folder):
@@ -99,7 +95,7 @@ def test_a_factory_called_directly_keeps_its_arguments(tmp_path):
     model = srnn_zoo.get_factory("srnn_test_vit")(
         variant="gru", scales=(0.5, 0.75, 1.0), activation="relu", num_classes=4, img_size=96, drop_path_rate=0.1
     ).eval()
-    model.save_pretrained(tmp_path)
+    assert config(model, tmp_path)["srnn"]["cell"] == "srnn_zoo.models.cells.GRU"
     loaded = SRNN.from_pretrained(tmp_path).eval()
     images = torch.randn(1, 3, 96, 96)
     assert torch.equal(loaded(images), model(images))
@@ -149,18 +145,23 @@ def test_another_number_of_classes_makes_the_classifier_new_and_says_so(tmp_path
     assert class_names(loaded) == [f"class {index}" for index in range(5)]
 
 
-def test_other_channels_adapt_the_first_convolution_as_in_timm(tmp_path):
-    model = trained("srnn_test_resnet", num_classes=3)
-    model.save_pretrained(tmp_path)
-    loaded = SRNN.from_pretrained(tmp_path, in_chans=1)
-    stem, wanted = loaded.backbone.conv1[0].weight, model.backbone.conv1[0].weight  # pyright: ignore
+def test_other_channels_adapt_the_first_convolution_as_in_timm(saved, model):
+    loaded = SRNN.from_pretrained(saved, in_chans=1)
+    stem, wanted = loaded.backbone.conv1[0].weight, model.backbone.conv1[0].weight
     assert torch.allclose(stem, wanted.sum(1, keepdim=True))
 
 
 def test_zero_shot_is_said_until_the_model_is_trained(tmp_path):
     model = create_model("srnn_tf_efficientnet_lite0", pretrained=True)
-    assert config(model, tmp_path)["srnn"]["zero_shot"]
-    assert SRNN.from_pretrained(tmp_path).eval().zero_shot
+    written = config(model, tmp_path)
+    assert written["srnn"]["zero_shot"]
+    assert "license: apache-2.0" in (tmp_path / "README.md").read_text()
+    written["pretrained_cfg"]["notes"] = ["zero-shot: backbone and classifier of the base CNN"]  # as it once was
+    written["srnn"]["fingerprint"] = 1.0
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    loaded = SRNN.from_pretrained(tmp_path).eval()
+    assert loaded.zero_shot
+    assert "notes" not in loaded.pretrained_cfg
     model.train()
     written = config(model, tmp_path)
     assert not written["srnn"]["zero_shot"]
@@ -168,18 +169,6 @@ def test_zero_shot_is_said_until_the_model_is_trained(tmp_path):
     assert written["srnn"]["metadata"]["base_model"] == "tf_efficientnet_lite0.in1k"
     assert "never trained" not in (tmp_path / "README.md").read_text()
     assert not SRNN.from_pretrained(tmp_path).zero_shot
-
-
-def test_a_model_saved_with_notes_in_its_config_is_zero_shot_still(tmp_path):
-    create_model("srnn_tf_efficientnet_lite0", pretrained=True).save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    saved = json.loads(path.read_text())
-    saved["pretrained_cfg"]["notes"] = ["zero-shot: backbone and classifier of the base CNN"]
-    saved["srnn"]["fingerprint"] = 1.0
-    path.write_text(json.dumps(saved))
-    again = SRNN.from_pretrained(tmp_path)
-    assert again.zero_shot
-    assert "notes" not in again.pretrained_cfg
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -192,13 +181,7 @@ def test_the_precision_comes_back(dtype, tmp_path):
             assert torch.equal(loaded(images), model(images))
 
 
-def test_the_config_names_the_cell_by_its_module(tmp_path):
-    written = config(create_model("srnn_test_resnet", variant="gru", num_classes=3), tmp_path)
-    assert written["srnn"]["cell"] == "srnn_zoo.models.cells.GRU"
-
-
-def test_the_same_model_is_saved_as_the_same_bytes(tmp_path):
-    model = create_model("srnn_test_resnet", num_classes=3)
+def test_the_same_model_is_saved_as_the_same_bytes(model, tmp_path):
     for index in range(8):
         model.save_pretrained(tmp_path / str(index))
     assert len({(tmp_path / str(index) / "model.safetensors").read_bytes() for index in range(8)}) == 1
@@ -211,7 +194,7 @@ def test_scalars_of_numpy_and_torch_are_numbers_in_json(tmp_path):
         tmp_path,
         label_names=np.array(NAMES),
         dataset=np.str_("iris"),
-        metrics={"iris": {"top1": np.mean([90.0, 91.0]), "top5": np.float32(100)}},  # pyright: ignore
+        metrics={"iris": {"top1": np.mean([90.0, 91.0]), "top5": np.float32(100)}},
         recipe={"lr": torch.tensor(0.5), "path": tmp_path, "sizes": (1, 2)},
     )
     loaded = SRNN.from_pretrained(tmp_path)
@@ -224,8 +207,7 @@ def test_scalars_of_numpy_and_torch_are_numbers_in_json(tmp_path):
     assert class_names(loaded) == NAMES
 
 
-def test_an_unknown_keyword_is_not_published(tmp_path):
-    model = create_model("srnn_test_resnet", num_classes=3)
+def test_an_unknown_keyword_is_not_published(model, tmp_path):
     with pytest.raises(TypeError, match="token"):
         model.save_pretrained(tmp_path, token="hf_secret")
     with pytest.raises(TypeError, match="give the revision after an @: ada/net@v1"):
@@ -234,19 +216,14 @@ def test_an_unknown_keyword_is_not_published(tmp_path):
         SRNN.from_pretrained("ada/net", weights="x", pretrained_backbone=True)
 
 
-def test_a_licence_is_named_where_there_is_one(tmp_path):
-    random = create_model("srnn_convnextv2_atto", num_classes=3)  # timm's weights of it are not for commerce
-    random.save_pretrained(tmp_path / "random")
-    assert "license" not in (tmp_path / "random" / "README.md").read_text()
-    assert "license" not in (tmp_path / "random" / "config.json").read_text()
-    create_model("srnn_tf_efficientnet_lite0", pretrained=True).save_pretrained(tmp_path / "lite0")
-    assert "license: apache-2.0" in (tmp_path / "lite0" / "README.md").read_text()
+def test_a_model_without_a_base_has_no_licence(tmp_path):
+    create_model("srnn_convnextv2_atto", num_classes=3).save_pretrained(tmp_path)  # timm's weights are not for commerce
+    for name in ("README.md", "config.json"):
+        assert "license" not in (tmp_path / name).read_text()
 
 
-def test_features_come_from_a_saved_model(tmp_path):
-    model = trained("srnn_test_resnet", num_classes=3)
-    model.save_pretrained(tmp_path)
-    features = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, features_only=True).eval()
+def test_features_come_from_a_saved_model(saved, model):
+    features = timm.create_model(f"local-dir:{saved}", pretrained=True, features_only=True).eval()
     images = torch.randn(1, 3, 96, 96)
     maps = model.forward_intermediates(images, intermediates_only=True)
     assert all(torch.equal(a, b) for a, b in zip(features(images), maps, strict=True))

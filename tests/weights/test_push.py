@@ -125,7 +125,7 @@ def test_the_cards_own_lines_run(lite0, tmp_path, monkeypatch):
 def test_a_card_of_ones_own_stays(hub, tmp_path, model):
     model.save_pretrained(tmp_path)
     model.save_pretrained(tmp_path, license="mit")
-    assert ModelCard.load(tmp_path / "README.md").data.license == "mit"  # pyright: ignore
+    assert ModelCard.load(tmp_path / "README.md").data.license == "mit"
     (tmp_path / "README.md").write_text("mine")
     model.save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
