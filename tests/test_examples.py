@@ -3,7 +3,6 @@
 import re
 import runpy
 import sys
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,8 +10,6 @@ import torch
 import srnn_zoo
 
 from .conftest import ROOT
-
-Run = Callable[..., str]
 
 
 @pytest.fixture

@@ -13,8 +13,6 @@ from tests.evaluation.test_plot import HEADER, line, write
 
 from .command import COMMAND, run
 
-LITE0 = "srnn_tf_efficientnet_lite0"
-
 
 @pytest.fixture(autouse=True)
 def inside(place, monkeypatch):
@@ -40,21 +38,16 @@ def test_evaluate_prints_the_table_writes_it_and_lists_what_it_could_not_read(tm
     ]
     assert said.out == (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
     assert "12 images of data/test;" in said.out
-    with (tmp_path / "out" / "table.csv").open() as file:
-        assert [line["method"] for line in csv.DictReader(file)] == methods(said)
-    with (tmp_path / "out" / "predictions.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 12
+    for file, lines in (("table.csv", 6), ("predictions.csv", 12)):
+        with (tmp_path / "out" / file).open() as opened:
+            assert len(list(csv.DictReader(opened))) == lines
 
 
-def test_models_of_one_variant_are_named_with_what_they_are():
-    said = run("evaluate", Path("data", "test"), "b", "c", "--reference", "half_gru, b")
-    assert methods(said) == [*BASE, "half_gru, b", "half_gru, c"]
+def test_base_sizes_and_reference_are_chosen_and_models_of_one_variant_are_named_with_what_they_are():
+    options = ("--base", "a", "--sizes", "32,48,64", "--reference", "half_gru, b")
+    said = run("evaluate", Path("data", "test"), "b", "c", *options)
+    assert methods(said) == ["base CNN 32", "base CNN 48", "base CNN 64", *BASE[2:], "half_gru, b", "half_gru, c"]
     assert "p against half_gru, b" in said.out
-
-
-def test_base_and_sizes_can_be_chosen():
-    said = run("evaluate", "data/test", "b", "--base", "a", "--sizes", "32,48,64")
-    assert methods(said) == ["base CNN 32", "base CNN 48", "base CNN 64", *BASE[2:], "half_gru"]
     assert "backbone and classifier of the model given as base" in said.out
 
 
@@ -63,7 +56,7 @@ def test_a_name_in_several_variants_is_zero_shot(imagenet_sample, tmp_path):
     for path in imagenet_sample[:3]:
         (tmp_path / path.parent.name).symlink_to(path.parent)
     options = ("--variants", "vanilla, half_gru", "--sizes", "112,224")
-    said = run("evaluate", tmp_path, LITE0, *options)
+    said = run("evaluate", tmp_path, "srnn_tf_efficientnet_lite0", *options)
     assert (said.code, said.err) == (0, "")
     assert methods(said) == ["base CNN 112", "base CNN 224", *BASE[2:], "vanilla", "half_gru"]
 
@@ -95,16 +88,11 @@ def test_as_a_process_ctrl_c_leaves_what_was_done_and_says_where(place, images, 
     assert {line.count(",") for line in done} == {done[0].count(",")}  # no line is cut
 
 
-@pytest.fixture
-def runs(tmp_path):
-    for name in ("vanilla", "half_gru", "other/vanilla"):
-        (tmp_path / name).mkdir(parents=True)
+def test_curves_draws_runs_with_lines(tmp_path):
+    for name in ("other", "vanilla", "half_gru", "other/vanilla"):
         write(tmp_path / name, HEADER, line(0, 60), line(1, 70))
-    return tmp_path
-
-
-def test_curves_draws_runs_with_lines(runs):
-    options = ("--line", "logit ensemble=28.26", "--line", "a=b=30", "--output", runs / "curves.svg")
-    said = run("curves", runs / "vanilla", f"half-GRU SRNN={runs / 'half_gru'}", runs / "other" / "vanilla", *options)
-    assert (said.code, said.out, said.err) == (0, "", f"drawn to {runs / 'curves.svg'}\n")
-    assert (runs / "curves.svg").stat().st_size > 1000
+    runs = (tmp_path / "vanilla", f"half-GRU SRNN={tmp_path / 'half_gru'}", tmp_path / "other" / "vanilla")
+    plot = tmp_path / "curves.svg"
+    said = run("curves", *runs, "--line", "logit ensemble=28.26", "--line", "a=b=30", "--output", plot)
+    assert (said.code, said.out, said.err) == (0, "", f"drawn to {plot}\n")
+    assert plot.stat().st_size > 1000

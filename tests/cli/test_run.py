@@ -96,29 +96,20 @@ def start(monkeypatch, tmp_path):
     return start
 
 
-@pytest.fixture
-def package(tmp_path):
-    """A package whose modules note what they see in a list of the test's."""
+@pytest.mark.parametrize(("module", "file"), [("flowers.train", "train.py"), ("flowers", "__main__.py")])
+def test_a_module_is_run_with_its_package_and_a_child_imports_it(start, module, file, tmp_path, monkeypatch):
     package = tmp_path / "flowers"
     package.mkdir()
     (package / "__init__.py").write_text("seen = []\n")
     text = "import sys\nfrom . import seen\nseen.append((__name__, __package__, [*sys.argv]))\n"
     (package / "train.py").write_text(f"{text}def say(): pass\n")
     (package / "__main__.py").write_text(text)
-    return package
-
-
-@pytest.mark.parametrize(("module", "file"), [("flowers.train", "train.py"), ("flowers", "__main__.py")])
-def test_a_module_is_run_with_its_package_and_a_child_imports_it(start, package, module, file, monkeypatch):
     start("-m", module, "7")
-    flowers = sys.modules.pop("flowers")
-    argv = [str(package / file), "7"]
-    assert flowers.seen == [("__main__", "flowers", argv)]
+    assert sys.modules.pop("flowers").seen == [("__main__", "flowers", [str(package / file), "7"])]
     # what multiprocessing does in a process that it spawns
     name = f"{module}.__main__" if module == "flowers" else module
-    assert run._preparation_data("child", lambda _: {"init_main_from_name": name}) == {
-        "init_main_from_name": "srnn_zoo.cli.run"
-    }
+    prepared = run._preparation_data("child", lambda _: {"init_main_from_name": name})
+    assert prepared == {"init_main_from_name": "srnn_zoo.cli.run"}
     monkeypatch.delitem(sys.modules, "srnn_zoo.cli.run")
     main = runpy.run_module("srnn_zoo.cli.run", run_name="__mp_main__", alter_sys=True)
     if module == "flowers":  # multiprocessing imports no __main__.py of a package
@@ -135,9 +126,6 @@ def test_an_error_is_reported_with_the_line_of_the_program(start, tmp_path):
         start("wrong.py")
     assert caught.traceback[-1].path == tmp_path / "wrong.py"
     assert caught.traceback[-1].lineno == 2
-    (tmp_path / "needy.py").write_text("import no_such_flower\n")
-    with pytest.raises(ModuleNotFoundError, match="no_such_flower"):
-        start("-m", "needy")
 
 
 def test_a_folder_with_a_timm_of_its_own_must_be_the_current_one(start, tmp_path):
@@ -149,20 +137,8 @@ def test_a_folder_with_a_timm_of_its_own_must_be_the_current_one(start, tmp_path
 
 
 TRAIN = """
-import sys, timm, torch
-import torch.distributed as dist
-torch.manual_seed(0)
-dist.init_process_group("gloo")
-model = timm.create_model("srnn_test_resnet", num_classes=2)
-ddp = torch.nn.parallel.DistributedDataParallel(model)
-ddp(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(dist.get_rank()))).square().sum().backward()
-norm = model.fc.weight.grad.norm()
-norms = [torch.zeros(()) for _ in range(2)]
-dist.all_gather(norms, norm)
-open(f"{dist.get_rank()}.txt", "w").write(f"{sys.argv[1:]} {norms[0] == norms[1]} {norm > 0}")
-dist.barrier()  # one that leaves while the other's gloo threads still work takes it down
-del ddp
-dist.destroy_process_group()
+import os, sys, timm
+open(f"{os.environ['RANK']}.txt", "w").write(f"{sys.argv[1:]} {timm.is_model('srnn_resnet18')}")
 """
 
 
@@ -172,7 +148,7 @@ def test_torchrun_starts_a_program_by_it_on_several_processes(tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc_per_node", "2"]
     done = python(*launcher, "-m", "srnn_zoo.cli.run", "train.py", "--lr", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["['--lr', '1'] True True"] * 2
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["['--lr', '1'] True"] * 2
 
 
 @pytest.mark.parametrize(
@@ -186,11 +162,8 @@ def test_torchrun_starts_a_program_by_it_on_several_processes(tmp_path):
         (["-m"], "^usage: python -m srnn_zoo.cli.run script.py"),
     ],
 )
-def test_what_cannot_be_run_is_said_in_a_sentence(start, arguments, message):
+def test_what_cannot_be_run_is_said_in_a_sentence_and_help_says_how(start, arguments, message, capsys):
     with pytest.raises(SystemExit, match=message):
         start(*arguments)
-
-
-def test_help_says_how_it_is_used(start, capsys):
     start("--help")
     assert capsys.readouterr().out == f"{run.USAGE}\n"
