@@ -18,9 +18,8 @@ from .conftest import ROOT
 @pytest.fixture(scope="session")
 def dist(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dist")
-    subprocess.run(
-        [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)], check=True, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
     return folder
 
 

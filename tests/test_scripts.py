@@ -60,9 +60,7 @@ def run(script, *arguments, cwd=None):
     """Standard output of a program that `srnn_zoo.cli.run` started, in its own folder, and that ended well."""
     command = [sys.executable, "-m", "srnn_zoo.cli.run", str(script), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        command, cwd=cwd or script.parent, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=cwd or script.parent, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
