@@ -126,6 +126,9 @@ def test_an_error_is_reported_with_the_line_of_the_program(start, tmp_path):
         start("wrong.py")
     assert caught.traceback[-1].path == tmp_path / "wrong.py"
     assert caught.traceback[-1].lineno == 2
+    (tmp_path / "needy.py").write_text("import no_such_flower\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_flower"):
+        start("-m", "needy")
 
 
 def test_a_folder_with_a_timm_of_its_own_must_be_the_current_one(start, tmp_path):
