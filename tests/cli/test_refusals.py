@@ -17,6 +17,7 @@ REFUSED = {
         "--sizes=-224,448": "--sizes: sizes must be positive",
         "--sizes 1,4000000": "scales below 1/1000",
         "--model resnet18": "unknown model 'resnet18'; did you mean 'srnn_resnet18'",
+        "--model ''": "unknown model ''",
         "--model srnn_resnet18.tv_in1": "did you mean 'tv_in1k'?",
         "--model local-dir:/nowhere": "/nowhere",
         "--variant half_gur": "unknown variant 'half_gur'; did you mean 'half_gru'?",
@@ -85,6 +86,7 @@ REFUSED = {
         ". --output plot.xyz": f"--output: {PLOT_LISTED}",
         ". --line 28.26": "--line takes a name and an error in per cent, such as 'logit ensemble=28.26'",
         ". --line a=high": "got 'a=high'",
+        ". --line a=101": "got 'a=101'",
         ". --line a=nan": "got 'a=nan'",
     },
     "list": {
