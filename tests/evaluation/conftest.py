@@ -47,6 +47,12 @@ def make(fruit):
     return make
 
 
+@pytest.fixture(scope="session")
+def model(make):
+    """half_gru. Do not change it."""
+    return make()
+
+
 _found = {}
 
 
