@@ -53,13 +53,7 @@ def model(make):
     return make()
 
 
-_found = {}
-
-
 def pyramids(model, folder):
     """The levels of every image, each a batch of one, by its path."""
     transform = srnn_zoo.create_transform(model)
-    if (key := (repr(transform), folder)) not in _found:
-        paths = sorted(folder.glob("*/*.png"))
-        _found[key] = {path: [level[None] for level in transform(Image.open(path))] for path in paths}
-    return _found[key]
+    return {path: [level[None] for level in transform(Image.open(path))] for path in sorted(folder.glob("*/*.png"))}

@@ -4,6 +4,7 @@ import dataclasses
 import html
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -30,14 +31,14 @@ def prediction(levels=1, labels=LABELS, path="cup.png", channels=3, answers=3):
     return Prediction(path, said[-answers:], (), images)
 
 
+WHOLE = prediction(3)
+EARLY = WHOLE._replace(answers=WHOLE.answers[:1], stopped_at=0, gmacs=0.1)
+
+
 def drawn_size(predictions, folder):
-    """`(width, height)` of the drawing in pixels, after all of it was decoded."""
+    """`(width, height)` of the drawing in pixels."""
     plot_predictions(predictions, folder / "plot.png")
     with Image.open(folder / "plot.png") as image:
-        image.load()
-        darkest, brightest = image.convert("L").getextrema()
-        assert darkest < 100  # pyright: ignore
-        assert brightest == 255
         return image.size
 
 
@@ -53,29 +54,21 @@ def drawn(plot, what, folder, **options):
 
 
 def test_the_drawing_grows_with_levels_and_images(tmp_path):
-    sizes = {n: drawn_size([prediction(n)], tmp_path) for n in (1, 2, 3)}
-    for n, (width, height) in sizes.items():
-        assert (width, height) == pytest.approx((n * sizes[1][0], sizes[1][1]), abs=2)
-        assert 300 < height < 1000
-        assert 300 < width < 500 * n
-    three_rows = drawn_size([prediction(), prediction(2), prediction()], tmp_path)
-    assert three_rows == pytest.approx((sizes[2][0], 3 * sizes[2][1]), abs=4)
-    assert drawn_size([prediction(channels=1)], tmp_path) == sizes[1]  # grey levels
-    whole = prediction(3)
-    assert drawn_size([whole._replace(answers=whole.answers[:1], stopped_at=0, gmacs=0.1)], tmp_path) == sizes[3]
+    width, height = one = drawn_size([prediction(channels=1)], tmp_path)  # of grey levels
+    assert 300 < width < 500
+    assert 300 < height < 1000
+    for drawing, levels, rows in (([prediction()] * 3, 1, 3), ([prediction(), prediction(2)], 2, 2), ([EARLY], 3, 1)):
+        assert drawn_size(drawing, tmp_path) == pytest.approx((levels * one[0], rows * one[1]), abs=4)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "start"), {"png": b"\x89PNG", "PNG": b"\x89PNG", "jpg": b"\xff\xd8", "pdf": b"%PDF"}.items()
-)
-def test_the_suffix_chooses_the_format(suffix, start, tmp_path):
-    plot_predictions([prediction()], str(tmp_path / f"plot.{suffix}"))
-    assert (tmp_path / f"plot.{suffix}").read_bytes().startswith(start)
+def test_the_suffix_chooses_the_format(tmp_path):
+    for suffix, start in {"PNG": b"\x89PNG", "jpg": b"\xff\xd8", "pdf": b"%PDF", "svg": b"<?xml"}.items():
+        plot_predictions([prediction()], str(tmp_path / f"plot.{suffix}"))
+        assert (tmp_path / f"plot.{suffix}").read_bytes().startswith(start)
 
 
 def test_each_level_shows_its_size_and_its_classes_and_the_leader_in_colour(tmp_path):
     texts, svg = drawn(plot_predictions, [prediction(2, path="folder/my cup.png")], tmp_path)
-    assert svg.startswith("<?xml")
     assert texts.count("my cup.png") == texts.count("32 × 32") == texts.count("64 × 64") == 1
     for text in (*LABELS, "50.0 %", "25.0 %", "12.5 %"):
         assert texts.count(text) == 2
@@ -85,9 +78,7 @@ def test_each_level_shows_its_size_and_its_classes_and_the_leader_in_colour(tmp_
 def test_a_level_that_was_not_read_is_shown_as_such_and_one_without_an_answer_is_not(tmp_path):
     texts, _ = drawn(plot_predictions, [prediction(3, answers=1)], tmp_path)  # a variant that answers once
     assert [text for text in texts if "×" in text] == ["96 × 96"]
-    whole = prediction(3)
-    early = whole._replace(answers=whole.answers[:1], stopped_at=0, gmacs=0.1)
-    texts, _ = drawn(plot_predictions, [early, whole._replace(stopped_at=2, gmacs=1.0)], tmp_path)
+    texts, _ = drawn(plot_predictions, [EARLY, WHOLE._replace(stopped_at=2, gmacs=1.0)], tmp_path)
     sizes = ["32 × 32", "64 × 64, not read", "96 × 96, not read", "32 × 32", "64 × 64", "96 × 96"]
     assert [text for text in texts if "×" in text] == sizes
     assert texts.count("espresso") == 1 + 3
@@ -107,22 +98,17 @@ def test_names_of_all_kinds_are_drawn_as_they_are(text, tmp_path):
         assert labels.count(f"{text}.png") == 1
 
 
-def test_long_names_and_many_classes_are_cut_and_leave_the_drawing_its_size(tmp_path):
+@pytest.mark.skipif(os.name == "nt", reason="file names are text there")
+def test_long_names_and_many_classes_are_cut_and_a_file_name_that_is_no_text_is_drawn(tmp_path):
     long = prediction(labels=("espresso" * 100, "cup, or a mug"), path=f"{'photo' * 50}.png")
     assert drawn_size([long], tmp_path) == drawn_size([prediction()], tmp_path)
     texts, _ = drawn(plot_predictions, [long], tmp_path)
     assert all(len(text) < 60 for text in texts)
     assert any(re.fullmatch("(photo){5,}.*…", text) for text in texts)
-    assert ("espresso" * 100)[:29] + "…" in texts
-    assert "cup" in texts  # the first of its names
+    assert {("espresso" * 100)[:29] + "…", "cup"} <= set(texts)  # of several names the first
     many = tuple(f"class {number}" for number in range(1000))
-    texts, _ = drawn(plot_predictions, [prediction(labels=many)], tmp_path)
+    texts, _ = drawn(plot_predictions, [prediction(labels=many, path=os.fsdecode(b"caf\xe9.png"))], tmp_path)
     assert [text for text in texts if text.startswith("class")] == list(many[:8])
-
-
-@pytest.mark.skipif(os.name == "nt", reason="file names are text there")
-def test_a_file_name_that_is_no_text_is_drawn(tmp_path):
-    texts, _ = drawn(plot_predictions, [prediction(path=os.fsdecode(b"caf\xe9.png"))], tmp_path)
     assert texts.count("caf\N{REPLACEMENT CHARACTER}.png") == 1
 
 
@@ -132,50 +118,37 @@ A_CURVE = [Curve("a", (0,), (50,))]
 
 
 @pytest.mark.parametrize(
-    ("file", "reason"),
+    ("plot", "file", "reason"),
     [
-        ("plot.xyz", "cannot write 'plot.xyz': give it one of the suffixes .*jpg.*pdf.*png"),
-        ("plot", "cannot write 'plot'"),
-        ("", "cannot write"),
-        ("plot.pgf", "cannot write 'plot.pgf'"),  # would need LaTeX
-        ("no such folder/plot.png", "no folder .*no such folder to write to"),
-        ("folder.png", "folder.png: it is a folder"),
+        (check_plot_file, "plot", "cannot write 'plot'"),
+        (check_plot_file, "plot.pgf", "cannot write 'plot.pgf'"),  # would need LaTeX
+        (check_plot_file, "no such folder/plot.png", "no folder .*no such folder to write to"),
+        (check_plot_file, "folder.png", "folder.png: it is a folder"),
+        (partial(plot_curves, A_CURVE), "plot.xyz", "'plot.xyz': give it one of the suffixes .*jpg.*pdf.*png"),
+        (partial(plot_predictions, []), "plot.png", "no predictions to draw"),
+        (partial(plot_pareto, []), "plot.png", "no points to draw"),
+        (partial(plot_curves, []), "plot.png", "no curves to draw"),
+        (partial(plot_curves, A_CURVE, lines={"b": 101.0}), "plot.png", "'b' must be an error .*, 0 to 100; got 101"),
+        (partial(plot_curves, A_CURVE, lines={"b": float("nan")}), "plot.png", "got nan"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_refused_before_the_work(file, reason, tmp_path):
+def test_files_that_cannot_be_written_nothing_to_draw_and_lines_outside_are_refused(plot, file, reason, tmp_path):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ValueError, match=reason):
-        check_plot_file(tmp_path / file)
-    with pytest.raises(ValueError, match=reason):
-        plot_curves(A_CURVE, tmp_path / file)
+        plot(file=tmp_path / file)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
 
 
 def test_a_good_file_is_not_touched_and_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for file in ("plot.png", Path("plot.PDF"), tmp_path / "plot.svg"):
+    for file in ("plot.png", tmp_path / "plot.PDF"):
         check_plot_file(file)
     assert not list(tmp_path.iterdir())
+    (tmp_path / "mine.png").touch()
     monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == tmp_path and mode == os.W_OK))
+    check_plot_file(tmp_path / "mine.png")  # may still be overwritten
     with pytest.raises(ValueError, match="no permission to write"):
         check_plot_file(tmp_path / "plot.png")
-    (tmp_path / "mine.png").touch()
-    check_plot_file(tmp_path / "mine.png")  # may still be overwritten
-
-
-@pytest.mark.parametrize(
-    ("plot", "what", "options", "reason"),
-    [
-        (plot_predictions, [], {}, "no predictions to draw"),
-        (plot_pareto, [], {}, "no points to draw"),
-        (plot_curves, [], {}, "no curves to draw"),
-        (plot_curves, A_CURVE, {"lines": {"b": 101.0}}, "line 'b' must be an error in per cent, 0 to 100; got 101"),
-        (plot_curves, A_CURVE, {"lines": {"b": float("nan")}}, "got nan"),
-    ],
-)
-def test_nothing_to_draw_and_lines_outside_are_refused(plot, what, options, reason, tmp_path):
-    with pytest.raises(ValueError, match=reason):
-        plot(what, tmp_path / "plot.png", **options)
-    assert not (tmp_path / "plot.png").exists()
 
 
 # --- accuracy against cost --------------------------------------------------------------------------------------------
@@ -186,21 +159,19 @@ OTHERS += [Point(f"single scale {n} x {n}", "single scale", 1 + n, 60.0) for n i
 OTHERS += [Point("logit ensemble", "ensemble", 5.0, 76.0), Point("probability ensemble", "ensemble", 5.0, 75.5)]
 
 
-@pytest.mark.parametrize("curve", [CURVE, CURVE[:1], []])
-def test_every_point_of_a_curve_has_its_name_and_a_look_of_its_own(curve, tmp_path):
+def test_every_point_of_a_curve_has_its_name_and_a_look_of_its_own(tmp_path):
     names = [point.name for point in OTHERS]
-    texts, svg = drawn(plot_pareto, [*curve, *OTHERS], tmp_path)
+    texts, svg = drawn(plot_pareto, [*CURVE, *OTHERS], tmp_path)
     assert [text for text in texts if text in names] == names
-    assert texts.count("early exit, confidence") == bool(curve)
+    assert texts.count("early exit, confidence") == 1
     axes, _, legend = svg.partition('<g id="legend_1">')
     looks = {}  # of every line of the legend
     for mark, y, style in re.findall(r'<use xlink:href="#(m\w+)" x="[^"]*" y="([^"]*)" style="([^"]*)"', legend):
         looks[y] = looks.get(y, "") + mark + style
         assert re.search(rf'<use xlink:href="#{mark}" [^>]* style="{style}"', axes)
-    assert len(set(looks.values())) == len(OTHERS) + bool(curve)
-    if curve:
-        optimistic = [dataclasses.replace(point, optimistic=True) for point in curve]
-        assert "thresholds chosen on the same images" in drawn(plot_pareto, optimistic, tmp_path)[1]
+    assert len(set(looks.values())) == len(OTHERS) + 1
+    optimistic = [dataclasses.replace(point, optimistic=True) for point in CURVE]
+    assert "thresholds chosen on the same images" in drawn(plot_pareto, optimistic, tmp_path)[1]
 
 
 # --- learning curves --------------------------------------------------------------------------------------------------
@@ -212,19 +183,23 @@ def line(epoch, top1):
     return f"{epoch},0.001,2.5,2.25,{top1},90.5,12.25"
 
 
-def write(folder, *lines, end="\n"):
+def write(folder, *lines):
     """A training run with this log."""
     folder.mkdir(exist_ok=True)
-    (folder / "log.csv").write_text("\n".join(lines) + end, encoding="utf-8")
+    (folder / "log.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
 
-def test_a_log_is_read_as_errors_by_epoch(tmp_path):
+def test_a_log_is_read_as_errors_by_epoch_and_must_be_there(tmp_path):
     run = write(tmp_path / "half_gru", HEADER, line(0, 60), line(1, "71.25"), line(3, "1e2"))
     assert read_curve(run) == Curve("half_gru", (0, 1, 3), (40.0, 28.75, 0.0))
     assert read_curve(str(run), "half-GRU SRNN").name == "half-GRU SRNN"
     write(run, "note," + HEADER, "a," + line(1, 50))  # a column more
     assert read_curve(run).errors == (50.0,)
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere'; give the folder of a training run"):
+        read_curve(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"is no training run: it has no log\.csv"):
+        read_curve(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -233,16 +208,12 @@ def test_a_log_is_read_as_errors_by_epoch(tmp_path):
         ([], r"lacks the columns epoch, .*seconds; a log has epoch,lr"),
         ([HEADER], "has no epoch yet"),
         ([HEADER.replace("val_top1,", "")], "lacks the columns val_top1; a log has"),
-        ([line(0, 60)], "lacks the columns epoch"),
         ([HEADER, line(0, 60), "1,0.001,2"], "line 3: 3 values for 7 columns; was the file cut short"),
-        ([HEADER, line(0, 60) + ",9"], "line 2: 8 values for 7 columns"),
-        ([HEADER, line(0, 60), "", line(1, 60)], "line 3: 0 values for 7 columns"),
         ([HEADER, line(0.5, 60)], "line 2: an epoch is a whole number; got '0.5'"),
         ([HEADER, line(1, 60), line(1, 61)], "line 3: epochs must rise; epoch 1 comes after 1"),
         ([HEADER, line(0, "")], "line 2: val_top1 must be an accuracy in per cent, 0 to 100; got ''"),
         ([HEADER, line(0, "nan")], "got 'nan'"),
         ([HEADER, line(0, 100.5)], "got '100.5'"),
-        ([HEADER, line(0, "inf")], "got 'inf'"),
         ([HEADER, '"' + line(0, 60)], "is damaged: unexpected end of data"),
         (["\udcff\udcfe"], r"log\.csv is damaged: 'utf-8'"),
     ],
@@ -250,13 +221,6 @@ def test_a_log_is_read_as_errors_by_epoch(tmp_path):
 def test_logs_that_are_none_are_refused_with_the_line(lines, reason, tmp_path):
     (tmp_path / "log.csv").write_bytes("\n".join(lines).encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=reason):
-        read_curve(tmp_path)
-
-
-def test_missing_logs_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere'; give the folder of a training run"):
-        read_curve(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"is no training run: it has no log\.csv"):
         read_curve(tmp_path)
 
 
@@ -279,11 +243,10 @@ def test_points_are_drawn_at_their_errors(tmp_path):
     assert y[(width * 0.5 < x) & (x < width * 0.7) & (y > height * 0.5)].min() > height * 0.7
 
 
-@pytest.mark.parametrize(("epochs", "points"), [(1, 1), (20, 20), (21, 0)])
-def test_few_epochs_are_points_as_well_and_one_is_nothing_else(epochs, points, tmp_path):
-    _, svg = drawn(plot_curves, [Curve("a", tuple(range(epochs)), (50.0,) * epochs)], tmp_path)
-    markers = re.findall(rf'<use [^>]*style="fill: {BLUE}', svg)
-    assert len(markers) == (points + 1 if points else 0)  # and the one in the legend
+def test_few_epochs_are_points_as_well(tmp_path):
+    for epochs, markers in ((1, 2), (20, 21), (21, 0)):  # one of them in the legend
+        _, svg = drawn(plot_curves, [Curve("a", tuple(range(epochs)), (50.0,) * epochs)], tmp_path)
+        assert len(re.findall(rf'<use [^>]*style="fill: {BLUE}', svg)) == markers
 
 
 def test_many_runs_are_told_apart(tmp_path):
