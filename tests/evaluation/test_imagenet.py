@@ -18,38 +18,21 @@ def test_ten_imagenet_images_with_ten_right_answers(lite0, imagenet_sample, tmp_
     for path in imagenet_sample[:10]:
         (tmp_path / path.parent.name).symlink_to(path.parent)
     row = evaluate(lite0, tmp_path).row("half_gru")
+    ids, transform = label_names(lite0), srnn_zoo.create_transform(lite0)
     with torch.inference_mode():
-        transform = srnn_zoo.create_transform(lite0)
-        answers = [
-            lite0([level[None] for level in transform(Image.open(path).convert("RGB"))]).argmax().item()
-            for path in imagenet_sample[:10]
-        ]
-    ids = label_names(lite0)
-    assert row.correct.tolist() == [
-        ids[int(k)] == path.parent.name for k, path in zip(answers, imagenet_sample, strict=False)
-    ]
+        for path, correct in zip(imagenet_sample, row.correct, strict=False):
+            answer = lite0([level[None] for level in transform(Image.open(path).convert("RGB"))]).argmax()
+            assert correct == (ids[int(answer)] == path.parent.name)
     assert row.correct.sum() >= 7
 
 
 @pytest.mark.slow
 @pytest.mark.data
 def test_the_recorded_zero_shot_figures_come_out_again(imagenet_sample):
-    models = [
-        srnn_zoo.create_model("srnn_tf_efficientnet_lite0", pretrained=True, variant=variant).eval()
-        for variant in ("vanilla", "half_gru")
-    ]
-    table = evaluate(models, imagenet_sample[0].parent.parent)
-    path = ROOT / "results" / "zero_shot_imagenet_sample.csv"
-    with path.open(encoding="utf-8") as file:
-        lines = [line for line in csv.DictReader(file) if line["model"] == "srnn_tf_efficientnet_lite0"]
-    recorded = {line["method"]: int(line["correct"]) for line in lines}
-    names = {
-        "base CNN 224": "single scale, small",
-        "base CNN 448": "single scale, large",
-        "probability ensemble": "mean_prob",
-        "logit ensemble": "mean_logit",
-        "vanilla": "vanilla",
-        "half_gru": "half_gru",
-    }
-    assert {row.name: int(row.correct.sum()) for row in table.rows} == {ours: recorded[s] for ours, s in names.items()}
-    assert [int(row.correct.sum()) for row in table.rows] == [266, 248, 266, 266, 267, 266]
+    name = "srnn_tf_efficientnet_lite0"
+    models = [srnn_zoo.create_model(name, pretrained=True, variant=v).eval() for v in ("vanilla", "half_gru")]
+    found = [int(row.correct.sum()) for row in evaluate(models, imagenet_sample[0].parent.parent).rows]
+    recorded = (ROOT / "results" / "zero_shot_imagenet_sample.csv").read_text(encoding="utf-8").splitlines()
+    correct = {line["method"]: int(line["correct"]) for line in csv.DictReader(recorded) if line["model"] == name}
+    methods = ("single scale, small", "single scale, large", "mean_prob", "mean_logit", "vanilla", "half_gru")
+    assert found == [correct[method] for method in methods] == [266, 248, 266, 266, 267, 266]
