@@ -138,12 +138,6 @@ def test_the_untrained_state_of_two_levels_is_the_documented_sum(variant, first,
     assert torch.allclose(answer(cell, [small, large]), first * small + second * large, atol=1e-14)
 
 
-@pytest.mark.parametrize("height", HEIGHTS)
-def test_the_untrained_half_gru_holds_half_the_sum_of_the_levels(height):
-    levels = torch.rand(height, BATCH, DIM, dtype=torch.float64)
-    assert torch.allclose(run(create_cell("half_gru", DIM).double(), levels), levels.sum(0) / 2, atol=1e-14)
-
-
 def test_a_state_can_be_kept_indexed_and_continued():
     for variant in [*RECURRENT, "mean_logit"]:
         cell = random_cell(variant, "relu", 2)
@@ -166,12 +160,9 @@ def test_what_makes_no_cell_or_no_answer_is_refused(variant, options, message):
         answer(create_cell(variant, DIM, **options), torch.rand(3, 1, DIM))
 
 
-@pytest.fixture
-def registry(monkeypatch):
+def test_a_user_can_register_a_cell_and_use_it_by_name(monkeypatch):
     monkeypatch.setattr(cells, "_CELLS", dict(cells._CELLS))
 
-
-def test_a_user_can_register_a_cell_and_use_it_by_name(registry):
     @register_cell("keep_largest")
     class KeepLargest(Cell):
         def forward(self, features, state):
@@ -205,7 +196,8 @@ class WithOptions(Cell):
         super().__init__(dim, **options)
 
 
-def test_a_cells_constructor_takes_only_what_it_uses(registry):
+def test_a_cells_constructor_takes_only_what_it_uses(monkeypatch):
+    monkeypatch.setattr(cells, "_CELLS", dict(cells._CELLS))
     for cls, expected in ((Plain, ("relu", 2)), (Positional, ("identity", 2)), (WithOptions, ("identity", 3))):
         register_cell(cls.__name__)(cls)
         cell = create_cell(cls.__name__, DIM, activation="identity", height=3)
