@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import importlib
 import os
 import threading
 import warnings
@@ -11,13 +11,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from srnn_zoo.transforms.rgb import NotFiniteError, upright_rgb
 
 MIN_SIDE = 8  # pixels; below, there is nothing to recognise
 MAX_ASPECT = 50  # long side over short side; above, the crop is a speck and the resize is huge
 
 # documents, films and data whose suffixes Pillow knows, but that it cannot show
 _NOT_IMAGES = frozenset({"BUFR", "GRIB", "HDF5", "MPEG", "PALM", "PDF"})
+# the package that reads files of a suffix; Pillow may open a raw file, but shows its thumbnail
+_PACKAGES = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif"}
+_PACKAGES |= dict.fromkeys(".3fr .arw .cr2 .cr3 .dng .nef .nrw .orf .pef .raf .rw2 .srw".split(), "rawpy")
 _filters_lock = threading.Lock()  # the warning filters belong to the process, and images are read in threads
 
 
@@ -42,8 +47,9 @@ class Skipped(NamedTuple):
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """The files named, and every image below the folders named, sorted within each folder.
 
-    In a folder, an image is a file with the suffix of one; hidden files and folders are left out. A file that is named
-    is not checked: `open_image` says what is wrong with it.
+    In a folder, an image is a file with the suffix of one, also where another package must be installed to read it.
+    Hidden files and folders are left out; linked folders are followed, except to a folder that they are in. A file that
+    is named is not checked: `open_image` says what is wrong with it.
 
     Raises:
         ImageError: for a folder without images.
@@ -53,7 +59,7 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         if not os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir raises where it may not look
             found.append(path)
             continue
-        inside = sorted(p for p in path.rglob("*") if _looks_like_an_image(p, path))
+        inside = sorted(file for file in _files(path) if _looks_like_an_image(file))
         if not inside:
             raise ImageError(f"{path}: no images in this folder")
         found.extend(inside)
@@ -67,8 +73,8 @@ def open_image(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> Opene
         path: the file, or one that is open.
         name: what errors call it; by default its path.
 
-    Orientation follows EXIF. Greyscale, palette, CMYK, 16-bit and floating-point images are converted, transparent
-    ones are shown on white, and of an animation the first frame is read; the notes say so.
+    Orientation and mode are as `transforms.rgb.upright_rgb` makes them, and of an animation the first frame is read;
+    the notes say so.
 
     Raises:
         ImageError: if the file is missing, not an image, truncated, damaged, absurdly large, thinner than 8 pixels or
@@ -76,15 +82,15 @@ def open_image(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> Opene
     """
     name = _name_of(path, name)
     try:
-        with _no_bomb_warning():
-            file = Image.open(path)
-        with file:
+        with _open_file(path, name) as file:
             frames = getattr(file, "n_frames", 1)
             _check_shape(name, *file.size)
             _load(file)
-            image, notes = _to_rgb(name, ImageOps.exif_transpose(file))
+            image, notes = upright_rgb(file)
     except ImageError:
         raise
+    except NotFiniteError as error:
+        raise ImageError(f"{name}: {error}") from None
     except Exception as error:  # Pillow's decoders raise nearly every kind of error for damaged files
         raise ImageError(f"{name}: {_reason(error, path)}") from None
     return OpenedImage(image, (f"the first of {frames} frames", *notes) if frames > 1 else notes)
@@ -120,11 +126,44 @@ def _name_of(path: str | os.PathLike[str] | BinaryIO, name: str) -> str:
     return name or (os.fspath(path) if isinstance(path, str | os.PathLike) else "an image")
 
 
-def _looks_like_an_image(path: Path, folder: Path) -> bool:
-    kind = Image.registered_extensions().get(path.suffix.lower())
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    is_file = os.path.isfile(path)  # noqa: PTH113 -- Path.is_file raises where it may not look
-    return kind is not None and kind not in _NOT_IMAGES and not hidden and is_file
+def _files(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """All files below a folder that are not hidden; `above` are the real paths of the folders that it is in."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with contextlib.suppress(PermissionError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _files(entry.path, (*above, real))
+            elif entry.is_file():
+                yield Path(entry.path)
+
+
+def _looks_like_an_image(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return suffix in _PACKAGES or Image.registered_extensions().get(suffix, "PDF") not in _NOT_IMAGES
+
+
+def _open_file(path: str | os.PathLike[str] | BinaryIO, name: str) -> Image.Image:
+    """The image of a file, which is read later, by Pillow or the package that knows its kind."""
+    suffix = ""
+    if isinstance(path, str | os.PathLike):
+        path = os.fspath(path)
+        suffix = Path(path).suffix.lower() if os.path.isfile(path) else ""  # noqa: PTH113 -- Path.is_file may raise
+    if package := _PACKAGES.get(suffix):
+        try:
+            module = importlib.import_module(package.replace("-", "_"))
+        except ImportError:
+            kind = "a camera's raw file" if package == "rawpy" else f"a {suffix[1:].upper()} image"
+            raise ImageError(f"{name}: {kind} needs the package {package}: pip install {package}") from None
+        if package == "rawpy":
+            with module.imread(path) as raw:
+                return Image.fromarray(raw.postprocess())
+        getattr(module, "register_heif_opener", lambda: None)()
+    with _no_bomb_warning():
+        return Image.open(path)
 
 
 @contextlib.contextmanager
@@ -148,38 +187,3 @@ def _check_shape(name: str, width: int, height: int) -> None:
         raise ImageError(f"{name}: {width} x {height} pixels; an image needs at least {MIN_SIDE} on each side")
     if long > MAX_ASPECT * short:
         raise ImageError(f"{name}: {width} x {height} pixels; one side is over {MAX_ASPECT} times the other")
-
-
-def _to_rgb(name: str, image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """The image in mode RGB, and a note where that changed more than the encoding."""
-    mode = image.mode
-    if mode == "RGB":
-        return image, ()
-    if mode == "F" or mode.startswith("I"):
-        return _to_8_bits(name, image).convert("RGB"), (f"{_KINDS.get(mode, mode)}, scaled to 8 bits",)
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema() == (255, 255):
-            return rgba.convert("RGB"), ()
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB"), ("transparent, shown on white",)
-    kind = _KINDS.get(mode)
-    return image.convert("RGB"), (f"{kind}, converted to RGB",) if kind else ()
-
-
-_KINDS = {"1": "black and white", "L": "greyscale", "CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "Lab", "HSV": "HSV"}
-_KINDS |= {"I": "32-bit greyscale", "F": "floating-point greyscale"}
-_KINDS |= dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), "16-bit greyscale")
-
-
-def _to_8_bits(name: str, image: Image.Image) -> Image.Image:
-    """A 16-bit, integer or float greyscale image as 8 bits: its type's range, or its own where that has none."""
-    import numpy as np
-
-    values = np.asarray(image)
-    low, high = float(values.min()), float(values.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ImageError(f"{name}: has values that are not finite")
-    bottom, top = min(low, 0.0), max(high, 1.0 if image.mode == "F" else 65535.0)
-    scale = 255.0 / (top - bottom)
-    return image.convert("F").point(lambda value: value * scale + (0.0 - bottom) * scale).convert("L")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import operator
 import os
 import tarfile
@@ -127,7 +128,8 @@ def open_labelled(data: StrPath | Dataset[Any], *, split: str | None = None, dat
     Args:
         data: a folder whose subfolders are classes, holding images at any depth (torchvision's `ImageFolder`); a
             `.tar` of one; a name for `timm.data.create_dataset`, such as `"hfds/food101"`; what else a registered
-            reader opens; or a data set of timm's or torchvision's, made without a transform.
+            reader opens; or an open data set of timm's or torchvision's, made without a transform, or of Hugging
+            Face's (`datasets.Dataset`), with a column of images and one of classes.
         split: a subfolder of the folder, or a split of timm's data set (there by default `"validation"`).
         data_dir: timm's `root` of a named data set.
 
@@ -238,8 +240,42 @@ def _create_dataset(what: str, name: str, **options: Any) -> Any:
         raise ValueError(f"timm cannot open {what!r}: {reason}") from error
 
 
+def _open_rows(dataset: Any, source: str) -> Images:
+    """What an open Hugging Face data set holds: of its columns, the first of images and the first of classes."""
+    kinds = {type(feature).__name__: name for name, feature in reversed((dataset.features or {}).items())}
+    if missing := {"Image", "ClassLabel"} - kinds.keys():
+        raise ValueError(f"the data set has no column of type {' or '.join(sorted(missing))}; got {dataset.features}")
+    image, label = kinds["Image"], kinds["ClassLabel"]
+    files = dataset.cast_column(image, type(dataset.features[image])(decode=False))  # so that this package reads them
+    is_stream = isinstance(dataset, IterableDataset)
+    rows = _Rows(files, image, label)
+    return (LabelledStream if is_stream else LabelledImages)(rows, source, dataset.features[label].names)
+
+
+class _Rows:
+    """A Hugging Face data set's rows as `(file, class index)`; not PyTorch's way to index, which may be a slice."""
+
+    def __init__(self, dataset: Any, image: str, label: str) -> None:
+        self.dataset, self.image, self.label = dataset, image, label
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self._item(self.dataset[index])
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return map(self._item, self.dataset)
+
+    def _item(self, row: dict[str, Any]) -> tuple[Any, Any]:
+        file = row[self.image]
+        return file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"]), row[self.label]
+
+
 def _open_dataset(dataset: Any, source: str) -> Images:
-    """What an open data set of timm's or torchvision's holds."""
+    """What an open data set of timm's, torchvision's or Hugging Face's holds."""
+    if hasattr(dataset, "cast_column"):
+        return _open_rows(dataset, source)
     if getattr(dataset, "transform", None) is not None:
         raise ValueError("make the data set without a transform: the models' own is used")
     reader = getattr(dataset, "reader", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .packed import LazyLevels
 from .pyramid import ANTIALIASED, pair
+from .rgb import upright_rgb
 from .scale_pyramid import ScalePyramid, VariablePyramid
 
 if TYPE_CHECKING:
@@ -44,21 +46,52 @@ class NormalizeLevels:
         return f"{type(self).__name__}(mean={self.mean}, std={self.std})"
 
 
-class ConvertMode:
-    """PIL images to the mode a model reads, `"RGB"` or `"L"`; tensors pass."""
+class ImageAsRead:
+    """What a user gives as an image, as a model reads it: PIL images upright and in its mode, tensors checked.
+
+    Args:
+        in_chans: channels of the model: PIL images become RGB for 3, greyscale for 1.
+
+    Raises:
+        TypeError: for what is no image, and for a PIL image where the model reads neither 1 nor 3 channels.
+        ValueError: for a tensor that is neither uint8 nor float from 0 to 1.
+    """
 
     def __init__(self, in_chans: int) -> None:
+        self.in_chans = in_chans
         self.mode = {1: "L", 3: "RGB"}.get(in_chans)
 
     def __call__(self, image: Any) -> Any:
-        if not isinstance(image, Image.Image) or image.mode == self.mode:
-            return image
+        if isinstance(image, Tensor):
+            return _checked(image)
+        if not isinstance(image, Image.Image):
+            raise TypeError(
+                f"a transform takes a PIL image or a tensor (C, H, W); got {type(image).__name__}"
+                + (": open it with PIL.Image.open" if isinstance(image, str | os.PathLike) else "")
+            )
         if self.mode is None:
-            raise TypeError("a PIL image has 1 or 3 channels; give a model of other channels a tensor (C, H, W)")
-        return image.convert(self.mode)
+            raise TypeError(
+                f"the model reads {self.in_chans} channels, and image files have 1 or 3: give a tensor "
+                f"({self.in_chans}, H, W)"
+            )
+        rgb, _ = upright_rgb(image)
+        return rgb if self.mode == "RGB" else rgb.convert(self.mode)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.mode!r})"
+
+
+def _checked(image: Tensor) -> Tensor:
+    """The tensor itself, if its values say how bright they are; resizing may have overshot a little."""
+    if image.dtype == torch.uint8 or image.numel() == 0:
+        return image
+    low, high = (value.item() for value in image.aminmax())
+    if not image.is_floating_point() or not (low >= -0.5 and high <= 1.5):
+        raise ValueError(
+            "an image tensor is uint8, from 0 to 255, or float, from 0 to 1; "
+            f"got {str(image.dtype).removeprefix('torch.')} from {low:g} to {high:g}"
+        )
+    return image
 
 
 def create_transform(
@@ -70,6 +103,7 @@ def create_transform(
 ) -> Compose:
     """The preprocessing that belongs to a model: a PIL image or tensor to a list of normalised levels, smallest first.
 
+    Images are turned upright, as EXIF says, and converted to the model's channels by the rules of `upright_rgb`.
     Cropping, interpolation and normalisation follow the model's `pretrained_cfg`, as timm resolves it. There is one
     crop, at the largest level; all levels are resized from it.
 
@@ -82,7 +116,9 @@ def create_transform(
             `interpolation`, `mean` and `std` take the place of the model's own.
 
     Raises:
-        ValueError: for sizes that do not grow, and for random erasing, which timm does after normalisation.
+        ValueError: for sizes that do not grow, and for random erasing, which timm does after normalisation; and from a
+            call, for a tensor that is neither uint8 nor float from 0 to 1.
+        TypeError: from a call, for what is no image.
 
     Examples:
         >>> dataset = torchvision.datasets.ImageFolder(root, create_transform(model, train=True))
@@ -91,6 +127,7 @@ def create_transform(
     """
     from timm.data import resolve_model_data_config
 
+    model = getattr(model, "_orig_mod", model)  # of torch.compile, which has no truth value, as timm asks for
     config = {**resolve_model_data_config(model), "input_size": (model.in_chans, *model.img_size)}
     augmentation.setdefault("interpolation", model.interpolation)
     return levels_transform(config, sizes or model.level_sizes(), train=train, **augmentation)
@@ -149,7 +186,7 @@ def levels_transform(
     if variable:  # its levels are cropped from the image at its own resolution
         crop = Compose([*crop[0].transforms[1:], *crop[1].transforms] if isinstance(crop, tuple) else [])
     normalize = NormalizeLevels(*(_per_channel(config[key], in_chans) for key in ("mean", "std")))
-    return Compose([ConvertMode(in_chans), crop, pyramid, normalize])
+    return Compose([ImageAsRead(in_chans), crop, pyramid, normalize])
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

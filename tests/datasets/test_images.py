@@ -8,7 +8,7 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import numpy as np
 import pytest
@@ -99,10 +99,13 @@ DEEP = {
     "big-endian 16-bit TIFF": (RAMP.astype(">u2"), "TIFF", 0, 65535, "16-bit greyscale"),
     "half of the 16 bits": ((RAMP / 2).astype(np.uint16), "PNG", 0, 65535, "16-bit greyscale"),
     "32-bit TIFF": (RAMP.astype(np.int32), "TIFF", 0, 65535, "32-bit greyscale"),
+    "32-bit TIFF up to 255": ((RAMP / 257).astype(np.int32), "TIFF", 0, 255, "32-bit greyscale"),
     "32-bit TIFF above 16 bits": ((RAMP * 1000).astype(np.int32), "TIFF", 0, 65535000, "32-bit greyscale"),
     "32-bit TIFF below 0": ((RAMP - 65535).astype(np.int32), "TIFF", -65535, 65535, "32-bit greyscale"),
     "float TIFF up to 1": ((RAMP / 65535).astype(np.float32), "TIFF", 0, 1, "floating-point greyscale"),
     "float TIFF up to 255": ((RAMP / 257).astype(np.float32), "TIFF", 0, 255, "floating-point greyscale"),
+    "dark float TIFF up to 255": ((RAMP / 1000).astype(np.float32), "TIFF", 0, 255, "floating-point greyscale"),
+    "float TIFF of 16 bits": ((RAMP / 2).astype(np.float32), "TIFF", 0, 65535, "floating-point greyscale"),
     "float TIFF around 0": ((RAMP / 32767.5 - 1).astype(np.float32), "TIFF", -1, 1, "floating-point greyscale"),
 }
 
@@ -284,3 +287,31 @@ def test_folders_give_their_images_sorted_and_named_files_stay_as_they_are(tmp_p
     assert find_images([folder / ".thumbnails"]) == [folder / ".thumbnails" / "a.png"]
     with pytest.raises(ImageError, match=r"looks like\.png: no images in this folder$"):
         find_images([folder / "looks like.png"])
+
+
+def test_linked_folders_are_followed_as_torchvision_does_and_loops_end(tmp_path):
+    for file in ("one/a.png", "two/b.png"):
+        (tmp_path / file).parent.mkdir()
+        PHOTO.save(tmp_path / file)
+    (tmp_path / "one" / "more").symlink_to(tmp_path / "two")
+    (tmp_path / "two" / "back").symlink_to(tmp_path / "one")
+    (tmp_path / "one" / "self").symlink_to(tmp_path / "one")
+    (tmp_path / "one" / "lost.png").symlink_to(tmp_path / "nothing.png")
+    (tmp_path / "album").symlink_to(tmp_path / "one")
+    assert find_images([tmp_path / "album"]) == [tmp_path / "album" / name for name in ("a.png", "more/b.png")]
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("HEIC", "a HEIC image"), ("cr2", "a camera's raw file")])
+def test_files_that_need_another_package_name_it_and_are_read_with_it(suffix, kind, tmp_path, monkeypatch):
+    PHOTO.save(file := tmp_path / f"1.{suffix}", "PNG")  # what Pillow alone would show, a raw file's thumbnail
+    package = {"HEIC": "pillow-heif", "cr2": "rawpy"}[suffix]
+    module = package.replace("-", "_")
+    monkeypatch.setitem(sys.modules, module, None)
+    assert find_images([tmp_path]) == [file]
+    assert reason_against(file) == f"{kind} needs the package {package}: pip install {package}"
+    fake = MagicMock()
+    fake.imread.return_value.__enter__.return_value.postprocess.return_value = 255 - COLOURS
+    monkeypatch.setitem(sys.modules, module, fake)
+    expected = COLOURS if suffix == "HEIC" else 255 - COLOURS
+    assert np.array_equal(open_image(file).image, expected)
+    assert fake.register_heif_opener.called == (suffix == "HEIC")

@@ -1,5 +1,6 @@
 """Labelled images: folders, tars, data sets of timm's and open ones, and whose names decide which class is which."""
 
+import io
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -199,3 +200,27 @@ def test_what_is_no_image_or_no_class_is_an_error():
             read(stream([target]))
     with pytest.raises(TypeError, match="not an image: make the data set without a transform"):
         read([(np.zeros((2, 2)), 0)])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_hugging_face_data_set_is_read_by_its_columns_of_images_and_classes(stream):
+    datasets = pytest.importorskip("datasets")
+    files = [encoded(Image.new("RGB", (40, 30 + 10 * number))) for number in range(3)]
+    files[1] = files[1][:40]
+    features = {"x": datasets.Value("int64"), "kind": datasets.ClassLabel(names=["plum", "pear"])}
+    rows = {"photo": [{"bytes": file, "path": None} for file in files], "kind": [1, 0, 1], "x": [0, 0, 0]}
+    data = datasets.Dataset.from_dict(rows, datasets.Features(features | {"photo": datasets.Image()}))
+    data = data.to_iterable_dataset() if stream else data
+    found = open_labelled(data)
+    assert found.classes == ["plum", "pear"]
+    read = list(found) if stream else [found[index] for index in range(len(found))]
+    assert [item.target for item in read] == [1, 0, 1]
+    assert [getattr(item.image, "size", None) for item in read] == [(40, 30), None, (40, 50)]
+    with pytest.raises(ValueError, match="no column of type Image; got"):
+        open_labelled(data.remove_columns("photo"))
+
+
+def encoded(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

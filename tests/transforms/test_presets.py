@@ -9,7 +9,7 @@ import timm.data
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 from timm.data import resolve_model_data_config
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -17,6 +17,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as TF
 
 from srnn_zoo import Pyramid, ScalePyramid, create_model, create_transform
+from srnn_zoo.datasets.images import open_image
 
 
 @pytest.fixture
@@ -102,8 +103,44 @@ def test_presets_follow_the_models_scales_and_channels(image):
     assert [tuple(x.shape) for x in levels] == [(1, 160, 160), (1, 320, 320), (1, 640, 640)]
     five = create_model("srnn_test_resnet", in_chans=5)
     assert create_transform(five)(torch.rand(5, 64, 64))[0].shape == (5, 160, 160)
-    with pytest.raises(TypeError, match="has 1 or 3 channels"):
+    with pytest.raises(TypeError, match=r"reads 5 channels, and image files have 1 or 3: give a tensor \(5, H, W\)"):
         create_transform(five)(image)
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_whatever_image_comes_in_is_seen_as_open_image_sees_it(suffix, in_chans, image, tmp_path):
+    transform = create_transform(create_model("srnn_test_resnet", in_chans=in_chans, img_size=64))
+    deep = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    kinds = {
+        "png": [deep, image.convert("P"), image.convert("LA"), image.convert("1"), image.convert("RGBA")],
+        "jpg": [image, image.convert("CMYK"), image.convert("L")],
+        "tif": [deep, Image.fromarray(np.asarray(deep).astype(np.int32)), Image.fromarray(np.asarray(deep) / 65535)],
+    }
+    for number, kind in enumerate(kinds[suffix]):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        kind.save(path := tmp_path / f"{number}.{suffix}", **({} if suffix == "tif" else {"exif": exif}))
+        with Image.open(path) as read:
+            assert torch.equal(transform(read)[-1], transform(open_image(path).image)[-1]), kind.mode
+    assert torch.equal(transform(deep)[-1], transform(image.convert("L"))[-1])
+
+
+def test_what_is_no_image_or_of_unknown_brightness_is_refused_in_one_sentence(image):
+    transform, uint8 = create_transform(create_model("srnn_test_resnet", img_size=64)), TF.pil_to_tensor(image)
+    assert (transform(uint8)[-1] - transform(uint8 / 255)[-1]).abs().max() <= 1.5 / 255 / 0.225
+    for given_image, error, message in (
+        (uint8.long(), ValueError, "uint8, from 0 to 255, or float, from 0 to 1; got int64 from 0 to 255"),
+        (uint8.short(), ValueError, "got int16 from 0 to 255"),
+        (uint8 > 9, ValueError, "got bool from 0 to 1"),
+        (uint8.float(), ValueError, "got float32 from 0 to 255"),
+        (uint8 / 255 * float("nan"), ValueError, "got float32 from nan to nan"),
+        (uint8 / 64 - 2, ValueError, "got float32 from -2 to 1.98"),
+        ("cat.jpg", TypeError, r"a PIL image or a tensor \(C, H, W\); got str: open it with PIL.Image.open"),
+        (np.asarray(image), TypeError, "a PIL image or a tensor .*; got ndarray$"),
+    ):
+        with pytest.raises(error, match=message):
+            transform(given_image)
 
 
 def test_statistics_and_interpolation_can_be_replaced_and_erasing_is_refused():
