@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-IMAGES = ("chelsea.png", "coffee.png", "camera.png")
+IMAGES = ("chelsea.png", "coffee.png", "rocket.jpg")
 
 
 def main() -> int:

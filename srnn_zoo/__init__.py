@@ -7,6 +7,9 @@ Every timm architecture has a factory, `srnn_zoo.srnn_<architecture>`, and a nam
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 from ._errors import WeightsUnavailableError
 from .inference.answers import collect
 from .inference.calibrate import budget_rule, calibrate
@@ -65,8 +68,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModelFactory:
+def __getattr__(name: str) -> Any:
     """`srnn_zoo.srnn_<architecture>`, for every architecture timm knows."""
+    if name in ("evaluation", "training"):  # what nobody should wait for who does not ask for it
+        return importlib.import_module(f"{__name__}.{name}")
     if not name.startswith("srnn_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -71,7 +71,7 @@ class Pass:
         """C(x_s) of every level `(B, C, H_s, W_s)`."""
         self.features = []  # first, so that two batches of features never stand in memory
         for index, (level, clock) in enumerate(zip(levels, self.clocks, strict=True)):
-            on_device = level.to(self.like.device, self.like.dtype)
+            on_device = self.model.as_input(level)
             with clock.time(len(level)):
                 self.features.append(self.model.level_features(on_device, index))
 
@@ -94,6 +94,7 @@ class Method:
     levels: slice  # of the pass
     model: SRNN  # whose classes it answers with
     head: Callable[[list[Tensor]], Tensor]  # from features (B, D) of these levels to logits (B, K)
+    temperature: float = 1.0  # of its probabilities
     correct: list[Tensor] = field(default_factory=list)
     in_top5: list[Tensor] = field(default_factory=list)
     not_finite: int = 0
@@ -109,7 +110,8 @@ class Method:
         finite = logits.isfinite().all(dim=1)
         best = logits.topk(min(5, logits.shape[1])).indices
         hits = ((best == targets.to(best.device)[:, None]) & finite[:, None]).cpu()
-        probabilities = logits.softmax(dim=1).gather(1, best[:, :1])[:, 0].masked_fill(~finite, torch.nan)
+        calibrated = (logits / self.temperature).softmax(dim=1)
+        probabilities = calibrated.gather(1, best[:, :1])[:, 0].masked_fill(~finite, torch.nan)
         scored = ScoredBatch(best[:, 0].cpu(), probabilities.cpu(), hits[:, 0], hits.any(dim=1))
         self.correct.append(scored.correct)
         self.in_top5.append(scored.in_top5)
@@ -161,7 +163,11 @@ def base_methods(model: SRNN, source: Pass) -> list[Method]:
 def srnn_method(name: str, model: SRNN, source: Pass) -> Method:
     """A model itself: its cell over all levels, and its classifier."""
     last = len(source.sizes) - 1
-    return Method(name, source, slice(None), model, lambda x: model.forward_head(model.fuse(x), level=last))
+
+    def head(features: list[Tensor]) -> Tensor:
+        return model.forward_head(model.fuse(features), level=last)
+
+    return Method(name, source, slice(None), model, head, model.temperature(last))
 
 
 def _equal(a: nn.Module, b: nn.Module) -> bool:

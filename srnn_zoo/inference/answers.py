@@ -13,6 +13,7 @@ from srnn_zoo.models.cells import log_mean_probability
 from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
+from srnn_zoo.transforms.packed import PackedPyramid
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +80,12 @@ def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = 
     check_every_exit(model)
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
-    device = next(model.parameters()).device
     logits, alone, targets = list[Tensor](), list[Tensor](), list[Tensor]()
     sizes: list[tuple[int, int]] = []
     for images, classes in tqdm(loader, unit="batch", leave=False, disable=None if progress else True):
-        on_device = images.to(device) if isinstance(images, Tensor) else [level.to(device) for level in images]
-        levels = model.lazy_levels(on_device)
+        levels = model.lazy_levels(model.as_input(images))
+        if isinstance(levels, PackedPyramid):
+            raise ValueError("all images must have levels of the same sizes; got a batch of mixed heights")
         targets.append(torch.as_tensor(classes).cpu())
         _check_classes(targets[-1], levels.batch_size, model.num_classes)
         if sizes and sizes != levels.sizes:

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.models.srnn import SRNN
+from srnn_zoo.models.temperatures import fit_temperatures
 from srnn_zoo.transforms.pyramid import pair
 
 from .answers import CollectedAnswers, collect
 from .early_exit import Anytime
 from .exits import FixedLevel, ScoreRule, score_rule, stored_rule
-from .thresholds import NEVER, Outcome, fit_temperature, measure, search, use_up
+from .thresholds import NEVER, Outcome, measure, search, use_up
 
 MIN_IMAGES = 10  # fewer say nothing about thresholds
 FEW_IMAGES = 200  # with fewer, the accuracy is not known to 7 points
@@ -119,10 +120,11 @@ def budget_rule(
     """
     wanted = [pair(size) for size in sizes] if sizes is not None else model.level_sizes()
     costs = list(itertools.accumulate(level_gmacs(model, size) for size in wanted))
+    if "exit" in model.metadata:  # first, as costs are of the levels too
+        check_calibrated(model, wanted)
     _check_budget(gmacs, costs[0])
     if "exit" not in model.metadata:
         return FixedLevel(max(level for level, cost in enumerate(costs) if _pays(gmacs, cost)))
-    check_calibrated(model, wanted)
     everything = (NEVER,) * (len(costs) - 1)
     thresholds = everything if _pays(gmacs, costs[-1]) else _within(stored_curve(model), gmacs).thresholds
     return stored_rule(model, thresholds)
@@ -147,7 +149,7 @@ def fit_rule(answers: CollectedAnswers, rule: str) -> ScoreRule:
     """A rule by name, with the temperatures that suit held-out answers; its threshold stops nothing."""
     if len(answers.gmacs) == 1:
         raise ValueError("a model of one level cannot stop earlier")
-    return score_rule(rule)(NEVER, [fit_temperature(logits, answers.targets) for logits in answers.logits])
+    return score_rule(rule)(NEVER, fit_temperatures(answers.logits, answers.targets))
 
 
 def stored_curve(model: SRNN) -> list[Outcome]:

@@ -121,7 +121,8 @@ def stop_early(
             break
         logits, answers = logits[: len(rows)], answers[: len(rows)]
         next_cost = sum(costs[row][level + 1] for row in rows)
-        stop = _checked(rule(Decision(level, logits, answers, spent, next_cost, elapsed)), len(rows))
+        decision = Decision(level, logits, answers, spent, next_cost, elapsed, model.temperature(level))
+        stop = _checked(rule(decision), len(rows))
         if isinstance(stop, bool):
             if stop:
                 break

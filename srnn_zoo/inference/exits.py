@@ -25,6 +25,7 @@ class Decision(NamedTuple):
         gmacs: what the levels so far have cost the whole batch, in billions of multiply-accumulates.
         next_gmacs: what the next level will cost, if all N images read it.
         elapsed: gives the seconds since the batch began, once the device has done what it was given.
+        temperature: what the model divides these logits by where probabilities are made.
     """
 
     level: int
@@ -33,6 +34,7 @@ class Decision(NamedTuple):
     gmacs: float
     next_gmacs: float
     elapsed: Callable[[], float]
+    temperature: float = 1.0
 
 
 ExitRule = Callable[[Decision], Tensor | bool]
@@ -148,7 +150,7 @@ class ScoreRule:
 
     Args:
         threshold: for every level but the last, or one for all.
-        temperatures: the logits of every level are divided by its own; by default 1.
+        temperatures: the logits of every level are divided by its own; by default by the model's (`SRNN.temperature`).
 
     Raises:
         ValueError: for thresholds that are negative or no numbers, and temperatures that are not positive.
@@ -166,10 +168,8 @@ class ScoreRule:
             raise ValueError(f"temperatures must be positive; got {temperatures!r}")
 
     def __call__(self, decision: Decision) -> Tensor:
-        logits = decision.logits.float()
-        if self.temperatures is not None:
-            logits = logits / self.temperatures[decision.level]
-        return self.score(logits.softmax(dim=1)) >= self.threshold(decision.level)
+        temperature = decision.temperature if self.temperatures is None else self.temperatures[decision.level]
+        return self.score((decision.logits.float() / temperature).softmax(dim=1)) >= self.threshold(decision.level)
 
     def threshold(self, level: int) -> float:
         """The threshold of a level."""

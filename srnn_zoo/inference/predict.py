@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast
 
+import numpy as np
+import PIL.Image
 import torch
 
 from srnn_zoo.datasets.classes import class_names
-from srnn_zoo.datasets.images import Skipped, open_or_skip
+from srnn_zoo.datasets.images import OpenedImage, Skipped, open_or_skip
 from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.transforms.presets import create_transform
+from srnn_zoo.transforms.rgb import upright_rgb
 
 from .early_exit import stop_early
 from .exits import ExitRule
+
+Image: TypeAlias = str | os.PathLike[str] | PIL.Image.Image | bytes | np.ndarray
+"""What `predict` takes as an image."""
 
 
 class Answer(NamedTuple):
@@ -37,7 +44,7 @@ class Prediction(NamedTuple):
     """The answers on one image.
 
     Attributes:
-        path: the file.
+        path: the file, or "image 3" for what is no file.
         answers: what the model says after every level that it read, smallest first.
         notes: what had to be done to read the file.
         levels: the levels of the image, uint8 `(C, H_s, W_s)`, including those that were not read.
@@ -55,21 +62,22 @@ class Prediction(NamedTuple):
 
 def predict(
     model: SRNN,
-    paths: Iterable[str | os.PathLike[str]],
+    images: Image | Iterable[Image],
     *,
     sizes: Sequence[int] | None = None,
     topk: int = 5,
     batch_size: int = 8,
     exit: ExitRule | None = None,
 ) -> Iterator[Prediction | Skipped]:
-    """Classify image files, in order, on the model's device.
+    """Classify images, in order, on the model's device.
 
     Threads read the next batch while the network works on this one. Memory holds the levels of these two batches, and
     of at most eight images the whole file at a time.
 
     Args:
         model: in eval mode.
-        paths: image files (`srnn_zoo.datasets.images.find_images` lists those of a folder); taken one batch ahead.
+        images: one or several: paths (`srnn_zoo.datasets.images.find_images` lists those of a folder), PIL images,
+            files as bytes, or uint8 arrays `(H, W)` or `(H, W, 3)`; taken one batch ahead.
         sizes: sizes of the levels, smallest first, instead of the model's own.
         topk: how many classes to name; no more than there are.
         batch_size: images read and classified at a time.
@@ -82,6 +90,7 @@ def predict(
         ValueError: if `topk` or `batch_size` is less than 1, for sizes that do not grow, and for those that the model's
             backbone cannot read; with `exit` also for a model that cannot stop early, and thresholds of the wrong
             number.
+        TypeError: for what is no image.
     """
     for option, value in {"topk": topk, "batch_size": batch_size}.items():
         if value < 1:
@@ -90,35 +99,55 @@ def predict(
         check_every_exit(model)
     *to_levels, normalize = create_transform(model, sizes=sizes).transforms
     names, device = class_names(model), next(model.parameters()).device
-    with closing(_read_ahead((os.fspath(path) for path in paths), to_levels, batch_size)) as batches:
+    with closing(_read_ahead(_listed(images), to_levels, batch_size)) as batches:
         for batch in batches:
             levels = zip(*(item.levels for item in batch if isinstance(item, Prediction)), strict=True)
-            on_device = normalize([torch.stack(level).to(device) for level in levels])
+            on_device = model.as_input(normalize([torch.stack(level).to(device) for level in levels]))
             answered = iter(_answers(model, on_device, names, topk, exit) if on_device else ())
             for item in batch:
                 yield item if isinstance(item, Skipped) else item._replace(**next(answered))
 
 
+def _listed(images: Image | Iterable[Image]) -> Iterator[tuple[str, Any]]:
+    """Every image with its name, as a path, an open file or a PIL image."""
+    one = isinstance(images, str | os.PathLike | PIL.Image.Image | bytes | np.ndarray)
+    for index, image in enumerate([images] if one else cast("Iterable[Image]", images)):
+        name: str = os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {index}"
+        if isinstance(image, bytes):
+            yield name, io.BytesIO(image)
+        elif isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or image.ndim < 2:
+                raise ValueError(
+                    f"{name}: an array must be uint8 (H, W) or (H, W, 3); got {image.dtype} of shape {image.shape}"
+                )
+            yield name, PIL.Image.fromarray(image)
+        elif isinstance(image, str | os.PathLike | PIL.Image.Image):
+            yield name, image
+        else:
+            raise TypeError(f"{name} must be a path, a PIL image, bytes or an array; got {type(image).__name__}")
+
+
 def _read_ahead(
-    paths: Iterator[str], to_levels: Sequence[Callable[[Any], Any]], batch_size: int
+    images: Iterator[tuple[str, Any]], to_levels: Sequence[Callable[[Any], Any]], batch_size: int
 ) -> Generator[list[Prediction | Skipped]]:
     """Batches in order, without answers; threads read the next one while the caller works on this one."""
 
-    def read(path: str) -> Prediction | Skipped:
-        opened = open_or_skip(path)
+    def read(item: tuple[str, Any]) -> Prediction | Skipped:
+        name, image = item
+        opened = OpenedImage(*upright_rgb(image)) if isinstance(image, PIL.Image.Image) else open_or_skip(image, name)
         if isinstance(opened, Skipped):
             return opened
         levels: Any = opened.image
         for step in to_levels:
             levels = step(levels)
-        return Prediction(path, (), opened.notes, tuple(levels))
+        return Prediction(name, (), opened.notes, tuple(levels))
 
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     try:
-        ahead = [pool.submit(read, path) for path in islice(paths, batch_size)]
+        ahead = [pool.submit(read, item) for item in islice(images, batch_size)]
         while ahead:
             batch = [reading.result() for reading in ahead]
-            ahead = [pool.submit(read, path) for path in islice(paths, batch_size)]
+            ahead = [pool.submit(read, item) for item in islice(images, batch_size)]
             yield batch
     finally:  # also where the caller stops early, or the network fails
         pool.shutdown(cancel_futures=True)
@@ -140,7 +169,8 @@ def _answers(
         steps = [((level.shape[-2], level.shape[-1]), logits) for level, logits in zip(levels, seen, strict=False)]
     for index, (size, logits) in enumerate(steps):
         readers = [answer for answer in found if answer.get("stopped_at", index) >= index]
-        probabilities, classes = logits.float().softmax(dim=1).topk(min(topk, model.num_classes))
+        calibrated = (logits.float() / model.temperature(index)).softmax(dim=1)
+        probabilities, classes = calibrated.topk(min(topk, model.num_classes))
         for answer, p, c in zip(readers, probabilities.tolist(), classes.tolist(), strict=True):
             answer["answers"] += (Answer(size, tuple((names[k], v) for k, v in zip(c, p, strict=True))),)
     return found

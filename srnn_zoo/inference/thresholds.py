@@ -70,25 +70,6 @@ def measure(answers: CollectedAnswers, rule: ScoreRule, thresholds: Sequence[Seq
     return _outcomes(candidates, _scores(answers, rule), answers)
 
 
-def fit_temperature(logits: Tensor, targets: Tensor) -> float:
-    """The T for which softmax(logits `(N, K)` / T) is best calibrated (Guo et al., 2017); 1 where none are finite.
-
-    The negative log-likelihood is convex in 1 / T. Bisection finds where its slope is zero, from 10^-1.5 to 10^1.5.
-    """
-    finite = logits.isfinite().all(dim=1)
-    logits, targets = logits[finite].double(), targets[finite]
-    if len(targets) == 0:
-        return 1.0
-    of_targets = logits.gather(1, targets[:, None]).mean()
-    low, high = -1.5, 1.5  # powers of ten
-    for _ in range(24):
-        middle = (low + high) / 2
-        probabilities = (logits / 10**middle).softmax(dim=1)
-        too_sure = (probabilities * logits).sum(dim=1).mean() > of_targets
-        low, high = (middle, high) if too_sure else (low, middle)
-    return 10 ** ((low + high) / 2)
-
-
 def _scores(answers: CollectedAnswers, rule: ScoreRule) -> Tensor:
     """How sure every image is after every level, `(L, N)`; where logits are not finite, less than any threshold."""
     temperatures = rule.temperatures or (1.0,) * len(answers.logits)

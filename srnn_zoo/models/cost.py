@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Size = tuple[int, int]
 
-_counted: WeakKeyDictionary[nn.Module, dict[Size, float]] = WeakKeyDictionary()
+_counted: WeakKeyDictionary[nn.Module, dict[tuple[int, Size], float]] = WeakKeyDictionary()
 
 
 class Cost(NamedTuple):
@@ -59,21 +59,21 @@ def level_gmacs(model: Any, size: Size) -> float:
 
 
 def backbone_gmacs(backbone: nn.Module, size: Size, in_chans: int = 3) -> float:
-    """GMACs of a backbone on one image of `(H, W)`; counted once for every backbone and size.
+    """GMACs of a backbone on one image of `(H, W)`; counted once for every size, and anew once layers are dropped.
 
     Args:
         backbone: any module that reads images `(B, C, H, W)`; it is not changed.
         size: `(H, W)` of the image.
         in_chans: its channels.
     """
-    known = _counted.setdefault(backbone, {})
-    if size not in known:
+    known, key = _counted.setdefault(backbone, {}), (sum(p.numel() for p in backbone.parameters()), size)
+    if key not in known:
         twin = _without_values(backbone)
         dtype = next(twin.parameters()).dtype
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             twin(torch.empty(1, in_chans, *size, dtype=dtype, device="meta"))
-        known[size] = counter.get_total_flops() / 2e9
-    return known[size]
+        known[key] = counter.get_total_flops() / 2e9
+    return known[key]
 
 
 def _without_values(module: ModuleT) -> ModuleT:

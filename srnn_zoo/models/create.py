@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import logging
 import os
@@ -112,6 +113,8 @@ def create_model(
     Examples:
         >>> model = create_model("srnn_resnet18", variant="vanilla", num_classes=37)
     """
+    if not isinstance(pretrained, bool | int):
+        raise TypeError(f"pretrained must be True or False; got {pretrained!r}: is variant={pretrained!r} meant?")
     own = inspect.signature(create_model).parameters.keys() - {"name", "pretrained", "kwargs"}
     kwargs |= {key: value for key, value in locals().items() if key in own}
     if name.startswith(("hf-hub:", "local-dir:")) and pretrained and weights is None:
@@ -121,7 +124,7 @@ def create_model(
     elif name.startswith("hf-hub:"):
         (config,) = download_files(name.removeprefix("hf-hub:"), CONFIG_FILE, cache_dir=cache_dir)
         name = f"local-dir:{config.parent}"
-    elif ":" not in name:
+    elif not name.startswith("local-dir:"):
         architecture, _, tag = name.partition(".")
         get_factory(architecture)
         tags = [key.partition(".")[2] for key in get_arch_pretrained_cfgs(architecture)]
@@ -163,11 +166,7 @@ def get_factory(name: str) -> ModelFactory[...]:
 def register(architecture: str) -> None:
     """Make the factory `srnn_<architecture>` and register it with timm, with the preprocessing of every tag."""
 
-    def factory(pretrained: bool = False, **kwargs: Any) -> SRNN:
-        return _build(architecture, pretrained, **kwargs)
-
-    factory.__name__ = factory.__qualname__ = f"{PREFIX}{architecture}"
-    factory.__doc__ = f"SRNN over timm's `{architecture}`. Arguments: see `srnn_zoo.create_model`."
+    factory = _factory(architecture)
     configs = {
         name.partition(".")[2]: PretrainedCfg(**srnn_config(vars(config)))
         for name, config in get_arch_pretrained_cfgs(architecture).items()
@@ -187,7 +186,21 @@ def register(architecture: str) -> None:
         )
     if configs:
         default_cfgs[factory.__name__] = DefaultCfg(tags=deque(configs), cfgs=configs)
+    factory.__module__ = __name__  # timm adds the name to the module's `__all__`
     register_model(factory)
+    factory.__module__ = __name__.partition(".")[0]  # where anybody finds it
+
+
+@functools.cache
+def _factory(architecture: str) -> Any:
+    """The one factory of an architecture; it pickles by its public name."""
+
+    def factory(pretrained: bool = False, **kwargs: Any) -> SRNN:
+        return _build(architecture, pretrained, **kwargs)
+
+    factory.__name__ = factory.__qualname__ = f"{PREFIX}{architecture}"
+    factory.__doc__ = f"SRNN over timm's `{architecture}`. Arguments: see `srnn_zoo.create_model`."
+    return factory
 
 
 def register_weights(weights: Weights) -> None:

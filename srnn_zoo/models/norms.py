@@ -73,6 +73,11 @@ def select_level(backbone: nn.Module, level: int | None) -> None:
         module.level = len(module) - 1 if level is None else level
 
 
+def level_parameters(backbone: nn.Module) -> list[nn.Parameter]:
+    """The parameters that a level has of its own, of all levels."""
+    return [parameter for module in _level_norms(backbone).values() for parameter in module.parameters()]
+
+
 def spread_state(state: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
     """The state dict of a base CNN for a backbone that may have a batch norm for each level: every one gets a copy.
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from srnn_zoo.transforms.packed import PackedPyramid, in_order
-from srnn_zoo.transforms.pyramid import Levels, build_levels, check_levels, level_sizes
+from srnn_zoo.transforms.pyramid import Levels, Pyramid, build_levels, check_levels, level_sizes
 
 from .backbone import family, native_size
 from .norms import select_level
 
 Images: TypeAlias = Tensor | Sequence[Tensor] | PackedPyramid
 """The largest level `(B, C, H, W)`, the levels, smallest first, or images of mixed heights."""
+
+InputT = TypeVar("InputT", bound=Images)
 
 
 class LevelReader:
@@ -48,6 +50,13 @@ class LevelReader:
             return Levels(x)
         return Levels([x], self.level_sizes((x.shape[-2], x.shape[-1])), self.interpolation)
 
+    def as_input(self, x: InputT) -> InputT:
+        """Images, levels or a pyramid on the model's device and in its floating-point dtype."""
+        like = next(self.backbone.parameters())
+        if isinstance(x, Tensor | Pyramid | PackedPyramid):
+            return cast(InputT, x.to(like.device, like.dtype))
+        return cast(InputT, [level.to(like.device, like.dtype) for level in cast("Sequence[Tensor]", x)])
+
     def _check(self, x: Any) -> None:
         """Raise the error that says why this model cannot read an input."""
         if isinstance(x, Sequence):
@@ -57,7 +66,10 @@ class LevelReader:
             self.check_images(x)
             self.level_sizes((x.shape[-2], x.shape[-1]))
         else:
-            raise TypeError(f"an SRNN reads a tensor, a list of levels or a Pyramid; got {type(x).__name__}")
+            raise TypeError(
+                f"an SRNN reads a tensor, a list of levels or a Pyramid; got {type(x).__name__} "
+                "(srnn_zoo.create_transform(model) makes levels of an image)"
+            )
 
     def check_images(self, x: Tensor) -> None:
         """Raise the error that says why this model cannot read images."""
@@ -82,10 +94,15 @@ class LevelReader:
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, IndexError, RuntimeError) as error:
-            self.explain(error, (level.shape[-2], level.shape[-1]))
+            self.explain(error, (level.shape[-2], level.shape[-1]), level.dtype)
 
-    def explain(self, error: Exception, size: tuple[int, int]) -> NoReturn:
-        """Raise what a backbone says of a level of another size than its own as an error that names both sizes."""
+    def explain(self, error: Exception, size: tuple[int, int], dtype: torch.dtype | None = None) -> NoReturn:
+        """Raise what a backbone says of a level of another size or dtype than its own as an error that names both."""
+        own = next(self.backbone.parameters()).dtype
+        if dtype not in (None, own) and not torch.is_autocast_enabled(next(self.backbone.parameters()).device.type):
+            raise TypeError(
+                f"the model is {_name(own)} and its images are {_name(dtype)}: model.as_input(images) converts them"
+            ) from error
         native = native_size(self.backbone)
         if size == native:
             raise error
@@ -132,3 +149,7 @@ class LevelReader:
         """`(H, W)` of the largest level that this model is for."""
         height, width = self.pretrained_cfg["input_size"][-2:]
         return height, width
+
+
+def _name(dtype: torch.dtype | None) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from srnn_zoo._errors import unknown_name
@@ -15,10 +16,11 @@ from srnn_zoo.weights.hub import HubMixin
 
 from .backbone import has_nonnegative_features, prefix_feature_info, size_multiple, srnn_config
 from .cells import create_cell
-from .norms import Norm, convert_norms, select_level
+from .norms import Norm, convert_norms, level_parameters, select_level
 from .protocol import TimmProtocol
 from .reading import Images, LevelReader
 from .recurrence import Step, scan, steps
+from .temperatures import temperature
 
 
 class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
@@ -114,9 +116,22 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         if isinstance(x, PackedPyramid):
             if self.global_pool == "":
                 return self.forward_features(x)
-            return x.restore([self.forward_head(last, level=level) for level, last in self._last_maps(x)])
+            return self._with_all_gradients(
+                x.restore([self.forward_head(last, level=level) for level, last in self._last_maps(x)])
+            )
         levels = self.levels(x)
-        return self.forward_head(self._read(levels), level=len(levels) - 1)
+        return self._with_all_gradients(self.forward_head(self._read(levels), level=len(levels) - 1))
+
+    def _with_all_gradients(self, logits: Tensor) -> Tensor:
+        """The same logits; in training, parts of levels that gave no answer get a gradient of zero.
+
+        DistributedDataParallel waits for the gradient of every parameter.
+        """
+        own = self.norm == "per_level" or len(self.exit_fc) > 0
+        if not (own and self.training and torch.is_grad_enabled()):
+            return logits
+        parts = [*self.exit_fc.parameters(), *self.fc.parameters(), *level_parameters(self.backbone)]
+        return logits + 0.0 * torch.stack([parameter.sum() for parameter in parts]).sum()
 
     def forward_features(self, x: Images) -> Tensor:
         """The last state h_n as a map `(B, D, 1, 1)`; of `mean_prob`, which takes the mean later, `(B, D, n, 1)`.
@@ -180,6 +195,18 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         """F of the state after a level, by default the last; beyond the levels of `scales`, the last one's too."""
         return self.fc if level is None or level >= len(self.exit_fc) else self.exit_fc[level]
 
+    def temperature(self, level: int) -> float:
+        """What the logits after a level are divided by where probabilities are made; the logits stay the paper's.
+
+        A model that was trained by `fit` has one for each level, fitted to its validation split. A zero-shot model has
+        those of the paper's initialisation, at which early states are quieter than the base CNN's features (half-GRU)
+        or late ones louder (vanilla). Any other has 1.
+
+        Args:
+            level: index of the level, 0 for the smallest; beyond the levels of `scales` a stored last one serves.
+        """
+        return temperature(self, level)
+
     def steps(self, x: Images, state: Tensor | Step | None = None) -> Iterator[Step]:
         """The answers level by level, smallest first; a level is built and read only when its step is asked for.
 
@@ -231,8 +258,10 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
             raise TypeError("maps are of images of one size: give the images of a packed pyramid one by one (unpack)")
         options = {"indices": indices, "norm": norm, "output_fmt": output_fmt}
         if intermediates_only:
-            largest = x[-1] if isinstance(x, Sequence) else build_levels(x, [(1, 1)], multiple=self.size_multiple)[0]
-            select_level(backbone, len(x) - 1 if isinstance(x, Sequence) else None)
+            given = isinstance(x, Sequence)
+            built = x if given else build_levels(x, self._ratios[-1:], self.interpolation, self.size_multiple)
+            select_level(backbone, len(x) - 1 if given else None)
+            largest = built[-1]
             return backbone.forward_intermediates(largest, stop_early=stop_early, intermediates_only=True, **options)
         *smaller, largest = self.levels(x)
         features = [self.level_features(level, index) for index, level in enumerate(smaller)]
@@ -240,6 +269,11 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         final, intermediates = backbone.forward_intermediates(largest, **options)
         features.append(backbone.forward_head(final, pre_logits=True))
         return self.fuse(features), intermediates
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the classes that were saved with the model, in their order; empty where there are none."""
+        return tuple(self.pretrained_cfg.get("label_names") or ())
 
     def train(self, mode: bool = True) -> "SRNN":
         """As `nn.Module.train`; in training mode a model is no longer zero-shot."""
@@ -267,8 +301,8 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier F for `num_classes` (0: none), on the same device and in the same dtype."""
         global_pool = self.global_pool if global_pool is None else global_pool
-        if num_classes < 0:
-            raise ValueError(f"num_classes must be 0 or more; got {num_classes}")
+        if not isinstance(num_classes, int) or num_classes < 0:
+            raise ValueError(f"num_classes must be a whole number of 0 or more; got {num_classes!r}")
         if global_pool not in ("avg", ""):
             raise ValueError(f'global_pool must be "avg" or ""; got {global_pool!r}')
         if global_pool == "" and num_classes > 0:
@@ -280,8 +314,21 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         new = partial(nn.Linear, self.num_features, num_classes, device=like.device, dtype=like.dtype)
         self.exit_fc = nn.ModuleList(new() for _ in range(separate))
         self.fc = new() if num_classes > 0 else nn.Identity()
+        self._forget_classifier()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A linear layer may be put in the place of `fc`: `num_classes` follows it, as in torchvision's models."""
+        super().__setattr__(name, value)
+        if name == "fc" and isinstance(value, nn.Linear) and "num_classes" in self.__dict__:
+            self.zero_shot = False
+            if value.out_features != self.num_classes:
+                self.num_classes = value.out_features
+                self._forget_classifier()
+
+    def _forget_classifier(self) -> None:
+        """Forget what is true of the old classifier only."""
         self.zero_shot = False
-        for name in ("label_names", "label_descriptions"):  # what they said was of the old classifier
+        for name in ("label_names", "label_descriptions"):
             self.pretrained_cfg.pop(name, None)
-        for name in ("dataset", "metrics", "recipe", "exit"):
+        for name in ("dataset", "metrics", "recipe", "exit", "temperatures"):
             self.metadata.pop(name, None)

@@ -4,12 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
-from torch.nn.functional import cross_entropy
 
 from srnn_zoo.inference import thresholds
 from srnn_zoo.inference.exits import Confidence, list_exits, score_rule
-from srnn_zoo.inference.thresholds import fit_temperature, measure, search
+from srnn_zoo.inference.thresholds import measure, search
 
 from .conftest import synthetic_answers
 
@@ -77,16 +75,3 @@ def test_thresholds_lie_between_scores_so_that_rounding_changes_nothing():
     scores = answers.logits[0].softmax(1).amax(1)
     for outcome in search(answers, Confidence(2.0)):
         assert (scores - outcome.thresholds[0]).abs().min() > 1e-7
-
-
-def test_temperatures_undo_overconfidence():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(4000, 5, generator=generator) * 2
-    targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-    for factor in (0.3, 1.0, 4.0):
-        found = fit_temperature(factor * logits, targets)
-        assert found == pytest.approx(factor, rel=0.1)
-        loss = [cross_entropy(factor * logits.double() / (found * f), targets) for f in (0.99, 1, 1.01)]
-        assert loss[1] == min(loss)
-    assert fit_temperature(torch.full((3, 5), float("nan")), targets[:3]) == 1.0
-    assert fit_temperature(100 * torch.eye(5), torch.arange(5)) == pytest.approx(10**-1.5, rel=1e-3)  # always right
