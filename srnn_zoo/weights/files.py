@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ def write_weights(state: Mapping[str, Tensor], path: Path, header: Mapping[str, 
     from safetensors.torch import save_file
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    storages = Counter(value.untyped_storage().data_ptr() for value in tensors.values())
+    shared = [key for key, value in tensors.items() if storages[value.untyped_storage().data_ptr()] > 1]
+    tensors |= {key: tensors[key].clone() for key in shared}  # the format holds no ties
     checksum = digest(tensors)
     try:
         save_file(tensors, path, metadata={"format": "pt", DIGEST_KEY: checksum, **header})

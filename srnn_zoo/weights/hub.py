@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import timm
+import torch
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
@@ -211,6 +213,7 @@ def _write_model(model: _Saveable, folder: Path, label_names: Iterable[str] | No
     """The weights and `config.json`."""
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError("a model on the meta device has no weights to save")
+    _check_comes_back(model)
     names = model.pretrained_cfg.get("label_names") or ()
     if label_names is not None:
         names = check_label_names(label_names, model.num_classes)
@@ -243,11 +246,38 @@ def _write_model(model: _Saveable, folder: Path, label_names: Iterable[str] | No
     weights.chmod(path.stat().st_mode)  # safetensors lets nobody else read it
 
 
+def _check_comes_back(model: _Saveable) -> None:
+    """Refuse a model whose weights do not fit the model that its config makes."""
+    name = model.pretrained_cfg["architecture"]
+    arguments = {**model._model_args, "num_classes": model.num_classes}
+    with torch.device("meta"):
+        wanted = {key: value.shape for key, value in timm.create_model(name, **arguments).state_dict().items()}
+    state = {key: value.shape for key, value in model.state_dict().items()}
+    wrong = [key for key in {**state, **wanted} if state.get(key) != wanted.get(key)]
+    if not wrong:
+        return
+    listed = ", ".join(wrong[:_KEYS_LISTED])
+    if len(wrong) > _KEYS_LISTED:
+        listed += f" and {len(wrong) - _KEYS_LISTED} more"
+    remedy = next((advice for sign, advice in _REMEDIES.items() if re.search(sign, " ".join(wrong))), "")
+    remedy = remedy or f"make it by name and arguments, srnn_zoo.create_model({name!r}, …), which are saved with it"
+    raise ValueError(f"what would be saved could not be loaded as {name}: {listed}; {remedy}")
+
+
+_KEYS_LISTED = 4
+_REMEDIES = {  # by what is found in the names of weights
+    r"lora_|base_layer|modules_to_save": "merge the adapter first (PEFT: model = peft_model.merge_and_unload())",
+    r"parametrizations\.": "remove the parametrisation first (torch.nn.utils.parametrize.remove_parametrizations)",
+    r"_orig\b|_mask\b": "make the pruning permanent first (torch.nn.utils.prune.remove)",
+    r"(^| )(exit_)?fc\.": "a classifier is one linear layer for each exit: use model.reset_classifier(num_classes)",
+}
+
+
 def _write_card(model: _Saveable, folder: Path, name: str) -> None:
     """The model card, beside the config that it is made from."""
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     count = sum(parameter.numel() for parameter in model.parameters())
-    (folder / CARD_FILE).write_text(model_card(config, name, count), encoding="utf-8")
+    (folder / CARD_FILE).write_text(model_card(config, name, count), encoding="utf-8", errors="backslashreplace")
 
 
 def _push_error(repo_id: str, reason: str) -> ConnectionError:

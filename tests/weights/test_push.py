@@ -147,5 +147,5 @@ def test_a_saved_model_is_named_by_its_folder_or_hub_id(saved, published):
     facts = json.loads(run("info", str(saved), "--json").out)
     assert (facts["model"], facts["classes"], facts["base_model"]) == ("srnn_test_resnet", 3, "ada/base")
     assert json.loads(run("info", "ada/net", "--json").out)["classes"] == 3
-    assert "is neither a folder nor a Hub id" in refused("info", "/no/where")
+    assert "/no/where is no saved model: no such folder" in refused("info", "/no/where")
     assert "ada/none is no folder here, and the Hub has no such model" in refused("info", "ada/none")
