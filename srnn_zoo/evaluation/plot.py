@@ -17,7 +17,17 @@ from torch import Tensor
 from srnn_zoo._errors import missing_extra
 from srnn_zoo.inference.curve import Point
 from srnn_zoo.inference.predict import Answer, Prediction
-from srnn_zoo.training.run_folder import COLOURS, COLUMNS, INK, PALE, QUIET, draw_curves, draw_legend, style_axes
+from srnn_zoo.training.run_folder import (
+    COLOURS,
+    COLUMNS,
+    INK,
+    PALE,
+    QUIET,
+    draw_curves,
+    draw_legend,
+    style_axes,
+    text_of,
+)
 
 StrPath = str | os.PathLike[str]
 
@@ -49,8 +59,7 @@ def plot_predictions(predictions: Sequence[Prediction], file: StrPath) -> None:
     figure = _figure(file, 3.3 * columns, 5.2 * len(predictions))
     rows = figure.subfigures(len(predictions), 1, squeeze=False)
     for row, prediction in zip(rows[:, 0], predictions, strict=True):
-        name = os.fsencode(Path(prediction.path).name).decode(errors="replace")  # it may hold bytes that are no text
-        row.suptitle(_short(name, 26 * columns), x=0.02, ha="left", **_TITLE)
+        row.suptitle(_short(Path(prediction.path).name, 26 * columns), x=0.02, ha="left", **_TITLE)
         axes = row.subplots(2, columns, squeeze=False, height_ratios=(3, 2))
         for column, level in enumerate(_shown(prediction)):
             _draw_level(axes[0, column], level, prediction.levels[-1].shape[-2:], column < len(prediction.answers))
@@ -241,7 +250,8 @@ def _draw_bars(axis: Any, answer: Answer, leader: str) -> None:
 
 
 def _short(name: str, length: int) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+    text = text_of(name)
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _number(kind: Callable[[str], Any], text: str) -> Any:

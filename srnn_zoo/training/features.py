@@ -93,13 +93,12 @@ def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) 
     """
     from tqdm import tqdm
 
-    device = next(model.parameters()).device
     levels: list[Tensor] = []
     targets: list[Tensor] = []
     sizes: tuple[tuple[int, int], ...] = ()
     with _mode(model, training=False):
         for images, classes in tqdm(loader, desc="features", unit="batch", leave=False, disable=not progress or None):
-            moved = images.to(device) if isinstance(images, Tensor) else [level.to(device) for level in images]
+            moved = model.as_input(images)
             pyramid = model.levels(moved)
             found = tuple((x.shape[-2], x.shape[-1]) for x in pyramid)
             if sizes not in ((), found):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from srnn_zoo._errors import missing_extra
 from srnn_zoo.datasets.splits import ImageSplit, open_split
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
     Images: TypeAlias = Dataset[Any] | str | os.PathLike[str]
 
+_logger = logging.getLogger(__name__)
+
 
 def fit(
     model: SRNN,
@@ -45,6 +49,8 @@ def fit(
     progress: bool = True,
 ) -> FitResult:
     """Train a model. Afterwards it has the weights of the last epoch, in eval mode; `output` holds the best ones too.
+
+    Its metadata then has a temperature for each level, fitted to the validation split (`SRNN.temperature`).
 
     Every random number follows from the recipe's seed and the place in the run. With the same number of processes, a
     run that was interrupted and resumed ends with the same weights as one that was not, bit by bit on a CPU. Under
@@ -94,6 +100,7 @@ def fit(
     folder = RunFolder(Path(output), tensorboard) if output is not None else None
     train, val = _datasets(model, train, val, recipe)
     accelerator = _create_accelerator(recipe, cpu)
+    recipe = _fitting_batches(recipe, len(cast(Any, train)), accelerator.num_processes)
     run = Run(
         model=model,
         train=train,
@@ -126,10 +133,21 @@ def _datasets(model: SRNN, train: Images, val: Images, recipe: Recipe) -> tuple[
         if len(split) == 0:
             raise ValueError(f"the {name} split has no images")
     if classes is not None:
-        _name_classes(model, classes, getattr(val_set, "classes", None))
+        _check_classes(model, classes, getattr(val_set, "classes", None))
     plain = image_transform(model)
     augmented = plain if recipe.freeze_backbone else image_transform(model, train=True, **recipe.augmentation())
     return _with_transform(train_set, augmented), _with_transform(val_set, plain)
+
+
+def _fitting_batches(recipe: Recipe, num_images: int, processes: int) -> Recipe:
+    """The recipe with smaller batches where there are fewer images than one needs."""
+    shares = processes * recipe.grad_accum_steps * (2 if recipe.mixup or recipe.cutmix else 1)
+    if recipe.freeze_backbone or recipe.batch_size <= num_images or num_images < shares:
+        return recipe
+    batch_size = num_images // shares * shares
+    text = "there are only %d training images: batches of %d instead of %d"
+    _logger.warning(text, num_images, batch_size, recipe.batch_size)
+    return dataclasses.replace(recipe, batch_size=batch_size)
 
 
 def _with_transform(split: Any, transform: Any) -> Any:
@@ -141,7 +159,7 @@ def _with_transform(split: Any, transform: Any) -> Any:
     return split
 
 
-def _name_classes(model: SRNN, classes: Sequence[str], val_classes: Sequence[str] | None) -> None:
+def _check_classes(model: SRNN, classes: Sequence[str], val_classes: Sequence[str] | None) -> None:
     if len(classes) != model.num_classes:
         raise ValueError(
             f"the model has {model.num_classes} classes, the training split {len(classes)}: "
@@ -152,7 +170,6 @@ def _name_classes(model: SRNN, classes: Sequence[str], val_classes: Sequence[str
             "the validation split numbers its classes in another way than the training split, as folders with other "
             "classes do when each is opened by itself: srnn_zoo.training.open_data opens both"
         )
-    model.pretrained_cfg["label_names"] = tuple(classes)
 
 
 def _create_accelerator(recipe: Recipe, cpu: bool) -> Accelerator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import random
 import signal
@@ -28,6 +29,13 @@ class Batch(NamedTuple):
     images: Any  # (B, C, H, W); None where no image of the batch could be read
     targets: Tensor  # (B,), indices of classes
     skipped: list[str]  # one sentence for every image that could not be read
+
+
+class DatasetError(TypeError, ValueError):
+    """An item that is no image with its class. The message stays one sentence where a worker process hands it over."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rstrip().rpartition("DatasetError: ")[2])
 
 
 class TrainBatches(Sampler[list[Key]]):
@@ -71,13 +79,25 @@ class TrainBatches(Sampler[list[Key]]):
             yield [(epoch, index) for index in indices]
 
 
-def train_loader(dataset: Dataset[Any], batches: TrainBatches, workers: int, pin_memory: bool) -> DataLoader[Any]:
-    """The loader of the training split; an image that cannot be read is replaced by the next one that can."""
-    return _loader(_Seeded(dataset, batches.seed, replace=True), batches, workers, pin_memory)
+def train_loader(
+    dataset: Dataset[Any], batches: TrainBatches, workers: int, pin_memory: bool, num_classes: int | None = None
+) -> DataLoader[Any]:
+    """The loader of the training split; an image that cannot be read is replaced by the next one that can.
+
+    Both loaders refuse a target that is no class, with the image that it belongs to.
+    """
+    return _loader(_Seeded(dataset, batches.seed, num_classes, replace=True), batches, workers, pin_memory)
 
 
 def eval_loader(
-    dataset: Dataset[Any], batch_size: int, seed: int, num_processes: int, process: int, workers: int, pin_memory: bool
+    dataset: Dataset[Any],
+    batch_size: int,
+    seed: int,
+    num_processes: int,
+    process: int,
+    workers: int,
+    pin_memory: bool,
+    num_classes: int | None = None,
 ) -> DataLoader[Any]:
     """The loader of one process's share of a split: all shares together have every image once.
 
@@ -86,7 +106,7 @@ def eval_loader(
     share = range(process, len(dataset), num_processes)  # pyright: ignore[reportArgumentType]
     keys = [(0, index) for index in share]
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
-    return _loader(_Seeded(dataset, seed, replace=False), batches, workers, pin_memory)
+    return _loader(_Seeded(dataset, seed, num_classes, replace=False), batches, workers, pin_memory)
 
 
 def num_workers(workers: int | None, num_processes: int = 1) -> int:
@@ -105,21 +125,34 @@ def seed_everything(*numbers: int) -> None:
 class _Seeded(Dataset[tuple[Any, int, list[str]]]):
     """A dataset read by `(epoch, index)`, which determine its random numbers, and which says what it cannot read."""
 
-    def __init__(self, dataset: Any, seed: int, replace: bool) -> None:
-        self.dataset, self.seed, self.replace = dataset, seed, replace
+    def __init__(self, dataset: Any, seed: int, num_classes: int | None, replace: bool) -> None:
+        self.dataset, self.seed, self.num_classes, self.replace = dataset, seed, num_classes, replace
 
     def __getitem__(self, key: Key) -> tuple[Any, int, list[str]]:
         epoch, index = key
         skipped: list[str] = []
         with _own_random_numbers(self.seed, epoch, index):
             for offset in range(min(_MAX_UNREADABLE, len(self.dataset)) if self.replace else 1):
+                at = (index + offset) % len(self.dataset)
                 try:
-                    image, target = self.dataset[(index + offset) % len(self.dataset)]
+                    image, target = self.dataset[at]
                 except ImageError as error:
                     skipped.append(str(error))
                     continue
-                return _checked(image, index), int(target), skipped
+                return _checked(image, at), self._class(target, at), skipped
         return None, -1, skipped
+
+    def _class(self, target: Any, index: int) -> int:
+        with contextlib.suppress(TypeError):  # of a float, a text, several numbers
+            found = operator.index(target)
+            if self.num_classes is None or 0 <= found < self.num_classes:
+                return found
+        samples = getattr(self.dataset, "samples", None)
+        name = samples[index][0] if samples else f"image {index}"
+        raise DatasetError(
+            f"{name}: the target must be the index of one of the model's {self.num_classes} classes, from 0; "
+            f"got {target!r}"
+        )
 
 
 @contextlib.contextmanager
@@ -144,7 +177,7 @@ def _seed_of(*numbers: int) -> int:
 def _checked(image: Any, index: int) -> Any:
     if isinstance(image, Tensor):
         return image
-    raise TypeError(
+    raise DatasetError(
         f"a training dataset gives (tensor, class); image {index} is {type(image).__name__}: give it a transform "
         "that ends with the largest level as one normalised tensor (srnn_zoo.training.image_transform)"
     )

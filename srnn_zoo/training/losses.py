@@ -160,6 +160,8 @@ class TrainingForward(nn.Module):
         super().__init__()
         self.random_heights = recipe.random_heights
         self.levels = model.levels
+        if model.num_classes == 0:
+            raise ValueError("the model has no classifier (num_classes=0): create it with as many classes as the data")
         if recipe.loss == "last" and model.exits == "separate" and not recipe.random_heights:
             raise ValueError('exits="separate" needs loss="anytime" or random_heights: else only the last is trained')
         self.read: nn.Module = EveryExit(model) if recipe.loss == "anytime" else model

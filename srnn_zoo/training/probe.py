@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from srnn_zoo._errors import WeightsUnavailableError
 from srnn_zoo.datasets.splits import ImageSplit
+from srnn_zoo.models.temperatures import fit_temperatures
 from srnn_zoo.transforms.presets import image_transform
 from srnn_zoo.weights.files import digest
 
@@ -58,7 +59,9 @@ def probe(run: Run, resume: bool) -> FitResult:
     val = _features(run, "validation", run.val, backbone, skipped)
     seed_everything(recipe.seed)  # of the dropout
     loss, lr = fit_features(model, train, recipe, run.bars)
-    row = {"epoch": recipe.epochs, "lr": lr, "train_loss": loss, **_measure(model, val)}
+    answers = evaluate_features(model, val)
+    row = {"epoch": recipe.epochs, "lr": lr, "train_loss": loss, **_measure(answers[-1], val)}
+    model.metadata["temperatures"] = fit_temperatures(answers, val.targets)
     row["seconds"] = time.monotonic() - started
     if not math.isfinite(row["val_loss"]):
         raise FloatingPointError(f"the validation loss is {row['val_loss']}: choose a lower lr")
@@ -122,7 +125,8 @@ def _readable(
     recipe = run.recipe
     at_a_time = max(1, _IMAGES_AT_A_TIME // recipe.grad_accum_steps)
     pin_memory = run.accelerator.device.type == "cuda"
-    loader = eval_loader(split, at_a_time, recipe.seed, 1, 0, num_workers(run.workers), pin_memory)
+    workers, classes = num_workers(run.workers), run.model.num_classes
+    loader = eval_loader(split, at_a_time, recipe.seed, 1, 0, workers, pin_memory, classes)
     readable = False
     for batch in tqdm(loader, desc=f"{name} features", unit="batch", leave=False, disable=not run.bars):
         run.skip(batch.skipped, unreadable)
@@ -154,8 +158,7 @@ def _cache_path(run: Run, split: Any, backbone: str) -> Path | None:
     return run.folder.path / "features" / f"{found.hexdigest()[:16]}.safetensors"
 
 
-def _measure(model: SRNN, val: Features) -> dict[str, float]:
-    logits = evaluate_features(model, val)[-1]
+def _measure(logits: Tensor, val: Features) -> dict[str, float]:
     top1, top5 = (100 * right / len(val) for right in count_right(logits, val.targets))
     return {"val_loss": F.cross_entropy(logits, val.targets).item(), "val_top1": top1, "val_top5": top5}
 

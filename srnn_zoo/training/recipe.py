@@ -270,6 +270,11 @@ def _check_together(recipe: Recipe) -> None:
         )
     if recipe.warmup_epochs > recipe.epochs:
         raise ValueError(f"warmup_epochs must be no more than epochs; got {recipe.warmup_epochs:g} and {recipe.epochs}")
+    if recipe.random_heights and recipe.anytime_weights and recipe.anytime_weights[0] == 0:
+        raise ValueError(
+            "anytime_weights must begin with a positive weight where random_heights may end every image of a batch at "
+            f"the first level; got {list(recipe.anytime_weights)}"
+        )
     if recipe.loss == "last" and (recipe.anytime_weights or recipe.distillation):
         raise ValueError('anytime_weights and distillation belong to loss="anytime"; got loss="last"')
     from timm.optim import list_optimizers

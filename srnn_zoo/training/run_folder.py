@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -56,6 +57,7 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     states: int = 0  # that were written
+    temperatures: list[float] = field(default_factory=list)  # of the levels, fitted to the validation split
 
 
 def merit(row: Row) -> tuple[float, float]:
@@ -76,7 +78,7 @@ class RunFolder:
 
     def start(self, recipe: Recipe) -> None:
         """Make the folder, unless it holds another run."""
-        if any((self.path / name).exists() for name in ("recipe.toml", "state", "log.csv")):
+        if any((self.path / name).exists() for name in ("state", "log.csv")):
             raise FileExistsError(f"{self.path} holds another run: resume it, or choose another folder")
         self.path.mkdir(parents=True, exist_ok=True)
         recipe.to_toml(self.path / "recipe.toml")
@@ -149,7 +151,12 @@ def draw_legend(parent: Any, drawn: Sequence[Any], names: Sequence[str], **optio
     """A legend of axes or a figure with the names as they are: one may begin with _, or hold a $."""
     legend = parent.legend(drawn, ["-"] * len(drawn), frameon=False, labelcolor=INK, **options)
     for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set(text=name, parse_math=False)
+        text.set(text=text_of(name), parse_math=False)
+
+
+def text_of(name: str) -> str:
+    """A name to draw: the name of a file may hold bytes that are no text."""
+    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", name)
 
 
 def style_axes(axes: Any, xlabel: str, ylabel: str) -> None:

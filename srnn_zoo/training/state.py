@@ -63,8 +63,11 @@ class Run:
 
     def prepare_model(self) -> None:
         """To the device, in the memory format; what belongs to the weights before the training is forgotten."""
-        self.model.metadata.pop("exit", None)
+        for name in ("exit", "temperatures"):
+            self.model.metadata.pop(name, None)
         self.model.zero_shot = False
+        if (classes := getattr(self.train, "classes", None)) is not None:
+            self.model.pretrained_cfg["label_names"] = tuple(classes)
         self.model.to(self.accelerator.device).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
 
     def describe(self) -> dict[str, Any]:
@@ -127,7 +130,8 @@ class Run:
         self.folder.write_log(history)
         if skipped:
             lines = "".join(f"{line}\n" for line in skipped)
-            (self.folder.path / "skipped.txt").write_text(lines, encoding="utf-8")
+            # a name may hold bytes that are no text; they stay what they are
+            (self.folder.path / "skipped.txt").write_text(lines, encoding="utf-8", errors="surrogateescape")
 
     def result(self, history: list[dict[str, float]], skipped: list[str]) -> FitResult:
         """What `fit` returns."""

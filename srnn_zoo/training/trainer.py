@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from srnn_zoo.datasets.images import ImageError
+from srnn_zoo.models.temperatures import fit_temperatures
 
 from .loader import Batch, TrainBatches, eval_loader, num_workers, seed_everything, train_loader
 from .losses import TrainingForward, count_right, create_loss, create_mixup
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+_IMAGES_FOR_TEMPERATURES = 4096  # of a process: one number a level does not need more
+
 
 class Trainer:
     """Trains a model by a run's recipe, until a signal asks for a stop."""
@@ -42,7 +46,9 @@ class Trainer:
         self.model, self.recipe, self.accelerator, self.folder = run.model, run.recipe, run.accelerator, run.folder
         self.progress = Progress(run.describe())
         self._load_data()
-        self._prepare()
+        self.net: Any = TrainingForward(self.model, self.recipe)
+        self.mixup = create_mixup(self.recipe, self.model.num_classes, self.batches.piece)
+        self.loss = create_loss(self.recipe)
         self._losses: list[tuple[Tensor, int]] = []  # of the pieces of an update, on their device, and their images
         self._last_state = 0.0  # when it was written
 
@@ -51,59 +57,66 @@ class Trainer:
         processes = accelerator.num_processes
         share = {"num_processes": processes, "process": accelerator.process_index}
         workers, pin_memory = num_workers(self.run.workers, processes), accelerator.device.type == "cuda"
-        train, val = self.run.train, self.run.val
+        train, val, classes = self.run.train, self.run.val, self.model.num_classes
         self.batches = TrainBatches(len(train), recipe.batch_size, recipe.grad_accum_steps, recipe.seed, **share)
-        self.train_loader = train_loader(train, self.batches, workers, pin_memory)
+        self.train_loader = train_loader(train, self.batches, workers, pin_memory, classes)
         self.val_loader = eval_loader(
-            val, self.batches.piece, recipe.seed, **share, workers=workers, pin_memory=pin_memory
+            val,
+            self.batches.piece,
+            recipe.seed,
+            **share,
+            workers=workers,
+            pin_memory=pin_memory,
+            num_classes=classes,
         )
 
     def _prepare(self) -> None:
-        """Model, loss and optimiser on their device and for their processes."""
+        """Model and optimiser on their device and for their processes; what can be refused was refused before."""
         model, recipe = self.model, self.recipe
-        forward = TrainingForward(model, recipe)
-        self.mixup = create_mixup(recipe, model.num_classes, self.batches.piece)
         self.run.prepare_model()
         if recipe.grad_checkpointing:
             model.set_grad_checkpointing()
         scale_recurrence(model, recipe)  # a run that is resumed has its weights loaded over this
-        self.loss = create_loss(recipe)
         optimizer = create_optimizer(model, recipe)
         self.schedule = create_schedule(optimizer, recipe, self.batches.updates)
         self.ema = ModelEmaV3(model, recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.measured = model if self.ema is None else cast("SRNN", self.ema.module)  # which is validated and saved
-        self.net, self.optimizer = self.accelerator.prepare(forward, optimizer)
+        self.net, self.optimizer = self.accelerator.prepare(self.net, optimizer)
         if self.ema is not None:
             self.accelerator.register_for_checkpointing(self.ema)
 
     def train(self, resume: bool) -> FitResult:
         """All epochs that are left."""
-        self._resume() if resume else self._start()
+        state = self._saved_state() if resume else self._new_folder()
+        self._prepare()
+        if state is not None:
+            self.accelerator.load_state(os.fspath(state))
+            _logger.info("resumed after epoch %d, batch %d", self.progress.epoch, self.progress.update)
+        elif self.folder is not None:
+            self._write_state()  # before the work, so that there is always one to go on from
         while self.progress.epoch < self.recipe.epochs and not self._out_of_patience():
             self._train_epoch()
             self._finish_epoch()
         if self.ema is not None:
             self.model.load_state_dict(self.ema.module.state_dict())
         self.model.eval()
+        self.model.metadata["temperatures"] = self.progress.temperatures
         return self.run.result(self.progress.history, self.progress.skipped)
 
-    def _start(self) -> None:
-        if self.folder is None:
-            return
-        folder = self.folder
-        self._in_main_process(lambda: folder.start(self.recipe))
-        self._write_state()  # before the work, so that there is always one to go on from
+    def _new_folder(self) -> None:
+        if (folder := self.folder) is not None:
+            self._in_main_process(lambda: folder.start(self.recipe))
 
-    def _resume(self) -> None:
+    def _saved_state(self) -> Path:
+        """The state to go on from, whose progress becomes this run's."""
         folder = cast(RunFolder, self.folder)
         state = find_state(folder.state)
         if state is None:
             raise FileNotFoundError(f"{folder.path} holds no run to resume: it has no state")
         progress = Progress(**read_progress(state))
         self.run.check_same(progress.run, folder.path)
-        self.accelerator.load_state(os.fspath(state))
         self.progress = progress
-        _logger.info("resumed after epoch %d, batch %d", progress.epoch, progress.update)
+        return state
 
     def _train_epoch(self) -> None:
         here = self.progress
@@ -192,7 +205,8 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             distribute_bn(self.model, self.accelerator.num_processes, reduce=True)
             distribute_bn(self.measured, self.accelerator.num_processes, reduce=True)
-        measures = _validate(self.measured, self.val_loader, self.accelerator, self._between_batches)
+        measures, here.temperatures = _validate(self.measured, self.val_loader, self.accelerator, self._between_batches)
+        self.measured.metadata["temperatures"] = here.temperatures
         self._stop_if(*self._in_any_process(*self._signals()))
         here.seconds += time.monotonic() - started
         loss_sum, images = self._sum(here.loss_sum, here.images)
@@ -279,12 +293,16 @@ class Trainer:
 @torch.no_grad()
 def _validate(
     model: SRNN, loader: Iterable[Batch], accelerator: Accelerator, on_batch: Callable[[Batch], Any]
-) -> dict[str, float]:
-    """`val_loss` (cross-entropy of the last level), `val_top1` and `val_top5` in per cent.
+) -> tuple[dict[str, float], list[float]]:
+    """`val_loss` (cross-entropy of the last level), `val_top1` and `val_top5` in per cent; and the temperatures.
 
-    Every image counts once, however many processes share the split, and `on_batch` is called with every batch.
+    Every image counts once, however many processes share the split, and `on_batch` is called with every batch. The
+    temperatures come from the first images of every process.
     """
+    from accelerate.utils import gather_object
+
     model.eval()
+    kept: list[tuple[Tensor, Tensor]] = []
     sums = torch.zeros(4, dtype=torch.float64)  # loss, right at first, right among five, images
     for batch in loader:
         on_batch(batch)
@@ -292,11 +310,18 @@ def _validate(
             continue
         images, targets = batch.images.to(accelerator.device), batch.targets.to(accelerator.device)
         with accelerator.autocast():
-            logits = model(images)
-        loss = F.cross_entropy(logits.float(), targets, reduction="sum").item()
+            features = [model.level_features(level, index) for index, level in enumerate(model.levels(images))]
+            answers = torch.stack(list(model.exit_logits(features))).float()
+        if sum(len(classes) for _, classes in kept) < _IMAGES_FOR_TEMPERATURES:
+            kept.append((answers.cpu(), targets.cpu()))
+        logits = answers[-1]
+        loss = F.cross_entropy(logits, targets, reduction="sum").item()
         sums += torch.tensor([loss, *count_right(logits, targets), len(targets)], dtype=torch.float64)
     device_sums = sums.to(accelerator.device, torch.float64 if accelerator.device.type != "mps" else torch.float32)
     loss, top1, top5, count = accelerator.reduce(device_sums, "sum").tolist()  # pyright: ignore
     if count == 0:
         raise ValueError("no image of the validation split can be read")
-    return {"val_loss": loss / count, "val_top1": 100 * top1 / count, "val_top5": 100 * top5 / count}
+    answers, classes = zip(*gather_object(kept), strict=True)
+    temperatures = fit_temperatures(torch.cat(answers, dim=1), torch.cat(classes))
+    measures = {"val_loss": loss / count, "val_top1": 100 * top1 / count, "val_top5": 100 * top5 / count}
+    return measures, temperatures

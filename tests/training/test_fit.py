@@ -15,6 +15,7 @@ from torchvision.datasets import ImageFolder
 
 import srnn_zoo
 from srnn_zoo import SRNN
+from srnn_zoo.models.temperatures import fit_temperature
 from srnn_zoo.training import Interrupted, Recipe, fit, image_transform, open_data, recipe
 from tests.conftest import ROOT, same_weights
 
@@ -118,6 +119,10 @@ def test_accuracy_is_that_of_the_saved_model_counted_by_hand_and_old_thresholds_
     assert row["val_top1"] == pytest.approx(100 * right[:, 0].float().mean().item())
     assert row["val_top5"] == pytest.approx(100 * right[:, :5].any(dim=1).float().mean().item())
     assert "exit" not in {**model.metadata, **saved.metadata}
+    assert saved.metadata["temperatures"] == model.metadata["temperatures"]
+    for step in saved.steps(val.tensors[0]):
+        expected = fit_temperature(step.logits.detach(), val.tensors[1])
+        assert saved.temperature(step.level) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_moving_average_is_what_is_measured_and_kept(tmp_path):
@@ -155,7 +160,6 @@ def test_damaged_images_are_skipped_and_listed_or_fatal(class_folders, tmp_path)
 @pytest.mark.parametrize(
     ("options", "settings", "reason"),
     [
-        ({}, {"batch_size": 9}, "batch_size must be no more than the 8 training images; got 9"),
         ({}, {"precision": "fp16"}, 'precision "fp16" needs a GPU'),
         ({}, {"mixup": 0.1, "batch_size": 3}, "a process reads 3 at a time"),
         ({"exits": "separate"}, {}, 'exits="separate" needs loss="anytime" or random_heights'),

@@ -165,6 +165,7 @@ def test_the_recipe_leaves_a_run_whose_saved_model_answers_as_the_probe_did(prob
     assert same_weights(last, model)
     assert list(best.pretrained_cfg["label_names"]) == ["blue", "green", "red"]
     assert best.metadata["metrics"]["colours (val)"]["top1"] == result.best["val_top1"]
+    assert best.metadata["temperatures"] == [best.temperature(0), best.temperature(1)] == model.metadata["temperatures"]
     val = open_data(class_folders).val
     val.transform = image_transform(best)
     inputs, targets = next(iter(DataLoader(val, batch_size=len(val))))

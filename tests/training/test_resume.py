@@ -1,5 +1,6 @@
 """Interruptions: a run that was killed, stopped, or broken goes on as if there had been none."""
 
+import copy
 import dataclasses
 import os
 import resource
@@ -121,14 +122,29 @@ def test_a_run_is_resumed_only_as_itself_and_takes_no_other_runs_place(tmp_path)
     fit(tiny(), images(), images(), short, run, workers=0)
     with pytest.raises(FileExistsError, match="run holds another run: resume it, or choose another folder"):
         fit(tiny(), images(), images(), short, run)
-    other = dataclasses.replace(short, lr=0.5, schedule="step")
-    for model, train, chosen, reason in (
-        (tiny(), images(), other, r"lr 0.5, was 0.003; schedule step, was constant; .*recipe\.toml"),
-        (tiny(variant="vanilla"), images(), short, "variant vanilla, was half_gru"),
-        (tiny(), images(12), short, "training images 12, was 8"),
+    other = dataclasses.replace(short, lr=0.5, schedule="step", recurrence=0.25)
+    named = images(8)
+    named.classes = ["a", "b", "c", "d"]
+    for model, train, chosen, options, reason in (
+        (
+            tiny(),
+            images(),
+            other,
+            {"resume": True},
+            r"lr 0.5, was 0.003; .*schedule step, was constant; .*recipe\.toml",
+        ),
+        (tiny(variant="vanilla"), images(), short, {"resume": True}, "variant vanilla, was half_gru"),
+        (tiny(), images(12), short, {"resume": True}, "training images 12, was 8"),
+        (tiny(), named, other, {"resume": True}, "other classes"),
+        (tiny(), named, other, {}, "holds another run"),
     ):
-        with pytest.raises(ValueError, match=reason):
-            fit(model, train, images(), chosen, run, resume=True)
+        model.zero_shot, model.metadata = True, {"exit": {"rule": "margin"}}
+        before = copy.deepcopy(model)
+        with pytest.raises((ValueError, FileExistsError), match=reason):
+            fit(model, train, images(), chosen, run, **options)
+        assert same_weights(model, before)  # what is refused changes nothing
+        for name in ("zero_shot", "metadata", "pretrained_cfg"):
+            assert getattr(model, name) == getattr(before, name)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path, whole):

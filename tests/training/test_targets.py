@@ -1,0 +1,77 @@
+"""What a data set gives: every target is a class of the model, or the run ends with the image that has another."""
+
+import gc
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from srnn_zoo.training import Recipe, fit, recipe
+
+from .trainings import images, tiny
+
+SMALL = recipe("finetune", epochs=1, batch_size=4)
+
+
+class Given(Dataset):
+    """Eight images with the targets that a function gives."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return torch.rand(3, 32, 32), self.target(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("chosen", [SMALL, recipe("probe", epochs=1)], ids=["trained", "probed"])
+def test_targets_that_are_no_classes_are_refused_in_one_sentence_with_their_image(chosen, workers):
+    targets = {
+        r"0\.5": lambda index: 0.5,
+        r"tensor\(0\.5": lambda index: torch.tensor(0.5),
+        "4": lambda index: 1 + index % 4,
+        "-100": lambda index: -100,
+        r"tensor\(\[1\., 0\., 1\.": lambda index: torch.tensor([1.0, 0, 1, 0]),
+        "'cat'": lambda index: "cat",
+    }
+    for got, target in targets.items() if workers == 0 else [*targets.items()][2:3]:
+        reason = rf"^image \d: the target must be the index of one of the model's 4 classes, from 0; got {got}"
+        for train, val in ((Given(target), images()), (images(), Given(target))):
+            with pytest.raises(ValueError, match=reason) as error:
+                fit(tiny(), train, val, chosen, workers=workers, progress=False, cpu=True)
+            assert "\n" not in str(error.value)
+    del error
+    gc.collect()  # the workers of loaders that were given up
+
+
+def test_targets_of_torchs_and_numpys_whole_numbers_are_classes_and_a_file_is_named():
+    for target in (torch.tensor, lambda index: torch.tensor(index).numpy()[()], bool):
+        fit(tiny(num_classes=8), Given(target), images(2), SMALL, workers=0, cpu=True)
+    named = Given(lambda index: 4)
+    named.samples = [(f"photos/{index}.jpg", 4) for index in range(8)]
+    with pytest.raises(ValueError, match=r"^photos/0.jpg: the target must be the index .* from 0; got 4"):
+        fit(tiny(), images(), named, SMALL, workers=0, cpu=True)
+
+
+@pytest.mark.parametrize("loss", ["last", "anytime"])
+def test_a_model_without_classifier_is_refused(loss):
+    with pytest.raises(ValueError, match=r"the model has no classifier \(num_classes=0\)"):
+        fit(tiny(num_classes=0), images(), images(), recipe("finetune", loss=loss, batch_size=4), workers=0, cpu=True)
+
+
+def test_few_images_make_smaller_batches_and_one_line_says_so(caplog):
+    for settings, size in (({}, 10), ({"grad_accum_steps": 4}, 8), ({"mixup": 0.2, "grad_accum_steps": 2}, 8)):
+        caplog.clear()
+        chosen = Recipe(**{"epochs": 1, "batch_size": 64, "lr": 1e-3, **settings})
+        assert len(fit(tiny(), images(10), images(2), chosen, workers=0, cpu=True).history) == 1
+        assert caplog.text.count(f"there are only 10 training images: batches of {size} instead of 64") == 1
+    with pytest.raises(ValueError, match="batch_size must be no more than the 3 training images; got 64"):
+        fit(tiny(), images(3), images(2), Recipe(batch_size=64, grad_accum_steps=4), workers=0, cpu=True)
+
+
+def test_a_loss_that_could_have_no_weight_in_a_batch_is_refused_before_the_run():
+    with pytest.raises(ValueError, match="anytime_weights must begin with a positive weight where random_heights"):
+        recipe("finetune", loss="anytime", anytime_weights=(0, 1), random_heights=True)
