@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -11,6 +12,14 @@ from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
 import srnn_zoo
+
+
+class Photos(ImageFolder):
+    """`ImageFolder` without hidden folders, such as `.ipynb_checkpoints`."""
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        classes = sorted(path.name for path in Path(directory).iterdir() if path.is_dir() and path.name[0] != ".")
+        return classes, {name: index for index, name in enumerate(classes)}
 
 
 def main() -> None:
@@ -22,15 +31,16 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--output", default="srnn-finetuned", help="folder of the saved model")
     args = parser.parse_args()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    classes = ImageFolder(args.folder).classes
+    classes = Photos(args.folder).classes
     scales = [size / args.sizes[-1] for size in args.sizes]
     model = srnn_zoo.create_model(
         args.model, variant=args.variant, scales=scales, pretrained=True, num_classes=len(classes)
     ).to(device)
-    dataset = ImageFolder(args.folder, srnn_zoo.create_transform(model, train=True, sizes=args.sizes))
+    dataset = Photos(args.folder, srnn_zoo.create_transform(model, train=True, sizes=args.sizes))
     full_batches = len(dataset) > args.batch_size  # batch norm does not like a last batch of one
     loader = DataLoader(dataset, batch_size=args.batch_size, shuffle=True, num_workers=2, drop_last=full_batches)
     optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
@@ -48,7 +58,8 @@ def main() -> None:
             correct += (logits.argmax(1).cpu() == targets).sum().item()
             seen += len(targets)
         print(f"epoch {epoch + 1}: training accuracy {100 * correct / max(1, seen):.1f} %")
-    torch.save(model.state_dict(), "srnn.pth")
+    model.save_pretrained(args.output, label_names=classes)
+    print(f"saved: srnn-zoo predict IMAGE --model {args.output}")
 
 
 if __name__ == "__main__":

@@ -143,15 +143,29 @@ def create(name: str, variant: str | None, sizes: list[int] | None, *, pretraine
     options |= {} if variant is None else {"variant": variant}
     if sizes is not None:
         options |= {"scales": [size / sizes[-1] for size in sizes], "img_size": sizes[-1]}
-    if name and ":" not in name and Path(name).is_dir():
-        name = f"local-dir:{name}"
-        pretrained = True  # nothing needs downloading
-    elif ":" not in name and "/" in name:
-        name = f"hf-hub:{name}"
+    source = _source(name)
+    pretrained = pretrained or source.startswith("local-dir:")  # nothing needs downloading
     try:
-        return create_model(name, pretrained=pretrained, **options)
+        return create_model(source, pretrained=pretrained, **options)
     except (OSError, RuntimeError) as error:  # timm's own are RuntimeErrors
         fail(str(error))
+
+
+def _source(name: str) -> str:
+    """What `create_model` calls a saved folder, a Hub id or a model's name; what is on disk is asked first."""
+    from srnn_zoo.weights.saved import CONFIG_FILE
+
+    place = Path(name)
+    if name and (place / CONFIG_FILE).is_file():
+        return f"local-dir:{name}"
+    if not name or name.startswith(("local-dir:", "hf-hub:")):
+        return name
+    if not (name.startswith((".", "~")) or place.is_absolute() or ":" in name or "\\" in name):
+        if "/" not in name and not (place.is_dir() and not name.startswith("srnn_")):
+            return name
+        if not place.is_dir():
+            return f"hf-hub:{name}"
+    fail(f"{name} is no saved model: " + (f"it has no {CONFIG_FILE}" if place.is_dir() else "no such folder"))
 
 
 def _reason(error: Exception) -> tuple[str, int]:

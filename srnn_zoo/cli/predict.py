@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,8 +55,6 @@ def predict(
     if not all(images):
         app.fail("a path is empty")
     paths = find_images(images)
-    if plot is not None and len(paths) > MAX_PLOTTED:
-        app.fail(f"--plot draws up to {MAX_PLOTTED} images; got {len(paths)}")
     app.check_plot("--plot", plot)
     level_sizes = app.parse_sizes(sizes)
     if exit is not None and budget is not None:
@@ -77,13 +76,14 @@ def predict(
             typer.echo(json.dumps(_as_dict(result)) if as_json else _as_text(result))
         if result.stopped_at is not None:
             stopped.append((result.stopped_at, result.gmacs or 0.0))
-        if plot is not None:
+        if plot is not None and len(kept) < MAX_PLOTTED:
             kept.append(result)
     if plot is not None and kept:
         from srnn_zoo.evaluation.plot import plot_predictions
 
         plot_predictions(kept, plot)
-        app.say(f"drawn to {plot}")
+        more = len(paths) - len(skipped) - len(kept)
+        app.say(f"drawn to {plot}" + (f": the first {len(kept)} of {len(kept) + more} images" if more else ""))
     if stopped:
         _summarise(stopped, network, levels)
     app.report_skipped(skipped, len(paths))
@@ -131,12 +131,16 @@ def _as_dict(prediction: Prediction) -> dict[str, Any]:
     return {
         "path": prediction.path,
         "levels": [
-            {"size": list(answer.size), "top": [{"label": name, "probability": p} for name, p in answer.top]}
+            {"size": list(answer.size), "top": [{"label": name, "probability": _finite(p)} for name, p in answer.top]}
             for answer in prediction.answers
         ],
         "notes": list(prediction.notes),
         **({} if prediction.stopped_at is None else {"stopped_at": prediction.stopped_at, "gmacs": prediction.gmacs}),
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no NaN
 
 
 def _as_text(prediction: Prediction, width: int = 34) -> str:

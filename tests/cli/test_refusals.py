@@ -28,7 +28,6 @@ REFUSED = {
         "--device cuda:99": "--device cuda:99 is not available here",
         "--plot plot.xyz": f"--plot: {PLOT_LISTED}",
         f"--plot {'long' * 100}.png": "--plot: ",
-        f"{f'{IMAGE} ' * 12} --plot plot.png": "--plot draws up to 12 images; got 13",
         "''": "a path is empty",
         "empty": "empty: no images in this folder",
         "--nonsense": "No such option",

@@ -83,7 +83,6 @@ def test_mistakes_are_refused_in_one_sentence(class_folders, tmp_path):
         (class_folders, "-m", "srnn_resnet19"): "unknown model 'srnn_resnet19'",
         (class_folders, *TINY, "--corrupt", "maybe"): "--corrupt is skip or fatal; got 'maybe'",
         (class_folders, *TINY, "--resume"): "holds no run to resume",
-        (class_folders, *TINY, "--set", "batch_size=32"): "choose 24 or less",
         (class_folders, "--sizes", "64,32"): "sizes must grow",
         (class_folders, *TINY, "--exits", "seperate"): "did you mean 'separate'",
         (class_folders, *TINY, "--norm", "per-level"): "per_level",
