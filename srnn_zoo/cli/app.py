@@ -216,6 +216,9 @@ def _root(
     pass
 
 
+# the groups of options in a command's help
+DATA, MODEL, RECIPE, OUTPUT, MACHINE = "Images", "Model", "Training", "Output", "Machine"
+
 DataArgument = Annotated[
     str,
     typer.Argument(
@@ -223,24 +226,69 @@ DataArgument = Annotated[
         show_default=False,
     ),
 ]
-SplitOption = Annotated[str | None, typer.Option(help="Subfolder of DATA, or timm's split, such as test.")]
-DataDirOption = Annotated[Path | None, typer.Option(help="Where the files of timm's data sets are.")]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Subfolder of DATA, or timm's split, such as test.", rich_help_panel=DATA),
+]
+DataDirOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where the files of timm's data sets are.", rich_help_panel=DATA)
+]
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="Name of a model (`srnn-zoo list`), folder of a saved one, or Hub id.")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        rich_help_panel=MODEL,
+        help="Name of a model (`srnn-zoo list`), folder of a saved one, or Hub id.",
+    ),
 ]
 VariantOption = Annotated[
     str | None,
-    typer.Option("--variant", "-v", help="What happens between two scales. [default: half_gru, or as saved]"),
+    typer.Option(
+        "--variant",
+        "-v",
+        metavar="NAME",
+        rich_help_panel=MODEL,
+        help="What happens between two scales.",
+        show_default="half_gru, or as saved",
+    ),
 ]
 ImportOption = Annotated[
     list[str] | None,
-    typer.Option("--import", callback=_import, help="Module with cells or exit rules of your own. Repeatable."),
+    typer.Option(
+        "--import",
+        metavar="MODULE",
+        rich_help_panel=MODEL,
+        callback=_import,
+        help="Module with cells or exit rules of your own. Repeatable.",
+    ),
 ]
 SizesOption = Annotated[
-    str | None, typer.Option("--sizes", help="Sizes of the levels in pixels, smallest first: 224,448.")
+    str | None,
+    typer.Option(
+        "--sizes",
+        metavar="SIZES",
+        rich_help_panel=MODEL,
+        help="Sizes of the levels in pixels, smallest first: 224,448.",
+    ),
 ]
-BatchSizeOption = Annotated[int, typer.Option(min=1, help="Images read at a time.")]
-WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that read images; 0 for none beside this one.")]
-DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; by default a GPU if there is one.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON: one object a line.")]
-PlotOption = Annotated[Path | None, typer.Option(help="Draw to this file (.png, .pdf, …).")]
+BatchSizeOption = Annotated[
+    int, typer.Option(min=1, metavar="N", rich_help_panel=MACHINE, help="Images read at a time.")
+]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="N", rich_help_panel=MACHINE, help="Processes that read images; 0 for none beside this one."
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", rich_help_panel=MACHINE, help="Such as cpu or cuda:0; by default a GPU if there is one."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print JSON: one object a line.")]
+PlotOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", rich_help_panel=OUTPUT, help="Draw to this file (.png, .pdf, …).")
+]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from srnn_zoo.models.srnn import SRNN
 
 RuleOption = Annotated[
-    str | None, typer.Option(help="Exit rule with a score, such as margin. [default: confidence]", show_default=False)
+    str | None, typer.Option(help="Exit rule with a score, such as margin.", show_default="confidence")
 ]
 
 
@@ -36,7 +36,7 @@ def calibrate(
     ] = False,
     sizes: app.SizesOption = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder to save to. [default: the model's own]")
+        Path | None, typer.Option("--output", "-o", help="Folder to save to.", show_default="the model's own")
     ] = None,
     variant: app.VariantOption = None,
     batch_size: app.BatchSizeOption = 32,
@@ -81,7 +81,9 @@ def pareto(
     data_dir: app.DataDirOption = None,
     calibration_data: Annotated[
         str | None,
-        typer.Option(help="Held-out images that choose the thresholds. [default: what the model was calibrated on]"),
+        typer.Option(
+            help="Held-out images that choose the thresholds.", show_default="what the model was calibrated on"
+        ),
     ] = None,
     calibration_split: Annotated[
         str | None, typer.Option(help="Subfolder of the calibration data, or timm's split.", show_default=False)

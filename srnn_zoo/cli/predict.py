@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from srnn_zoo.models.srnn import SRNN
 
 MAX_PLOTTED = 12
+STOP = "Stopping early"  # the group of these options in the help
 CALIBRATED = "calibrated"  # the value of --exit that stands for the thresholds stored with the model
 
 
@@ -27,17 +28,27 @@ def predict(
     model: app.ModelOption = app.DEFAULT_MODEL,
     variant: app.VariantOption = None,
     sizes: app.SizesOption = None,
-    topk: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    topk: Annotated[
+        int, typer.Option(min=1, metavar="N", rich_help_panel=app.OUTPUT, help="How many classes to name.")
+    ] = 5,
     batch_size: app.BatchSizeOption = 8,
     device: app.DeviceOption = None,
     as_json: app.JsonOption = False,
     plot: app.PlotOption = None,
     exit: Annotated[
         str | None,
-        typer.Option(help="When an image stops: confidence:0.9, margin:0.5, …, or calibrated. [default: never]"),
+        typer.Option(
+            metavar="RULE",
+            rich_help_panel=STOP,
+            help="When an image stops: confidence:0.9, margin:0.5, …, or calibrated.",
+            show_default="never",
+        ),
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(help="GMACs an image may cost on average: stop early to keep them.")
+        float | None,
+        typer.Option(
+            metavar="GMACS", rich_help_panel=STOP, help="GMACs an image may cost on average: stop early to keep them."
+        ),
     ] = None,
     modules: app.ImportOption = None,
 ) -> None:

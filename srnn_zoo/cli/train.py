@@ -26,38 +26,89 @@ def train(
         str,
         typer.Argument(help="Folder with train/<class>/* and val/<class>/*, or a name of timm's such as hfds/food101."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.", show_default=False)
+    ],
     model: app.ModelOption = app.DEFAULT_MODEL,
     variant: app.VariantOption = None,
     recipe: Annotated[
-        str, typer.Option("--recipe", "-r", help="finetune, paper, probe, or a TOML file such as a run's recipe.toml.")
+        str,
+        typer.Option(
+            "--recipe",
+            "-r",
+            metavar="NAME",
+            rich_help_panel=app.RECIPE,
+            help="finetune, paper, probe, or a TOML file such as a run's recipe.toml.",
+        ),
     ] = "finetune",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Another value for a setting of the recipe: lr=0.001. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            rich_help_panel=app.RECIPE,
+            help="Another value for a setting of the recipe: lr=0.001. Repeatable.",
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="The same as --set epochs=…", show_default=False)] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(metavar="N", rich_help_panel=app.RECIPE, help="The same as --set epochs=…", show_default=False),
+    ] = None,
     sizes: app.SizesOption = None,
-    val: Annotated[Path | None, typer.Option(help="Folder of the validation images, if elsewhere.")] = None,
+    val: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", rich_help_panel=app.DATA, help="Folder of the validation images, if elsewhere."),
+    ] = None,
     train_split: Annotated[
-        str, typer.Option(help="Name of the training split. [default: train]", show_default=False)
+        str,
+        typer.Option(
+            metavar="NAME", rich_help_panel=app.DATA, help="Name of the training split.", show_default="train"
+        ),
     ] = "",
     val_split: Annotated[
-        str, typer.Option(help="Name of the validation split. [default: val or validation]", show_default=False)
+        str,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=app.DATA,
+            help="Name of the validation split.",
+            show_default="val or validation",
+        ),
     ] = "",
     data_dir: app.DataDirOption = None,
-    pretrained: Annotated[bool, typer.Option(help="Start from pretrained weights.")] = True,
+    pretrained: Annotated[bool, typer.Option(rich_help_panel=app.MODEL, help="Start from pretrained weights.")] = True,
     exits: Annotated[
         str | None,
-        typer.Option(help="shared or separate: one classifier for all levels, or one for each. [default: shared]"),
+        typer.Option(
+            metavar="KIND",
+            rich_help_panel=app.MODEL,
+            help="shared or separate: one classifier for all levels, or one for each.",
+            show_default="shared",
+        ),
     ] = None,
     norm: Annotated[
-        str | None, typer.Option(help="Batch norm: shared, per_level or frozen. [default: shared]", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            rich_help_panel=app.MODEL,
+            help="Batch norm: shared, per_level or frozen.",
+            show_default="shared",
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
-    corrupt: Annotated[str, typer.Option(help="What to do with images that cannot be read: skip or fatal.")] = "skip",
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images. [default: up to 4]")] = None,
+    corrupt: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW", rich_help_panel=app.DATA, help="What to do with images that cannot be read: skip or fatal."
+        ),
+    ] = "skip",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", rich_help_panel=app.MACHINE, help="Processes that read images.", show_default="up to 4"
+        ),
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's files as well.")] = False,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", rich_help_panel=app.MACHINE, help="Do not use a GPU.")] = False,
     modules: app.ImportOption = None,
 ) -> None:
     """Fine-tune a model on a folder of images.

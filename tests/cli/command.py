@@ -30,10 +30,10 @@ class Said(NamedTuple):
         return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", self.err).split())
 
 
-def run(*args, encoding="utf-8", traceback=True):
+def run(*args, encoding="utf-8", traceback=True, columns=200):
     """The command in this process; unless told otherwise, an unexpected error fails the test."""
     code = 0
-    environment = {"COLUMNS": "200", **({"SRNN_ZOO_TRACEBACK": "1"} if traceback else {})}
+    environment = {"COLUMNS": str(columns), **({"SRNN_ZOO_TRACEBACK": "1"} if traceback else {})}
     out = io.TextIOWrapper(io.BytesIO(), encoding, errors="strict")
     err = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), mock.patch.dict(os.environ, environment):

@@ -223,3 +223,12 @@ def test_as_a_process_a_reader_that_leaves_early_causes_no_noise(place, images):
         assert process.stdout.readline() == "red/0.png\n"
         process.stdout.close()
         assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(("name", "panels"), [("train", "Model Training Images Machine"), ("predict", "Model Output")])
+def test_help_at_80_columns_groups_the_options_and_cuts_no_default(name, panels):
+    said = run(name, "--help", columns=80).out
+    assert all(f"─ {panel} ─" in said for panel in panels.split())
+    assert "half_gru, or as saved" in " ".join(said.replace("│", " ").split())
+    assert max(map(len, said.splitlines())) <= 80
+    assert "…  │" not in said  # what was cut
