@@ -175,7 +175,7 @@ def register(architecture: str) -> None:
     for weights in weights_of(factory.__name__):  # as all configs here, with twice the backbone's own size (`entries`)
         height, width = weights.sizes[0]
         configs[weights.tag] = dataclasses.replace(
-            next(iter(configs.values())),
+            next(iter(configs.values()), PretrainedCfg(architecture=factory.__name__)),  # timm may know none
             tag=weights.tag,
             hf_hub_id=weights.source if isinstance(weights.source, str) else None,
             input_size=(3, 2 * height, 2 * width),

@@ -236,3 +236,14 @@ def test_unknown_weights_are_told_apart(tmp_path):
     ):
         with pytest.raises(error, match=message):
             create_model(name, weights=given)
+
+
+def test_weights_of_an_architecture_that_timm_has_no_config_of_are_registered(entry, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("srnn_zoo.models.create.get_arch_pretrained_cfgs", lambda name: {})
+        register_weights(entry)
+    config = timm.get_pretrained_cfg(entry.name)
+    assert (config.num_classes, config.input_size, config.mean) == (3, (3, 320, 320), entry.preprocessing["mean"])
+    weights._WEIGHTS.pop(entry.name)
+    with pytest.warns(UserWarning, match="test_resnet"):
+        register("test_resnet")
