@@ -12,7 +12,7 @@ from torch import Tensor
 
 from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.models.srnn import SRNN
-from srnn_zoo.models.temperatures import fit_temperatures
+from srnn_zoo.models.temperatures import MIN_IMAGES, fit_temperatures
 from srnn_zoo.transforms.pyramid import pair
 
 from .answers import CollectedAnswers, collect
@@ -20,7 +20,6 @@ from .early_exit import Anytime
 from .exits import FixedLevel, ScoreRule, score_rule, stored_rule
 from .thresholds import NEVER, Outcome, measure, search, use_up
 
-MIN_IMAGES = 10  # fewer say nothing about thresholds
 FEW_IMAGES = 200  # with fewer, the accuracy is not known to 7 points
 MAX_STORED = 64  # points of the curve that travel with the model
 SLACK = 1e-6  # relative, for rounded sums

@@ -11,6 +11,8 @@ from torch import Tensor
 from .cells import create_cell
 from .recurrence import scan
 
+MIN_IMAGES = 10  # fewer say nothing about temperatures and thresholds
+
 
 def temperature(model: Any, level: int) -> float:
     """`SRNN.temperature`: as stored, as the paper's initialisation has it, or 1.
@@ -41,8 +43,8 @@ def _initial(variant: str, activation: Any, height: int, level: int) -> float:
 
 
 def fit_temperatures(logits: Tensor, targets: Tensor) -> list[float]:
-    """`fit_temperature` of every level of logits `(L, N, K)`."""
-    return [fit_temperature(of_level, targets) for of_level in logits]
+    """`fit_temperature` of every level of logits `(L, N, K)`; 1 from fewer than 10 images, which say nothing of it."""
+    return [fit_temperature(of_level, targets) if len(targets) >= MIN_IMAGES else 1.0 for of_level in logits]
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:

@@ -7,7 +7,7 @@ from srnn_zoo import SRNN, Anytime, create_model, list_cells
 from srnn_zoo.datasets.loader import ImageLoader
 from srnn_zoo.models.cells import create_cell
 from srnn_zoo.models.recurrence import scan
-from srnn_zoo.models.temperatures import fit_temperature
+from srnn_zoo.models.temperatures import fit_temperature, fit_temperatures
 
 from .harness import ANYTIME, trained
 
@@ -67,6 +67,8 @@ def test_temperatures_undo_overconfidence():
         ]
         assert losses[1] == min(losses)
     assert fit_temperature(torch.full((3, 5), float("nan")), targets[:3]) == 1.0
+    assert fit_temperatures(logits[None, :9], targets[:9]) == [1.0]
+    assert fit_temperatures(logits[None], targets) == [fit_temperature(logits, targets)]
     assert fit_temperature(100 * torch.eye(5), torch.arange(5)) == pytest.approx(10**-1.5, rel=1e-3)  # always right
 
 
