@@ -136,6 +136,16 @@ def test_the_moving_average_is_what_is_measured_and_kept(tmp_path):
     assert not same_weights(averaged, plain)
 
 
+def test_a_compiled_model_trains_as_the_plain_one_and_is_saved(tmp_path):
+    plain, inner = tiny(), tiny()
+    inner.zero_shot = True
+    fit(plain, images(), images(), TINY, workers=0)
+    fit(torch.compile(inner, backend="eager"), images(), images(), TINY, tmp_path, workers=0)
+    assert same_weights(plain, inner)
+    assert same_weights(SRNN.from_pretrained(tmp_path / "last"), inner)
+    assert (inner.zero_shot, inner.training) == (False, False)
+
+
 def test_patience_ends_a_run_that_gets_no_better():
     stuck = Recipe(lr=1e-12, epochs=50, batch_size=8, patience=3)
     history = fit(tiny(norm="frozen"), images(), images(), stuck, workers=0).history
