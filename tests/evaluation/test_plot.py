@@ -55,8 +55,7 @@ def drawn(plot, what, folder, **options):
 
 def test_the_drawing_grows_with_levels_and_images(tmp_path):
     width, height = one = drawn_size([prediction(channels=1)], tmp_path)  # of grey levels
-    assert 300 < width < 500
-    assert 300 < height < 1000
+    assert 300 < width < height < 1000
     for drawing, levels, rows in (([prediction()] * 3, 1, 3), ([prediction(), prediction(2)], 2, 2), ([EARLY], 3, 1)):
         assert drawn_size(drawing, tmp_path) == pytest.approx((levels * one[0], rows * one[1]), abs=4)
 
@@ -141,8 +140,7 @@ def test_files_that_cannot_be_written_nothing_to_draw_and_lines_outside_are_refu
 
 def test_a_good_file_is_not_touched_and_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for file in ("plot.png", tmp_path / "plot.PDF"):
-        check_plot_file(file)
+    check_plot_file("plot.PDF")
     assert not list(tmp_path.iterdir())
     (tmp_path / "mine.png").touch()
     monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == tmp_path and mode == os.W_OK))
@@ -186,7 +184,7 @@ def line(epoch, top1):
 def write(folder, *lines):
     """A training run with this log."""
     folder.mkdir(exist_ok=True)
-    (folder / "log.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "log.csv").write_bytes("\n".join(lines).encode(errors="surrogateescape"))
     return folder
 
 
@@ -219,9 +217,8 @@ def test_a_log_is_read_as_errors_by_epoch_and_must_be_there(tmp_path):
     ],
 )
 def test_logs_that_are_none_are_refused_with_the_line(lines, reason, tmp_path):
-    (tmp_path / "log.csv").write_bytes("\n".join(lines).encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=reason):
-        read_curve(tmp_path)
+        read_curve(write(tmp_path, *lines))
 
 
 def test_every_curve_and_line_is_drawn_and_named(tmp_path):
@@ -243,13 +240,10 @@ def test_points_are_drawn_at_their_errors(tmp_path):
     assert y[(width * 0.5 < x) & (x < width * 0.7) & (y > height * 0.5)].min() > height * 0.7
 
 
-def test_few_epochs_are_points_as_well(tmp_path):
+def test_few_epochs_are_points_as_well_and_many_runs_are_told_apart(tmp_path):
     for epochs, markers in ((1, 2), (20, 21), (21, 0)):  # one of them in the legend
         _, svg = drawn(plot_curves, [Curve("a", tuple(range(epochs)), (50.0,) * epochs)], tmp_path)
         assert len(re.findall(rf'<use [^>]*style="fill: {BLUE}', svg)) == markers
-
-
-def test_many_runs_are_told_apart(tmp_path):
     _, svg = drawn(plot_curves, [Curve(f"run {n}", (0, 1), (50 - n, 40 - n)) for n in range(13)], tmp_path)
     styles = re.findall(r'style="(fill: none[^"]*stroke-width: 1\.8[^"]*)"', svg)
     assert len(set(styles)) == 13
