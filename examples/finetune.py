@@ -12,13 +12,14 @@ from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
 import srnn_zoo
+from srnn_zoo.datasets.readers import class_folders
 
 
 class Photos(ImageFolder):
     """`ImageFolder` without hidden folders, such as `.ipynb_checkpoints`."""
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        classes = sorted(path.name for path in Path(directory).iterdir() if path.is_dir() and path.name[0] != ".")
+        classes = [folder.name for folder in class_folders(Path(directory))]
         return classes, {name: index for index, name in enumerate(classes)}
 
 

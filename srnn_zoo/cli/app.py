@@ -160,12 +160,12 @@ def _source(name: str) -> str:
         return f"local-dir:{name}"
     if not name or name.startswith(("local-dir:", "hf-hub:")):
         return name
-    if not (name.startswith((".", "~")) or place.is_absolute() or ":" in name or "\\" in name):
-        if "/" not in name and not (place.is_dir() and not name.startswith("srnn_")):
-            return name
-        if not place.is_dir():
-            return f"hf-hub:{name}"
-    fail(f"{name} is no saved model: " + (f"it has no {CONFIG_FILE}" if place.is_dir() else "no such folder"))
+    is_path = name.startswith((".", "~")) or place.is_absolute() or ":" in name or "\\" in name
+    if place.is_dir() and (is_path or "/" in name or not name.startswith("srnn_")):
+        fail(f"{name} is no saved model: it has no {CONFIG_FILE}")
+    if is_path:
+        fail(f"{name} is no saved model: no such folder")
+    return f"hf-hub:{name}" if "/" in name else name
 
 
 def _reason(error: Exception) -> tuple[str, int]:

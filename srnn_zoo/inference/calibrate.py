@@ -119,11 +119,11 @@ def budget_rule(
     """
     wanted = [pair(size) for size in sizes] if sizes is not None else model.level_sizes()
     costs = list(itertools.accumulate(level_gmacs(model, size) for size in wanted))
-    if "exit" in model.metadata:  # first, as costs are of the levels too
-        check_calibrated(model, wanted)
-    _check_budget(gmacs, costs[0])
     if "exit" not in model.metadata:
+        _check_budget(gmacs, costs[0])
         return FixedLevel(max(level for level, cost in enumerate(costs) if _pays(gmacs, cost)))
+    check_calibrated(model, wanted)  # first, as costs are of the levels too
+    _check_budget(gmacs, costs[0])
     everything = (NEVER,) * (len(costs) - 1)
     thresholds = everything if _pays(gmacs, costs[-1]) else _within(stored_curve(model), gmacs).thresholds
     return stored_rule(model, thresholds)

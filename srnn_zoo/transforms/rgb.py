@@ -28,11 +28,9 @@ def upright_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     source = image.format
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
-    elif source is not None:  # a file, which may be closed
-        image = image.copy()
     mode = image.mode
     if mode == "RGB":
-        return image, ()
+        return image if image.format is None else image.copy(), ()  # a file may be closed
     if mode == "F" or mode.startswith("I"):
         sixteen_bits = mode.startswith("I;16") or source == "PNG"  # older Pillow reads 16-bit PNG files as "I"
         grey = _to_8_bits(image, (65535.0,) if sixteen_bits else (1.0, 255.0, 65535.0)[mode == "I" :])
