@@ -58,6 +58,24 @@ def create_backbone(architecture: str, **kwargs: Any) -> nn.Module:
     return create_timm_model(architecture, num_classes=0, **kwargs)
 
 
+def replace_removed_classifier(backbone: nn.Module) -> None:
+    """Put a plain function where timm leaves an `nn.Identity` named `fc` for the classifier of a backbone without one.
+
+    Tools that find modules by the end of their names, such as PEFT's `target_modules="all-linear"`, would take it for
+    the `fc` of the SRNN.
+    """
+    removed = [name for name, module in backbone.named_modules() if type(module) is nn.Identity]
+    for parent, _, name in (name.rpartition(".") for name in removed):
+        if name == "fc":
+            module: Any = backbone.get_submodule(parent)
+            del module.fc
+            module.fc = _unchanged
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
 def family(backbone: nn.Module) -> str:
     """The timm module that defines a backbone, such as `"resnet"`."""
     return type(backbone).__module__.rpartition(".")[2]

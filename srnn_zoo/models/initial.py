@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -50,7 +51,7 @@ def init_from_base_cnn(model: Any, base_cnn: nn.Module, classifier: bool = True)
         return
     name = model.pretrained_cfg["architecture"]
     weight, bias = _linear_parameters(base.get_classifier(), model.num_features, name)
-    for head in (*model.exit_fc, model.fc):
+    for head in (*model.exit_classifiers, model.fc):
         head.load_state_dict({"weight": weight, "bias": bias})
     cell = model.cell.state_dict()
     initial = create_cell(model.variant, model.cell.dim, height=model.cell.height).state_dict()
@@ -74,7 +75,7 @@ def load_saved(model: Any, saved: SavedModel, config: PretrainedCfg) -> None:
     """
     state = _copied_to_every_level(model, saved.state)
     same_classes = config.num_classes == model.num_classes
-    heads = () if same_classes else (*(f"exit_fc.{level}" for level in range(len(model.exit_fc))), "fc")
+    heads = () if same_classes else (*_exits_before_the_last(model), "fc")
     skip = [f"{name}.{part}" for name in heads for part in ("weight", "bias")]
     if model.in_chans != config.input_size[0]:
         first_conv = config.first_conv or ()
@@ -124,15 +125,21 @@ def _linear_parameters(classifier: Any, dim: int, name: str) -> tuple[Tensor, Te
 
 def _copied_to_every_level(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state for a model in which every level has a classifier or batch norms of its own."""
+    state = {re.sub(r"^exit_fc\.", "exit_classifiers.", key): value for key, value in state.items()}  # the earlier name
     backbone = {key.removeprefix(_BACKBONE): value for key, value in state.items() if key.startswith(_BACKBONE)}
     spread = {key: value for key, value in state.items() if not key.startswith(_BACKBONE)}
     spread |= {_BACKBONE + key: value for key, value in spread_state(backbone, model.backbone).items()}
     if model.norm == "frozen":  # it counts no batches
         spread = {key: value for key, value in spread.items() if not key.endswith(".num_batches_tracked")}
-    if not any(key.startswith("exit_fc.") for key in state):
+    if not any(key.startswith("exit_classifiers.") for key in state):
         shared = [key for key in state if key.startswith("fc.")]
-        spread |= {f"exit_fc.{level}.{key[3:]}": state[key] for level in range(len(model.exit_fc)) for key in shared}
+        spread |= {f"{name}.{key[3:]}": state[key] for name in _exits_before_the_last(model) for key in shared}
     return spread
+
+
+def _exits_before_the_last(model: Any) -> list[str]:
+    """The names of the classifiers that levels before the last have of their own."""
+    return [f"exit_classifiers.{level}" for level in range(len(model.exit_classifiers))]
 
 
 def _check_keys(model: Any, state: Mapping[str, Tensor], source: str, skip: Collection[str]) -> None:

@@ -14,7 +14,13 @@ from srnn_zoo.transforms.packed import PackedPyramid
 from srnn_zoo.transforms.pyramid import Interpolation, build_levels, check_interpolation, pair, scale_ratios
 from srnn_zoo.weights.hub import HubMixin
 
-from .backbone import has_nonnegative_features, prefix_feature_info, size_multiple, srnn_config
+from .backbone import (
+    has_nonnegative_features,
+    prefix_feature_info,
+    replace_removed_classifier,
+    size_multiple,
+    srnn_config,
+)
 from .cells import create_cell
 from .norms import Norm, convert_norms, level_parameters, select_level
 from .protocol import TimmProtocol
@@ -37,7 +43,7 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         activation: φ; `"auto"` is the rectifier where the backbone's features are non-negative, else the identity.
         interpolation: how levels are made from one tensor: `"bicubic"`, `"bilinear"` or `"gaussian"`.
         exits: `"shared"`, one classifier for all levels, as in the paper; or `"separate"`, one for each level
-            (`exit_fc`, and `fc` for the last).
+            (`exit_classifiers`, and `fc` for the last).
         norm: batch norm of the backbone: `"shared"` by the levels, as in the paper; `"per_level"`, statistics and
             affine parameters for each level (`models.norms.LevelNorm`); or `"frozen"`, constant in training too.
         num_classes: width of the classifier; 0 for none.
@@ -94,6 +100,7 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         if activation == "auto":
             activation = "relu" if has_nonnegative_features(backbone) else "identity"
 
+        replace_removed_classifier(backbone)
         convert_norms(backbone, norm, len(self.scales))
         self.norm = norm
         self.checkpoints_levels = False
@@ -107,7 +114,7 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
             raise ValueError(f'{type(self.cell).__name__} answers after the last level only: leave exits="shared"')
         self.exits = exits
         self.head_drop = nn.Dropout(drop_rate)
-        self.exit_fc = nn.ModuleList()
+        self.exit_classifiers = nn.ModuleList()
         self.fc: nn.Module = nn.Identity()
         self.reset_classifier(num_classes, global_pool)
 
@@ -127,10 +134,10 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
 
         DistributedDataParallel waits for the gradient of every parameter.
         """
-        own = self.norm == "per_level" or len(self.exit_fc) > 0
+        own = self.norm == "per_level" or len(self.exit_classifiers) > 0
         if not (own and self.training and torch.is_grad_enabled()):
             return logits
-        parts = [*self.exit_fc.parameters(), *self.fc.parameters(), *level_parameters(self.backbone)]
+        parts = [*self.exit_classifiers.parameters(), *self.fc.parameters(), *level_parameters(self.backbone)]
         return logits + 0.0 * torch.stack([parameter.sum() for parameter in parts]).sum()
 
     def forward_features(self, x: Images) -> Tensor:
@@ -193,7 +200,7 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
 
     def classifier(self, level: int | None = None) -> nn.Module:
         """F of the state after a level, by default the last; beyond the levels of `scales`, the last one's too."""
-        return self.fc if level is None or level >= len(self.exit_fc) else self.exit_fc[level]
+        return self.fc if level is None or level >= len(self.exit_classifiers) else self.exit_classifiers[level]
 
     def temperature(self, level: int) -> float:
         """What the logits after a level are divided by where probabilities are made; the logits stay the paper's.
@@ -312,7 +319,7 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         separate = len(self.scales) - 1 if self.exits == "separate" and num_classes > 0 else 0
         like = next(self.backbone.parameters())
         new = partial(nn.Linear, self.num_features, num_classes, device=like.device, dtype=like.dtype)
-        self.exit_fc = nn.ModuleList(new() for _ in range(separate))
+        self.exit_classifiers = nn.ModuleList(new() for _ in range(separate))
         self.fc = new() if num_classes > 0 else nn.Identity()
         self._forget_classifier()
 

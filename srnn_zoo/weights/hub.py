@@ -269,7 +269,9 @@ _REMEDIES = {  # by what is found in the names of weights
     r"lora_|base_layer|modules_to_save": "merge the adapter first (PEFT: model = peft_model.merge_and_unload())",
     r"parametrizations\.": "remove the parametrisation first (torch.nn.utils.parametrize.remove_parametrizations)",
     r"_orig\b|_mask\b": "make the pruning permanent first (torch.nn.utils.prune.remove)",
-    r"(^| )(exit_)?fc\.": "a classifier is one linear layer for each exit: use model.reset_classifier(num_classes)",
+    r"(^| )(exit_classifiers\.\d+|fc)\.": (
+        "a classifier is one linear layer for each exit: use model.reset_classifier(num_classes)"
+    ),
 }
 
 

@@ -37,7 +37,7 @@ def make(fruit):
             for parameter in [*model.cell.parameters(), *(model.backbone.parameters() if seed else ())]:
                 parameter.add_(0.05 * torch.randn_like(parameter))
             levels = list(zip(*pyramids(model, fruit).values(), strict=True))
-            for index, classifier in enumerate([*model.exit_fc[:-1], model.fc] if len(model.exit_fc) else [model.fc]):
+            for index, classifier in enumerate([*model.exit_classifiers[:-1], model.fc]):
                 features = model.level_features(torch.cat(levels[index]), index)
                 torch.nn.init.normal_(classifier.weight, std=8.0)  # pyright: ignore
                 classifier.bias.copy_(-classifier.weight @ features.mean(dim=0))  # pyright: ignore

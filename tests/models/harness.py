@@ -16,7 +16,7 @@ ANYTIME = [cell for cell in list_cells() if cell != "concat"]
 def trained(name="srnn_test_resnet", std=0.3, **options):
     """A small model in evaluation mode with random weights: gates that differ, and no two levels' parts alike."""
     model = create_model(name, **{"num_classes": 5, **options})
-    for parameter in (*model.cell.parameters(), *model.exit_fc.parameters(), *model.fc.parameters()):
+    for parameter in (*model.cell.parameters(), *model.exit_classifiers.parameters(), *model.fc.parameters()):
         nn.init.normal_(parameter, std=std)
     for module in model.backbone.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -204,9 +204,9 @@ def test_features_are_extracted_once_and_serve_another_variant_from_a_copy(probe
     shutil.copytree(tmp_path / "run" / "features", tmp_path / "other" / "features")
     other = tiny(3, variant="vanilla", exits="separate")
     settings = {"loss": "anytime", "anytime_weights": (0.5, 1.0), "distillation": 0.3, "label_smoothing": 0.1}
-    before = other.get_parameter("exit_fc.0.weight").detach().clone()
+    before = other.get_parameter("exit_classifiers.0.weight").detach().clone()
     assert probe(tmp_path / "other", other, settings)[2] == 0
-    assert not torch.equal(other.get_parameter("exit_fc.0.weight"), before)
+    assert not torch.equal(other.get_parameter("exit_classifiers.0.weight"), before)
     assert len(cached(tmp_path / "other")) == 2
 
 

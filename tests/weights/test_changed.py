@@ -39,7 +39,7 @@ def test_a_classifier_of_as_many_classes_keeps_their_names(tmp_path):
 
 def test_tied_tensors_come_back_equal(tmp_path):
     model = create_model("srnn_test_resnet", num_classes=5, exits="separate").eval()
-    model.exit_fc[0].weight = model.fc.weight
+    model.exit_classifiers[0].weight = model.fc.weight
     loaded = again(model, tmp_path)
     for ours, theirs in zip(model.steps(IMAGES), loaded.steps(IMAGES), strict=True):
         assert torch.equal(ours.logits, theirs.logits)
@@ -67,7 +67,10 @@ def only_the_last(model):
         (pruned, r"fc\.weight_orig, .*make the pruning permanent first \(torch\.nn\.utils\.prune\.remove\)"),
         (parametrised, r"fc\.parametrizations\..*remove the parametrisation first"),
         (sequential, r"fc\.1\.weight, .*a classifier is one linear layer .* use model\.reset_classifier"),
-        (only_the_last, r"exit_fc\.0\.weight, exit_fc\.0\.bias; a classifier is one linear layer for each exit"),
+        (
+            only_the_last,
+            r"exit_classifiers\.0\.weight, exit_classifiers\.0\.bias; a classifier is one linear layer for each exit",
+        ),
         (
             lambda model: setattr(model.backbone, "extra", nn.Linear(2, 2)),
             r"backbone\.extra\..*make it by name",
