@@ -11,6 +11,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 import srnn_zoo
@@ -19,7 +21,7 @@ from srnn_zoo.models.temperatures import fit_temperature
 from srnn_zoo.training import Interrupted, Recipe, fit, image_transform, open_data, recipe
 from tests.conftest import ROOT, same_weights
 
-from .trainings import TINY, events, free_port, images, tiny, tiny_without_batch_norm
+from .trainings import TINY, events, free_port, images, one_step, tiny, tiny_without_batch_norm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,39 +75,50 @@ def test_u_decays_towards_a_part_of_the_identity_wherever_it_started(chosen):
 
 
 def test_accumulated_steps_learn_what_one_batch_does():
-    models = []
-    for steps in (1, 2, 4):
-        model = tiny_without_batch_norm()
+    models = [tiny_without_batch_norm() for _ in range(3)]
+    for model, steps in zip(models, (1, 2, 4), strict=True):
         chosen = Recipe(epochs=2, batch_size=8, lr=0.1, grad_accum_steps=steps)
         fit(model, images(size=64), images(2, size=64), chosen, workers=0)
-        models.append(model)
-    for other in models[1:]:
-        for a, b in zip(models[0].parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.state_dict(), models[0].state_dict(), rtol=0, atol=1e-5)
 
 
-def test_the_folder_of_a_run_holds_what_others_read(class_folders, tmp_path):
-    data = open_data(class_folders)
-    model, folder = tiny(num_classes=3), tmp_path / "run"
-    chosen = Recipe(optimizer="adamw", lr=3e-3, epochs=3, batch_size=8)
-    result = fit(model, data.train, data.val, chosen, folder, workers=0, tensorboard=True, dataset="colours")
+@pytest.mark.parametrize(
+    "chosen",
+    [Recipe(optimizer="adamw", lr=3e-3, epochs=3, batch_size=8), recipe("probe", epochs=20, lr=0.05)],
+    ids=["trained", "probed"],
+)
+def test_a_run_leaves_what_others_read_and_models_that_answer_as_it_says(chosen, class_folders, tmp_path):
+    data, model, folder = open_data(class_folders), tiny(num_classes=3), tmp_path / "run"
+    result = fit(model, data.train, data.val, chosen, folder, workers=0, tensorboard=True, dataset="colours", cpu=True)
+    names = {"recipe.toml", "log.csv", "curves.png", "tensorboard", "best", "last", "state"}
+    assert {path.name for path in folder.iterdir()} == names | ({"features"} if chosen.freeze_backbone else set())
     assert Recipe.from_toml(folder / "recipe.toml") == chosen
     with (folder / "log.csv").open() as file:
-        rows = list(csv.DictReader(file))
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     assert list(rows[0]) == ["epoch", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "seconds"]
-    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
-    assert all(float(row["val_top5"]) == 100 for row in rows)  # of three classes
-    names = ("recipe.toml", "log.csv", "curves.png", "tensorboard", "best", "last", "state")
-    assert {path.name for path in folder.iterdir()} == set(names)
-    assert events(folder) == [(int(row["epoch"]), pytest.approx(float(row["val_loss"]))) for row in rows]
-    last = SRNN.from_pretrained(folder / "last")
-    assert same_weights(last, model)
-    assert list(last.pretrained_cfg["label_names"]) == ["blue", "green", "red"]
-    assert last.metadata["metrics"] == {"colours (val)": {"top1": float(rows[-1]["val_top1"]), "top5": 100.0}}
-    assert last.metadata["recipe"]["lr"] == 3e-3
-    best = SRNN.from_pretrained(folder / "best")
-    assert best.metadata["recipe"]["epoch"] == result.best["epoch"]
+    assert rows == [pytest.approx(row, rel=1e-6) for row in result.history]
+    assert [row["epoch"] for row in rows] == ([20] if chosen.freeze_backbone else [1, 2, 3])
+    assert all(row["val_top5"] == 100 for row in rows)  # of three classes
+    assert events(folder) == [(row["epoch"], pytest.approx(row["val_loss"])) for row in rows]
+    assert result.skipped == []
     assert result.best["val_top1"] == max(row["val_top1"] for row in result.history)
+    for which, row in (("best", result.best), ("last", result.history[-1])):
+        saved = SRNN.from_pretrained(folder / which).eval()
+        assert list(saved.pretrained_cfg["label_names"]) == ["blue", "green", "red"]
+        assert saved.metadata["metrics"] == {"colours (val)": {"top1": row["val_top1"], "top5": 100.0}}
+        assert (saved.metadata["recipe"]["lr"], saved.metadata["recipe"]["epoch"]) == (chosen.lr, row["epoch"])
+        data.val.transform = image_transform(saved)
+        inputs, targets = next(iter(DataLoader(data.val, batch_size=len(data.val))))
+        with torch.no_grad():
+            logits = saved(inputs)
+        assert (logits.argmax(1) == targets).float().mean().item() * 100 == pytest.approx(row["val_top1"])
+        assert F.cross_entropy(logits, targets).item() == pytest.approx(row["val_loss"], abs=1e-5)
+    assert same_weights(saved, model)
+    assert model.metadata["temperatures"] == [saved.temperature(0), saved.temperature(1)]
+    if chosen.freeze_backbone:
+        assert same_weights(model.backbone, tiny(num_classes=3).backbone)
+        assert 0 < result.best["lr"] < 0.05
+        assert result.best["val_top1"] >= 80  # chance is 33
 
 
 def test_accuracy_is_that_of_the_saved_model_counted_by_hand_and_old_thresholds_are_forgotten(tmp_path):
@@ -125,25 +138,20 @@ def test_accuracy_is_that_of_the_saved_model_counted_by_hand_and_old_thresholds_
         assert saved.temperature(step.level) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_moving_average_is_what_is_measured_and_kept(tmp_path):
-    plain, averaged = tiny(), tiny()
-    averaged.zero_shot = True
+def test_a_moving_average_is_what_is_kept_and_a_compiled_model_trains_as_the_plain_one(tmp_path):
+    plain, averaged, inner = tiny(), tiny(), tiny()
     fit(plain, images(), images(), TINY, workers=0)
-    fit(averaged, images(), images(), dataclasses.replace(TINY, ema_decay=0.9), tmp_path / "run", workers=0)
-    saved = SRNN.from_pretrained(tmp_path / "run" / "last")
-    assert same_weights(averaged, saved)
-    assert not saved.zero_shot
-    assert not same_weights(averaged, plain)
-
-
-def test_a_compiled_model_trains_as_the_plain_one_and_is_saved(tmp_path):
-    plain, inner = tiny(), tiny()
-    inner.zero_shot = True
-    fit(plain, images(), images(), TINY, workers=0)
-    fit(torch.compile(inner, backend="eager"), images(), images(), TINY, tmp_path, workers=0)
+    for model, given, chosen in (
+        (averaged, averaged, dataclasses.replace(TINY, ema_decay=0.9)),
+        (inner, torch.compile(inner, backend="eager"), TINY),
+    ):
+        model.zero_shot, run = True, tmp_path / str(chosen.ema_decay)
+        fit(given, images(), images(), chosen, run, workers=0)
+        saved = SRNN.from_pretrained(run / "last")
+        assert same_weights(model, saved)
+        assert (saved.zero_shot, model.zero_shot, model.training) == (False, False, False)
     assert same_weights(plain, inner)
-    assert same_weights(SRNN.from_pretrained(tmp_path / "last"), inner)
-    assert (inner.zero_shot, inner.training) == (False, False)
+    assert not same_weights(averaged, plain)
 
 
 def test_patience_ends_a_run_that_gets_no_better():
@@ -153,18 +161,25 @@ def test_patience_ends_a_run_that_gets_no_better():
     assert len(history) == best + 3
 
 
-def test_damaged_images_are_skipped_and_listed_or_fatal(class_folders, tmp_path):
+@pytest.mark.parametrize("chosen", [Recipe(epochs=2, batch_size=8), recipe("probe")], ids=["trained", "probed"])
+def test_damaged_images_are_skipped_and_listed_or_fatal(chosen, class_folders, tmp_path, caplog):
+    data, run = open_data(class_folders), tmp_path / "run"
     victims = [class_folders / "train" / "red" / "3.png", class_folders / "val" / "blue" / "1.png"]
     for victim in victims:
         victim.write_bytes(victim.read_bytes()[:200])
-    data = open_data(class_folders)
-    chosen = Recipe(epochs=2, batch_size=8)
-    result = fit(tiny(num_classes=3), data.train, data.val, chosen, tmp_path / "run", workers=1)
-    lines = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
-    assert lines == result.skipped
-    assert [line.partition(":")[0] for line in lines] == [str(victim) for victim in victims]
-    with pytest.raises(ValueError, match=r"red/3\.png: truncated or damaged"):
-        fit(tiny(num_classes=3), data.train, data.val, chosen, workers=0, corrupt="fatal")
+    for resume in (False, True):  # then from the state, or from the features that are kept
+        result = fit(tiny(3), data.train, data.val, chosen, run, workers=1, resume=resume)
+        lines = (run / "skipped.txt").read_text().splitlines()
+        assert lines == result.skipped
+        assert [line.partition(":")[0] for line in lines] == [str(victim) for victim in victims]
+    assert caplog.text.count("skipped ") == (4 if chosen.freeze_backbone else 2)
+    for output, resume in ((None, False), (run, True)) if chosen.freeze_backbone else ((None, False),):
+        with pytest.raises(ValueError, match=r"red/3\.png: truncated or damaged"):
+            fit(tiny(3), data.train, data.val, chosen, output, workers=0, corrupt="fatal", resume=resume)
+    for image in (class_folders / "val").glob("*/*"):
+        image.write_bytes(b"")
+    with pytest.raises(ValueError, match="no image of the validation split can be read"):
+        fit(tiny(3), data.train, data.val, chosen, workers=0)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +188,8 @@ def test_damaged_images_are_skipped_and_listed_or_fatal(class_folders, tmp_path)
         ({}, {"precision": "fp16"}, 'precision "fp16" needs a GPU'),
         ({}, {"mixup": 0.1, "batch_size": 3}, "a process reads 3 at a time"),
         ({"exits": "separate"}, {}, 'exits="separate" needs loss="anytime" or random_heights'),
+        ({"num_classes": 0}, {}, r"the model has no classifier \(num_classes=0\)"),
+        ({"num_classes": 0}, {"loss": "anytime"}, r"the model has no classifier \(num_classes=0\)"),
     ],
 )
 def test_data_and_models_that_do_not_fit_the_recipe_are_refused(options, settings, reason):
@@ -257,39 +274,19 @@ def test_what_happens_in_another_process_ends_the_run_in_this_one(monkeypatch):
         assert untouched == (error is FloatingPointError)
 
 
-TWO = """
-import sys
-sys.path.insert(0, {root!r})
-import torch
-from tests.training.trainings import images, tiny_without_batch_norm
-from srnn_zoo.training import Recipe, fit
-torch.set_num_threads(1)
-model = tiny_without_batch_norm()
-fit(model, images(size=64), images(11, size=64), Recipe(**{recipe!r}), {output!r}, workers=1, cpu=True)
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_learn_and_measure_as_one(tmp_path):
-    settings = {"optimizer": "sgd", "momentum": 0.0, "lr": 1.0, "weight_decay": 0.0, "schedule": "constant"}
-    settings |= {"epochs": 1, "batch_size": 8}  # one step, by the gradient itself
-    script = tmp_path / "two.py"
-    script.write_text(TWO.format(root=str(ROOT), recipe=settings, output=str(tmp_path / "two")))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launch += ["--master_port", str(free_port()), str(script)]
+    code = f"from tests.training.trainings import one_step\none_step({str(tmp_path / 'two')!r}, workers=1)"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    launch += ["--no_python", sys.executable, "-c", code]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(launch, check=True, cwd=ROOT, capture_output=True, timeout=120, env=environment)
-    model = tiny_without_batch_norm()
-    start = {name: value.clone() for name, value in model.state_dict().items()}
-    result = fit(model, images(size=64), images(11, size=64), Recipe(**settings), tmp_path / "one", workers=0)  # pyright: ignore
-    two = SRNN.from_pretrained(tmp_path / "two" / "last").state_dict()
-    moved = 0.0
-    for name, value in model.state_dict().items():
-        gradient, other = start[name] - value, start[name] - two[name]
-        torch.testing.assert_close(other, gradient, rtol=0, atol=1e-6)
-        moved = max(moved, gradient.abs().max().item())
-    assert moved > 1e-3
+    model, row = one_step(tmp_path / "one", workers=0)
+    start, two = tiny_without_batch_norm().state_dict(), SRNN.from_pretrained(tmp_path / "two" / "last").state_dict()
+    gradients = {name: start[name] - value for name, value in model.state_dict().items()}
+    torch.testing.assert_close({name: start[name] - two[name] for name in gradients}, gradients, rtol=0, atol=1e-6)
+    assert max(gradient.abs().max().item() for gradient in gradients.values()) > 1e-3
     with (tmp_path / "two" / "log.csv").open() as file:
-        (row,) = csv.DictReader(file)
+        (other,) = csv.DictReader(file)
     for name in ("val_top1", "val_top5", "train_loss", "val_loss"):
-        assert float(row[name]) == pytest.approx(result.history[0][name], rel=1e-5), name
+        assert float(other[name]) == pytest.approx(row[name], rel=1e-5), name

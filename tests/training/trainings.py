@@ -44,6 +44,13 @@ def tiny_without_batch_norm():
     return srnn_zoo.create_model("srnn_test_convnext", num_classes=4, img_size=64)
 
 
+def one_step(output, workers):
+    """The model after a step by the gradient itself, and the row of its log."""
+    chosen = Recipe(momentum=0.0, lr=1.0, weight_decay=0.0, schedule="constant", epochs=1, batch_size=8)
+    model, train, val = tiny_without_batch_norm(), images(size=64), images(11, size=64)
+    return model, fit(model, train, val, chosen, output, workers=workers, cpu=True).best
+
+
 def augmented(data, output, **options):
     """A run with augmentation, workers, an average and a decay to the identity."""
     splits, model = open_data(data), tiny(num_classes=3)
