@@ -17,41 +17,32 @@ from srnn_zoo.training import Interrupted, fit
 from srnn_zoo.training.state import find_state, read_progress
 from tests.conftest import ROOT, same_weights
 
-from .trainings import TINY, Hooked, augmented, events, images, on_one_thread, tiny
+from .trainings import TINY, Hooked, augmented, events, images, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-KILLED = """
-import sys, torch
-sys.path.insert(0, {root!r})
-from tests.training.trainings import augmented
-torch.set_num_threads(1)
-augmented({data!r}, {output!r}, state_seconds=0)
-"""
 
-
-@pytest.fixture(scope="module")
-def whole():
-    """A model that was trained without interruption."""
-    model = tiny()
-    with on_one_thread():
-        fit(model, images(), images(), TINY, workers=0)
-    return model
-
-
-def resume(run, whole, **options):
+def resume(run, **options):
     """Go on with a run, which ends with the very weights of one that was not interrupted."""
-    model = tiny()
+    whole, model = tiny(), tiny()
+    fit(whole, images(), images(), TINY, workers=0)
     result = fit(model, images(), images(), TINY, run, resume=True, workers=0, **options)
     assert same_weights(model, whole)
     return result
 
 
+def kept(run):
+    """How far the state that is kept has come."""
+    progress = read_progress(find_state(run / "state"))
+    return progress["epoch"], progress["update"]
+
+
 def test_a_run_that_was_killed_ends_with_the_very_weights_of_one_that_was_not(class_folders, tmp_path):
-    whole = augmented(class_folders, tmp_path / "whole")
-    run = tmp_path / "killed"
-    code = KILLED.format(root=str(ROOT), data=str(class_folders), output=str(run))
-    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, cwd=ROOT)
+    whole, run = augmented(class_folders, tmp_path / "whole"), tmp_path / "killed"
+    call = f"augmented({str(class_folders)!r}, {str(run)!r}, state_seconds=0)"
+    command = [sys.executable, "-c", f"from tests.training.trainings import augmented\n{call}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, start_new_session=True, cwd=ROOT, env=environment)
     wanted = int(torch.randint(3, 17, (), generator=torch.Generator().manual_seed(time.time_ns())))
     deadline = time.monotonic() + 120
     try:
@@ -62,18 +53,11 @@ def test_a_run_that_was_killed_ends_with_the_very_weights_of_one_that_was_not(cl
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    here = kept(run)
-    assert here["epoch"] < 3
+    epoch, update = kept(run)
+    assert epoch < 3
     resumed = augmented(class_folders, run, resume=True)
-    assert same_weights(resumed, whole), f"killed at epoch {here['epoch']}, update {here['update']}"
+    assert same_weights(resumed, whole), f"killed at epoch {epoch}, update {update}"
     assert same_weights(SRNN.from_pretrained(run / "best"), SRNN.from_pretrained(tmp_path / "whole" / "best"))
-
-
-def kept(run):
-    """How far the state that is kept has come."""
-    state = find_state(run / "state")
-    assert state is not None
-    return read_progress(state)
 
 
 @pytest.mark.parametrize(
@@ -85,25 +69,24 @@ def kept(run):
     ],
     ids=["interrupted", "terminated", "in validation"],
 )
-def test_a_signal_saves_and_the_run_goes_on_as_if_there_had_been_none(name, split, read, place, tmp_path, whole):
+def test_a_signal_saves_and_the_run_goes_on_as_if_there_had_been_none(name, split, read, place, tmp_path):
     number, run = getattr(signal, name), tmp_path / "run"
     splits = [images(), images()]
     splits[split] = Hooked(read, lambda: os.kill(os.getpid(), number))
     with pytest.raises(Interrupted, match=f"stopped by {name} at {place}: the state is saved in") as error:
         fit(tiny(), *splits, TINY, run, workers=0, tensorboard=True)
     assert error.value.signum == number
-    result = resume(run, whole, tensorboard=True)
+    result = resume(run, tensorboard=True)
     assert [row["epoch"] for row in result.history] == [1, 2, 3]
     assert events(run) == [(row["epoch"], pytest.approx(row["val_loss"])) for row in result.history]
-    assert resume(run, whole) == result  # a finished run
+    assert resume(run) == result  # a finished run
 
 
-def test_a_state_that_was_cut_short_is_never_picked_up(tmp_path, whole):
+def test_a_state_that_was_cut_short_is_never_picked_up(tmp_path):
     run = tmp_path / "run"
     with pytest.raises(Interrupted):
         fit(tiny(), Hooked(13, lambda: os.kill(os.getpid(), signal.SIGTERM)), images(), TINY, run, workers=0)
     good = find_state(run / "state")
-    assert good is not None
     for number, damage in enumerate(("model.safetensors", "complete.json", "optimizer.bin"), int(good.name) + 1):
         cut = run / "state" / f"{number:08d}"
         cut.mkdir()
@@ -112,7 +95,7 @@ def test_a_state_that_was_cut_short_is_never_picked_up(tmp_path, whole):
             (cut / file.name).write_bytes(content[: len(content) // 2] if file.name == damage else content)
     (cut / "optimizer.bin").unlink()
     assert find_state(run / "state") == good
-    resume(run, whole)
+    resume(run)
 
 
 def test_a_run_is_resumed_only_as_itself_and_takes_no_other_runs_place(tmp_path):
@@ -120,23 +103,15 @@ def test_a_run_is_resumed_only_as_itself_and_takes_no_other_runs_place(tmp_path)
     with pytest.raises(FileNotFoundError, match="run holds no run to resume"):
         fit(tiny(), images(), images(), short, run, resume=True)
     fit(tiny(), images(), images(), short, run, workers=0)
-    with pytest.raises(FileExistsError, match="run holds another run: resume it, or choose another folder"):
-        fit(tiny(), images(), images(), short, run)
-    other = dataclasses.replace(short, lr=0.5, schedule="step", recurrence=0.25)
-    named = images(8)
+    other, resumed = dataclasses.replace(short, lr=0.5, schedule="step", recurrence=0.25), {"resume": True}
+    named, changes = images(8), r"lr 0.5, was 0.003; .*schedule step, was constant; .*recipe\.toml"
     named.classes = ["a", "b", "c", "d"]
     for model, train, chosen, options, reason in (
-        (
-            tiny(),
-            images(),
-            other,
-            {"resume": True},
-            r"lr 0.5, was 0.003; .*schedule step, was constant; .*recipe\.toml",
-        ),
-        (tiny(variant="vanilla"), images(), short, {"resume": True}, "variant vanilla, was half_gru"),
-        (tiny(), images(12), short, {"resume": True}, "training images 12, was 8"),
-        (tiny(), named, other, {"resume": True}, "other classes"),
-        (tiny(), named, other, {}, "holds another run"),
+        (tiny(), images(), other, resumed, changes),
+        (tiny(variant="vanilla"), images(), short, resumed, "variant vanilla, was half_gru"),
+        (tiny(), images(12), short, resumed, "training images 12, was 8"),
+        (tiny(), named, other, resumed, "other classes"),
+        (tiny(), named, other, {}, "run holds another run: resume it, or choose another folder"),
     ):
         model.zero_shot, model.metadata = True, {"exit": {"rule": "margin"}}
         before = copy.deepcopy(model)
@@ -147,27 +122,26 @@ def test_a_run_is_resumed_only_as_itself_and_takes_no_other_runs_place(tmp_path)
             assert getattr(model, name) == getattr(before, name)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path, whole):
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path):
     run, model = tmp_path / "run", tiny()
     reason = r"the loss is nan at epoch 2, batch 2; .*last holds the model of epoch 1: choose a lower lr"
     with pytest.raises(FloatingPointError, match=reason):
         fit(model, Hooked(14, lambda: float("inf")), images(), TINY, run, workers=0, state_seconds=0)
-    assert (kept(run)["epoch"], kept(run)["update"]) == (1, 1)
+    assert kept(run) == (1, 1)
     assert all(p.isfinite().all() for p in model.parameters())  # it has not reached the optimiser
     assert all(p.isfinite().all() for p in SRNN.from_pretrained(run / "last").parameters())
-    resume(run, whole)
+    resume(run)
 
 
 def test_weights_that_a_step_broke_take_no_good_states_place(tmp_path):
     model = tiny()
     model.get_parameter("fc.weight").register_hook(lambda gradient: gradient * float("nan"))
-    reason = "the weights are not finite after epoch 1, batch 1: choose a lower lr"
-    with pytest.raises(FloatingPointError, match=reason):
-        fit(model, images(), images(), TINY, tmp_path / "run", workers=0, state_seconds=0)
-    assert kept(tmp_path / "run")["update"] == 0
+    with pytest.raises(FloatingPointError, match="weights are not finite after epoch 1, batch 1: choose a lower lr"):
+        fit(model, images(), images(), TINY, tmp_path, workers=0, state_seconds=0)
+    assert kept(tmp_path) == (0, 0)
 
 
-def test_a_full_disk_ends_the_run_and_the_state_before_it_survives(tmp_path, whole):
+def test_a_full_disk_ends_the_run_and_the_state_before_it_survives(tmp_path):
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writes fail with an error then, as on a full disk
     train = Hooked(10, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard)))
@@ -179,4 +153,4 @@ def test_a_full_disk_ends_the_run_and_the_state_before_it_survives(tmp_path, who
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         signal.signal(signal.SIGXFSZ, old)
     assert list((run / "state").iterdir()) == [find_state(run / "state")]
-    resume(run, whole)
+    resume(run)

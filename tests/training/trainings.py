@@ -1,6 +1,5 @@
 """Trainings that several test files run: a tiny model, a few images, and a run with everything that is random."""
 
-import contextlib
 import socket
 
 import torch
@@ -57,15 +56,6 @@ def augmented(data, output, **options):
     chosen = recipe("finetune", epochs=3, batch_size=4, grad_accum_steps=2, mixup=0.1, auto_augment="rand-m5-mstd0.5")
     fit(model, splits.train, splits.val, chosen, output, workers=2, cpu=True, **options)
     return model
-
-
-@contextlib.contextmanager
-def on_one_thread():
-    """As in the processes that tests start, so that sums come in the same order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def events(run):
