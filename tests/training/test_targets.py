@@ -56,12 +56,6 @@ def test_targets_of_torchs_and_numpys_whole_numbers_are_classes_and_a_file_is_na
         fit(tiny(), images(), named, SMALL, workers=0, cpu=True)
 
 
-@pytest.mark.parametrize("loss", ["last", "anytime"])
-def test_a_model_without_classifier_is_refused(loss):
-    with pytest.raises(ValueError, match=r"the model has no classifier \(num_classes=0\)"):
-        fit(tiny(num_classes=0), images(), images(), recipe("finetune", loss=loss, batch_size=4), workers=0, cpu=True)
-
-
 def test_few_images_make_smaller_batches_and_one_line_says_so(caplog):
     for settings, size in (({}, 10), ({"grad_accum_steps": 4}, 8), ({"mixup": 0.2, "grad_accum_steps": 2}, 8)):
         caplog.clear()
@@ -70,8 +64,3 @@ def test_few_images_make_smaller_batches_and_one_line_says_so(caplog):
         assert caplog.text.count(f"there are only 10 training images: batches of {size} instead of 64") == 1
     with pytest.raises(ValueError, match="batch_size must be no more than the 3 training images; got 64"):
         fit(tiny(), images(3), images(2), Recipe(batch_size=64, grad_accum_steps=4), workers=0, cpu=True)
-
-
-def test_a_loss_that_could_have_no_weight_in_a_batch_is_refused_before_the_run():
-    with pytest.raises(ValueError, match="anytime_weights must begin with a positive weight where random_heights"):
-        recipe("finetune", loss="anytime", anytime_weights=(0, 1), random_heights=True)
