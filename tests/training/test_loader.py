@@ -1,8 +1,6 @@
 """Training's loaders: every random number follows from the place in the run, and damaged images are named."""
 
-import functools
 import multiprocessing
-import operator
 import random
 import subprocess
 
@@ -78,18 +76,12 @@ def test_processes_and_steps_share_an_update_of_the_same_images(processes, steps
     updates = list(TrainBatches(40, 12, 1, seed=5, num_processes=1, process=0))
     shares = [list(TrainBatches(40, 12, steps, 5, processes, process)) for process in range(processes)]
     for number, whole in enumerate(updates):
-        pieces = [
-            key
-            for share in shares
-            for key in functools.reduce(operator.iadd, share[number * steps : (number + 1) * steps], [])
-        ]
+        pieces = [key for share in shares for piece in share[number * steps : (number + 1) * steps] for key in piece]
         assert sorted(pieces) == sorted(whole)
     assert len({key for update in updates for key in update}) == 36
 
 
 def test_updates_that_cannot_be_shared_are_refused():
-    with pytest.raises(ValueError, match="batch_size must be no more than the 5 training images; got 6"):
-        TrainBatches(5, 6, 1, 0, 1, 0)
     with pytest.raises(ValueError, match=r"a multiple of processes x grad_accum_steps, 2 x 2; got 6"):
         TrainBatches(50, 6, 2, 0, 2, 0)
 
@@ -103,27 +95,20 @@ def test_every_image_is_validated_once_whatever_the_number_of_processes():
 
 def test_a_damaged_image_is_replaced_in_training_and_left_out_in_validation(class_folders):
     data = open_data(class_folders)
-    assert data.train.samples is not None
-    assert data.val.samples is not None
+    data.train.transform = data.val.transform = pil_to_tensor
     victim = data.train.samples[5][0]
     victim.write_bytes(victim.read_bytes()[:300])
-    train = list(train_loader(_with_tensors(data.train), TrainBatches(24, 4, 1, 0, 1, 0), 0, pin_memory=False))
+    train = list(train_loader(data.train, TrainBatches(24, 4, 1, 0, 1, 0), 0, pin_memory=False))
     assert sum(len(batch.images) for batch in train) == 24
     (reason,) = [reason for batch in train for reason in batch.skipped]
     assert reason.startswith(f"{victim}: truncated or damaged")
     for path, _ in data.val.samples[:4]:
         path.write_bytes(b"")
-    first, *others = eval_loader(_with_tensors(data.val), 4, 0, 1, 0, 0, False)
-    assert first.images is None
-    assert len(first.skipped) == 4
+    first, *others = eval_loader(data.val, 4, 0, 1, 0, 0, False)
+    assert (first.images, len(first.skipped)) == (None, 4)
     assert sum(len(batch.images) for batch in others) == 5
 
 
 def test_images_that_are_no_tensors_are_refused_with_what_is_missing(class_folders):
     with pytest.raises(TypeError, match=r"gives \(tensor, class\); image \d+ is Image: give it a transform"):
         next(iter(eval_loader(open_data(class_folders).val, 4, 0, 1, 0, 0, False)))
-
-
-def _with_tensors(split):
-    split.transform = lambda image: pil_to_tensor(image).float()
-    return split

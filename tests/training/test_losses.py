@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from srnn_zoo import PackedPyramid, Pyramid, create_model, list_cells
+from srnn_zoo import PackedPyramid, Pyramid, list_cells
 from srnn_zoo.training import AnytimeLoss, EveryExit, random_heights
 
-ANYTIME = [cell for cell in list_cells() if cell != "concat"]
+from .trainings import tiny
+
+TARGETS = torch.arange(6) % 5
 
 
 @pytest.fixture
@@ -15,83 +17,49 @@ def logits():
     return torch.randn(3, 6, 5, dtype=torch.float64)
 
 
-@pytest.fixture
-def targets():
-    return torch.arange(6) % 5
-
-
-def test_it_is_the_weighted_sum_of_cross_entropies_and_divergences(logits, targets):
+def test_it_is_the_weighted_sum_of_cross_entropies_and_divergences(logits):
     weights, d, t = (1.0, 2.0, 5.0), 0.3, 2.0
     expected = 0.0
     teacher = (logits[2] / t).softmax(1)
     for level, weight in enumerate(weights):
         for image in range(6):
             p, q = logits[level, image].softmax(0), (logits[level, image] / t).softmax(0)
-            own = -p[targets[image]].log()
+            own = -p[TARGETS[image]].log()
             taught = t * t * sum(teacher[image, k] * (teacher[image, k] / q[k]).log() for k in range(5))
             expected += weight / 8 / 6 * (own if level == 2 else (1 - d) * own + d * taught)
-    found = AnytimeLoss(weights, distillation=d, temperature=t)(logits, targets)
+    found = AnytimeLoss(weights, distillation=d, temperature=t)(logits, TARGETS)
     assert found.item() == pytest.approx(float(expected), abs=1e-12)
 
 
-def test_equal_weights_are_the_mean_cross_entropy_and_all_on_the_last_level_the_plain_one(logits, targets):
-    expected = torch.stack([F.cross_entropy(answer, targets) for answer in logits]).mean()
-    assert torch.allclose(AnytimeLoss()(logits, targets), expected)
-    assert torch.allclose(AnytimeLoss()(list(logits), F.one_hot(targets, 5).double()), expected)
-    assert torch.equal(AnytimeLoss((0, 0, 3))(logits, targets), F.cross_entropy(logits[2], targets))  # bit for bit
+def test_equal_weights_are_the_mean_cross_entropy_and_all_on_the_last_level_the_plain_one(logits):
+    expected = torch.stack([F.cross_entropy(answer, TARGETS) for answer in logits]).mean()
+    assert torch.allclose(AnytimeLoss()(logits, TARGETS), expected)
+    assert torch.allclose(AnytimeLoss()(list(logits), F.one_hot(TARGETS, 5).double()), expected)
+    assert torch.equal(AnytimeLoss((0, 0, 3))(logits, TARGETS), F.cross_entropy(logits[2], TARGETS))  # bit for bit
 
 
-def test_the_last_level_learns_nothing_from_distillation(logits, targets):
+def test_the_last_level_learns_nothing_from_distillation(logits):
     logits.requires_grad_()
-    (taught,) = torch.autograd.grad(AnytimeLoss((1, 1, 1), distillation=1.0)(logits, targets), logits)
-    (alone,) = torch.autograd.grad(AnytimeLoss((0, 0, 1))(logits, targets) / 3, logits)
+    (taught,) = torch.autograd.grad(AnytimeLoss((1, 1, 1), distillation=1.0)(logits, TARGETS), logits)
+    (alone,) = torch.autograd.grad(AnytimeLoss((0, 0, 1))(logits, TARGETS) / 3, logits)
     assert torch.allclose(taught[2], alone[2])
     assert (taught[:2].abs().sum(dim=(1, 2)) > 0).all()
 
 
-def test_a_cut_pyramid_uses_the_first_weights(logits, targets):
-    whole = AnytimeLoss((1.0, 3.0, 9.0))(logits[:2], targets)
-    assert torch.allclose(whole, AnytimeLoss((1.0, 3.0))(logits[:2], targets))
-    with pytest.raises(ValueError, match="3 levels need as many weights; got 2"):
-        AnytimeLoss((1.0, 3.0))(logits, targets)
-    with pytest.raises(ValueError, match="first 2 of 3 levels are all 0"):
-        AnytimeLoss((0.0, 0.0, 1.0))(logits[:2], targets)
+def test_a_cut_pyramid_uses_the_first_weights(logits):
+    whole = AnytimeLoss((1.0, 3.0, 9.0))(logits[:2], TARGETS)
+    assert torch.allclose(whole, AnytimeLoss((1.0, 3.0))(logits[:2], TARGETS))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"weights": ()}, "weights must be 0 or more"),
-        ({"weights": (1, -1)}, "weights must be 0 or more"),
-        ({"weights": (0, 0)}, "not all 0"),
-        ({"weights": (float("nan"),)}, "weights must be"),
-        ({"distillation": 1.5}, "between 0 and 1; got 1.5"),
-        ({"temperature": 0}, "temperature must be positive; got 0"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        AnytimeLoss(**options)
-
-
-@pytest.mark.parametrize("variant", ANYTIME)
+@pytest.mark.parametrize("variant", [cell for cell in list_cells() if cell != "concat"])
 def test_every_exit_answers_as_the_steps_and_trains_the_whole_model(variant):
-    model = create_model("srnn_test_resnet", variant=variant, num_classes=3, exits="separate")
+    model = tiny(3, 64, variant=variant, exits="separate")
     images = torch.randn(4, 3, 64, 64)
     every = EveryExit(model.eval())(images)
     assert torch.equal(every, torch.stack([step.logits for step in model.steps(images)]))
     assert torch.equal(every[-1], model(images))
     AnytimeLoss()(EveryExit(model.train())(images), torch.arange(4) % 3).backward()
     assert all(p.grad is not None for p in model.parameters())
-
-
-def test_what_has_no_answer_at_every_level_is_refused():
-    with pytest.raises(ValueError, match="'concat' answers after the last level only"):
-        EveryExit(create_model("srnn_test_resnet", variant="concat"))
-    with pytest.raises(ValueError, match="no classifier"):
-        EveryExit(create_model("srnn_test_resnet", num_classes=0))
-    with pytest.raises(ValueError, match=r"logits must be \(L, B, K\), .* got \(4, 10\)"):
-        AnytimeLoss()(torch.zeros(4, 10), torch.zeros(4, dtype=torch.long))
 
 
 def test_random_heights_cut_every_image_and_keep_its_first_levels():
@@ -107,12 +75,10 @@ def test_random_heights_cut_every_image_and_keep_its_first_levels():
     whole = random_heights(Pyramid(levels), min_height=3)
     assert whole.heights == [3] * 400
     assert isinstance(whole, Pyramid)
-    with pytest.raises(ValueError, match="min_height must be 1 or more; got 0"):
-        random_heights(levels, min_height=0)
 
 
 def test_a_model_trains_on_random_heights_with_either_loss():
-    model = create_model("srnn_test_resnet", num_classes=3)
+    model = tiny(3, 64)
     images, targets = torch.randn(6, 3, 64, 64), torch.arange(6) % 3
     cut = random_heights(model.levels(images), generator=torch.Generator().manual_seed(1))
     assert len(set(cut.heights)) > 1
@@ -120,3 +86,25 @@ def test_a_model_trains_on_random_heights_with_either_loss():
         model.zero_grad()
         loss.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: AnytimeLoss(()), "weights must be 0 or more"),
+        (lambda: AnytimeLoss((1, -1)), "weights must be 0 or more"),
+        (lambda: AnytimeLoss((0, 0)), "not all 0"),
+        (lambda: AnytimeLoss((float("nan"),)), "weights must be"),
+        (lambda: AnytimeLoss(distillation=1.5), "between 0 and 1; got 1.5"),
+        (lambda: AnytimeLoss(temperature=0), "temperature must be positive; got 0"),
+        (lambda: AnytimeLoss((1, 3))(torch.zeros(3, 6, 5), TARGETS), "3 levels need as many weights; got 2"),
+        (lambda: AnytimeLoss((0, 0, 1))(torch.zeros(2, 6, 5), TARGETS), "first 2 of 3 levels are all 0"),
+        (lambda: AnytimeLoss()(torch.zeros(4, 10), TARGETS), r"logits must be \(L, B, K\), .* got \(4, 10\)"),
+        (lambda: EveryExit(tiny(variant="concat")), "'concat' answers after the last level only"),
+        (lambda: EveryExit(tiny(0)), "no classifier"),
+        (lambda: random_heights([torch.zeros(1, 3, 4, 4)], min_height=0), "min_height must be 1 or more; got 0"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
