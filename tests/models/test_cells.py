@@ -101,14 +101,14 @@ def test_mean_prob_is_the_mean_of_the_levels_probabilities(height):
 def test_gradients_are_those_of_finite_differences(variant, activation):
     cell = random_cell(variant, activation, height=3)
     levels = tuple(torch.randn(2, DIM, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    names, parameters = zip(*cell.named_parameters(), strict=True) if list(cell.parameters()) else ((), ())
+    parameters = {name: p.detach().clone().requires_grad_() for name, p in cell.named_parameters()}
 
     def output(*inputs):
-        values = dict(zip(names, inputs[3:], strict=True))
+        values = dict(zip(parameters, inputs[3:], strict=True))
         with torch.nn.utils.stateless._reparametrize_module(cell, values):
             return answer(cell, inputs[:3])
 
-    assert torch.autograd.gradcheck(output, (*levels, *(p.detach().clone().requires_grad_() for p in parameters)))
+    assert torch.autograd.gradcheck(output, (*levels, *parameters.values()))
 
 
 @pytest.mark.parametrize("variant", RECURRENT)
@@ -121,18 +121,10 @@ def test_a_cell_starts_with_the_identity_and_half_open_gates(variant):
         assert len(state) == 2
 
 
-@pytest.mark.parametrize(
-    ("variant", "first", "second"),
-    [
-        ("vanilla", 1, 1),
-        ("half_gru", 1 / 2, 1 / 2),
-        ("gru", 3 / 8, 1 / 2),
-        ("mgu", 3 / 8, 1 / 2),
-        ("lstm", 3 / 16, 1 / 4),
-        *((ensemble, 1 / 2, 1 / 2) for ensemble in ("mean_logit", "mean_prob", "concat")),
-    ],
-)
-def test_the_untrained_state_of_two_levels_is_the_documented_sum(variant, first, second):
+@pytest.mark.parametrize("variant", ALL)
+def test_the_untrained_state_of_two_levels_is_the_documented_sum(variant):
+    sums = {"vanilla": (1, 1), "gru": (3 / 8, 1 / 2), "mgu": (3 / 8, 1 / 2), "lstm": (3 / 16, 1 / 4)}
+    first, second = sums.get(variant, (1 / 2, 1 / 2))
     small, large = torch.rand(2, BATCH, DIM, dtype=torch.float64)
     cell = create_cell(variant, DIM, height=2).double()
     assert torch.allclose(answer(cell, [small, large]), first * small + second * large, atol=1e-14)
@@ -146,23 +138,25 @@ def test_a_state_can_be_kept_indexed_and_continued():
         assert torch.allclose(cell(second[[2, 0]], kept), run(cell, [first, second])[[2, 0]], atol=1e-13)
 
 
-@pytest.mark.parametrize(
-    ("variant", "options", "message"),
-    [
+def test_what_makes_no_cell_or_no_answer_is_refused():
+    for variant, options, message in (
         ("halfgru", {}, "unknown variant 'halfgru'; did you mean 'half_gru'"),
         ("transformer", {}, "choose one of concat, gru, half_gru"),
         ("vanilla", {"activation": "tanh"}, 'activation must be "relu" or "identity"'),
         ("concat", {"height": 2}, "fuses exactly 2 levels; got 3"),
-    ],
-)
-def test_what_makes_no_cell_or_no_answer_is_refused(variant, options, message):
-    with pytest.raises(ValueError, match=message):
-        answer(create_cell(variant, DIM, **options), torch.rand(3, 1, DIM))
+        ("concat", {"height": 4}, "fuses exactly 4 levels; got 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            answer(create_cell(variant, DIM, **options), torch.rand(3, 1, DIM))
 
 
-def test_a_user_can_register_a_cell_and_use_it_by_name(monkeypatch):
+@pytest.fixture
+def own_list(monkeypatch):
+    """Cells that a test registers are forgotten after it."""
     monkeypatch.setattr(cells, "_CELLS", dict(cells._CELLS))
 
+
+def test_a_user_can_register_a_cell_and_use_it_by_name(own_list):
     @register_cell("keep_largest")
     class KeepLargest(Cell):
         def forward(self, features, state):
@@ -174,30 +168,24 @@ def test_a_user_can_register_a_cell_and_use_it_by_name(monkeypatch):
     images = torch.rand(2, 3, 64, 64)
     small, large = (model.level_features(x) for x in model.levels(images))
     assert torch.equal(model(images), model.fc(torch.maximum(small, large)))
-    impostor = type("Vanilla", (Cell,), {"__module__": "elsewhere"})
-    for cls in (KeepLargest, impostor):
+    for cls in (KeepLargest, type("Vanilla", (Cell,), {"__module__": "elsewhere"})):
         with pytest.raises(ValueError, match=r"already registered by srnn_zoo\.models\.cells\.Vanilla"):
             register_cell("vanilla")(cls)
 
 
-class Plain(Cell):
-    def __init__(self, dim):
-        super().__init__(dim)
-        self.scale = torch.nn.Parameter(torch.ones(dim))
+def test_a_cells_constructor_takes_only_what_it_uses(own_list):
+    class Plain(Cell):
+        def __init__(self, dim):
+            super().__init__(dim)
 
+    class Positional(Cell):
+        def __init__(self, dim, activation):
+            super().__init__(dim, activation)
 
-class Positional(Cell):
-    def __init__(self, dim, activation):
-        super().__init__(dim, activation)
+    class WithOptions(Cell):
+        def __init__(self, dim, **options):
+            super().__init__(dim, **options)
 
-
-class WithOptions(Cell):
-    def __init__(self, dim, **options):
-        super().__init__(dim, **options)
-
-
-def test_a_cells_constructor_takes_only_what_it_uses(monkeypatch):
-    monkeypatch.setattr(cells, "_CELLS", dict(cells._CELLS))
     for cls, expected in ((Plain, ("relu", 2)), (Positional, ("identity", 2)), (WithOptions, ("identity", 3))):
         register_cell(cls.__name__)(cls)
         cell = create_cell(cls.__name__, DIM, activation="identity", height=3)
