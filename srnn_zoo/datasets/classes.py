@@ -7,7 +7,7 @@ from typing import Any
 
 
 def class_names(model: Any) -> list[str]:
-    """Names to show: from the model's config, ImageNet's where the number of classes says so, else `class 0`, …."""
+    """Names to show: from the model's config, ImageNet's where the classifier is of ImageNet, else `class 0`, …."""
     if labels := _saved_labels(model):
         descriptions = model.pretrained_cfg.get("label_descriptions") or {}
         return [descriptions.get(label, label) for label in labels]
@@ -45,7 +45,12 @@ def _saved_labels(model: Any) -> list[str]:
 
 
 def _imagenet_info(model: Any) -> Any:
+    """timm's names of ImageNet's classes, for a classifier that was trained on them; the width alone says nothing."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
+    trained_on = model.metadata.get("dataset") or ()
+    datasets = [trained_on] if isinstance(trained_on, str) else trained_on
+    if not (model.zero_shot or any("imagenet" in name.lower() for name in datasets)):
+        return None
     subset = infer_imagenet_subset(model)
     return ImageNetInfo(subset) if subset else None

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, cast
 
 import timm
+from timm.data import infer_imagenet_subset
 from timm.models import (
     DefaultCfg,
     PretrainedCfg,
@@ -288,6 +289,9 @@ def _build(
             init_from_base_cnn(model, base_cnn, classifier=pretrained)
             base = f"{architecture}.{plan.base_tag}" if plan.base_tag else architecture
             model.metadata = {} if file else {"base_model": base}
+            subset = infer_imagenet_subset(base_cnn)
+            if pretrained and not file and subset and base_cnn.num_classes == model.num_classes:
+                model.metadata["dataset"] = subset  # what the classifier's classes are named after
             text = "%s: zero-shot, from %s" if model.zero_shot else "%s: the backbone's weights are those of %s"
             _logger.info(text, f"{PREFIX}{architecture}", os.fspath(file) if file else f"timm's {base}")
         return model
