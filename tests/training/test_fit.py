@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from tests.conftest import ROOT, same_weights
 from .trainings import TINY, events, free_port, images, one_step, tiny, tiny_without_batch_norm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+trained_and_probed = functools.partial(pytest.mark.parametrize, "chosen", ids=["trained", "probed"])
 
 
 @pytest.mark.parametrize("variant", srnn_zoo.list_cells())
@@ -54,13 +56,11 @@ def test_every_part_of_a_recipe_learns(options, settings):
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
 
-@pytest.mark.parametrize(
-    "chosen",
+@trained_and_probed(
     [
         Recipe(optimizer="adamw", lr=1e-3, epochs=8, batch_size=8, recurrence=0.25, identity_decay=300.0),
         recipe("probe", lr=1e-3, lr_cell=1.0, epochs=8, recurrence=0.25, identity_decay=300.0),
-    ],
-    ids=["trained", "probed"],
+    ]
 )
 def test_u_decays_towards_a_part_of_the_identity_wherever_it_started(chosen):
     distances = []
@@ -82,11 +82,7 @@ def test_accumulated_steps_learn_what_one_batch_does():
         torch.testing.assert_close(model.state_dict(), models[0].state_dict(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "chosen",
-    [Recipe(optimizer="adamw", lr=3e-3, epochs=3, batch_size=8), recipe("probe", epochs=20, lr=0.05)],
-    ids=["trained", "probed"],
-)
+@trained_and_probed([Recipe(optimizer="adamw", lr=3e-3, epochs=3, batch_size=8), recipe("probe", epochs=20, lr=0.05)])
 def test_a_run_leaves_what_others_read_and_models_that_answer_as_it_says(chosen, class_folders, tmp_path):
     data, model, folder = open_data(class_folders), tiny(num_classes=3), tmp_path / "run"
     result = fit(model, data.train, data.val, chosen, folder, workers=0, tensorboard=True, dataset="colours", cpu=True)
@@ -161,7 +157,7 @@ def test_patience_ends_a_run_that_gets_no_better():
     assert len(history) == best + 3
 
 
-@pytest.mark.parametrize("chosen", [Recipe(epochs=2, batch_size=8), recipe("probe")], ids=["trained", "probed"])
+@trained_and_probed([Recipe(epochs=2, batch_size=8), recipe("probe")])
 def test_damaged_images_are_skipped_and_listed_or_fatal(chosen, class_folders, tmp_path, caplog):
     data, run = open_data(class_folders), tmp_path / "run"
     victims = [class_folders / "train" / "red" / "3.png", class_folders / "val" / "blue" / "1.png"]
@@ -260,7 +256,6 @@ def test_processes_wait_and_read_losses_from_the_device_once_an_update(monkeypat
 
 
 def test_what_happens_in_another_process_ends_the_run_in_this_one(monkeypatch):
-    start = tiny()
     for adds, error, reason in (
         ((0, 1, 0, 0), Interrupted, "stopped by SIGTERM at epoch 1, batch 1: nothing is saved"),
         ((0, 0, 1, 0), Interrupted, "stopped by SIGINT at epoch 1, batch 1"),
@@ -270,8 +265,7 @@ def test_what_happens_in_another_process_ends_the_run_in_this_one(monkeypatch):
         model = tiny()
         with pytest.raises(error, match=reason):
             fit(model, images(16), images(2), TWICE, workers=0)
-        untouched = torch.equal(model.get_parameter("fc.weight"), start.get_parameter("fc.weight"))
-        assert untouched == (error is FloatingPointError)
+        assert torch.equal(model.fc.weight, tiny().fc.weight) == (error is FloatingPointError)
 
 
 @pytest.mark.slow

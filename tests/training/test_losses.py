@@ -31,11 +31,12 @@ def test_it_is_the_weighted_sum_of_cross_entropies_and_divergences(logits):
     assert found.item() == pytest.approx(float(expected), abs=1e-12)
 
 
-def test_equal_weights_are_the_mean_cross_entropy_and_all_on_the_last_level_the_plain_one(logits):
+def test_equal_weights_are_the_mean_all_on_the_last_level_the_plain_loss_and_a_cut_pyramid_has_the_first(logits):
     expected = torch.stack([F.cross_entropy(answer, TARGETS) for answer in logits]).mean()
     assert torch.allclose(AnytimeLoss()(logits, TARGETS), expected)
     assert torch.allclose(AnytimeLoss()(list(logits), F.one_hot(TARGETS, 5).double()), expected)
     assert torch.equal(AnytimeLoss((0, 0, 3))(logits, TARGETS), F.cross_entropy(logits[2], TARGETS))  # bit for bit
+    assert torch.allclose(AnytimeLoss((1, 3, 9))(logits[:2], TARGETS), AnytimeLoss((1, 3))(logits[:2], TARGETS))
 
 
 def test_the_last_level_learns_nothing_from_distillation(logits):
@@ -44,11 +45,6 @@ def test_the_last_level_learns_nothing_from_distillation(logits):
     (alone,) = torch.autograd.grad(AnytimeLoss((0, 0, 1))(logits, TARGETS) / 3, logits)
     assert torch.allclose(taught[2], alone[2])
     assert (taught[:2].abs().sum(dim=(1, 2)) > 0).all()
-
-
-def test_a_cut_pyramid_uses_the_first_weights(logits):
-    whole = AnytimeLoss((1.0, 3.0, 9.0))(logits[:2], TARGETS)
-    assert torch.allclose(whole, AnytimeLoss((1.0, 3.0))(logits[:2], TARGETS))
 
 
 @pytest.mark.parametrize("variant", [cell for cell in list_cells() if cell != "concat"])

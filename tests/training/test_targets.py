@@ -4,7 +4,6 @@ import gc
 
 import pytest
 import torch
-from torch.utils.data import Dataset
 
 from srnn_zoo.training import Recipe, fit, recipe
 
@@ -13,17 +12,9 @@ from .trainings import images, tiny
 SMALL = recipe("finetune", epochs=1, batch_size=4)
 
 
-class Given(Dataset):
+def given(target):
     """Eight images with the targets that a function gives."""
-
-    def __init__(self, target):
-        self.target = target
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        return torch.rand(3, 32, 32), self.target(index)
+    return [(image, target(index)) for index, (image, _) in enumerate(images())]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -39,7 +30,7 @@ def test_targets_that_are_no_classes_are_refused_in_one_sentence_with_their_imag
     }
     for got, target in targets.items() if workers == 0 else [*targets.items()][2:3]:
         reason = rf"^image \d: the target must be the index of one of the model's 4 classes, from 0; got {got}"
-        for train, val in ((Given(target), images()), (images(), Given(target))):
+        for train, val in ((given(target), images()), (images(), given(target))):
             with pytest.raises(ValueError, match=reason) as error:
                 fit(tiny(), train, val, chosen, workers=workers, progress=False, cpu=True)
             assert "\n" not in str(error.value)
@@ -49,11 +40,11 @@ def test_targets_that_are_no_classes_are_refused_in_one_sentence_with_their_imag
 
 def test_targets_of_torchs_and_numpys_whole_numbers_are_classes_and_a_file_is_named():
     for target in (torch.tensor, lambda index: torch.tensor(index).numpy()[()], bool):
-        fit(tiny(num_classes=8), Given(target), images(2), SMALL, workers=0, cpu=True)
-    named = Given(lambda index: 4)
-    named.samples = [(f"photos/{index}.jpg", 4) for index in range(8)]
-    with pytest.raises(ValueError, match=r"^photos/0.jpg: the target must be the index .* from 0; got 4"):
-        fit(tiny(), images(), named, SMALL, workers=0, cpu=True)
+        fit(tiny(num_classes=8), given(target), images(2), SMALL, workers=0, cpu=True)
+    named = images()
+    named.samples = [(f"photos/{index}.jpg", index % 4) for index in range(8)]
+    with pytest.raises(ValueError, match=r"^photos/3.jpg: the target must be the index .* from 0; got tensor\(3\)"):
+        fit(tiny(num_classes=3), given(lambda index: 0), named, SMALL, workers=0, cpu=True)
 
 
 def test_few_images_make_smaller_batches_and_one_line_says_so(caplog):

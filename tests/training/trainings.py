@@ -3,8 +3,7 @@
 import socket
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 import srnn_zoo
 from srnn_zoo.training import Recipe, fit, open_data, recipe
@@ -22,19 +21,17 @@ def images(count=8, size=32):
     return TensorDataset(torch.randn(count, 3, size, size, generator=generator), torch.arange(count) % 4)
 
 
-class Hooked(Dataset[tuple[Tensor, int]]):
+class Hooked(TensorDataset):
     """The images, with something that happens when the n-th is read."""
 
     def __init__(self, number, event):
-        self.inner, self.number, self.event, self.read = images(), number, event, 0
-
-    def __len__(self):
-        return len(self.inner)
+        super().__init__(*images().tensors)
+        self.number, self.event, self.read = number, event, 0
 
     def __getitem__(self, index):
         self.read += 1
         changed = self.event() if self.read == self.number else None
-        image, target = self.inner[index]
+        image, target = super().__getitem__(index)
         return (image if changed is None else image * changed), target
 
 
