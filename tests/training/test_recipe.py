@@ -151,11 +151,7 @@ def test_files_and_names_that_are_no_recipes_are_refused(tmp_path):
     file = tmp_path / "recipe.toml"
     with pytest.raises(FileNotFoundError, match=r"no recipe .*recipe\.toml"):
         Recipe.from_toml(file)
-    for text, reason in {
-        "lr = ": "is no recipe",
-        "lrr = 1": "did you mean 'lr'",
-        "lr = 'a'": "lr must be a number",
-    }.items():
+    for text, reason in (("lr = ", "is no recipe"), ("lrr = 1", "did you mean 'lr'"), ("lr = 'a'", "must be a number")):
         file.write_text(text)
         with pytest.raises((TypeError, ValueError), match=rf"recipe\.toml.*{reason}"):
             Recipe.from_toml(file)

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,16 +64,14 @@ def test_a_run_that_was_killed_ends_with_the_very_weights_of_one_that_was_not(cl
 @pytest.mark.parametrize(
     ("name", "split", "read", "place"),
     [
-        ("SIGINT", 0, 10, "epoch 2, batch 1"),
-        ("SIGTERM", 0, 13, "epoch 2, batch 2"),
-        ("SIGTERM", 1, 11, "epoch 2, batch 2"),
+        pytest.param("SIGINT", 0, 10, "epoch 2, batch 1", id="interrupted"),
+        pytest.param("SIGTERM", 0, 13, "epoch 2, batch 2", id="terminated"),
+        pytest.param("SIGTERM", 1, 11, "epoch 2, batch 2", id="in validation"),
     ],
-    ids=["interrupted", "terminated", "in validation"],
 )
 def test_a_signal_saves_and_the_run_goes_on_as_if_there_had_been_none(name, split, read, place, tmp_path):
-    number, run = getattr(signal, name), tmp_path / "run"
-    splits = [images(), images()]
-    splits[split] = Hooked(read, lambda: os.kill(os.getpid(), number))
+    number, run, splits = getattr(signal, name), tmp_path / "run", [images(), images()]
+    splits[split] = Hooked(read, lambda: signal.raise_signal(number))
     with pytest.raises(Interrupted, match=f"stopped by {name} at {place}: the state is saved in") as error:
         fit(tiny(), *splits, TINY, run, workers=0, tensorboard=True)
     assert error.value.signum == number
@@ -85,15 +84,12 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_there_had_been_none(name, spli
 def test_a_state_that_was_cut_short_is_never_picked_up(tmp_path):
     run = tmp_path / "run"
     with pytest.raises(Interrupted):
-        fit(tiny(), Hooked(13, lambda: os.kill(os.getpid(), signal.SIGTERM)), images(), TINY, run, workers=0)
+        fit(tiny(), Hooked(13, lambda: signal.raise_signal(signal.SIGTERM)), images(), TINY, run, workers=0)
     good = find_state(run / "state")
-    for number, damage in enumerate(("model.safetensors", "complete.json", "optimizer.bin"), int(good.name) + 1):
-        cut = run / "state" / f"{number:08d}"
-        cut.mkdir()
-        for file in good.iterdir():
-            content = file.read_bytes()
-            (cut / file.name).write_bytes(content[: len(content) // 2] if file.name == damage else content)
-    (cut / "optimizer.bin").unlink()
+    for number, name in enumerate(("model.safetensors", "complete.json", "optimizer.bin"), int(good.name) + 1):
+        file = shutil.copytree(good, run / "state" / f"{number:08d}") / name
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    file.unlink()  # of the newest there is no half either
     assert find_state(run / "state") == good
     resume(run)
 
@@ -118,8 +114,8 @@ def test_a_run_is_resumed_only_as_itself_and_takes_no_other_runs_place(tmp_path)
         with pytest.raises((ValueError, FileExistsError), match=reason):
             fit(model, train, images(), chosen, run, **options)
         assert same_weights(model, before)  # what is refused changes nothing
-        for name in ("zero_shot", "metadata", "pretrained_cfg"):
-            assert getattr(model, name) == getattr(before, name)
+        found, expected = ((x.zero_shot, x.metadata, x.pretrained_cfg) for x in (model, before))
+        assert found == expected
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path):
@@ -135,7 +131,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tm
 
 def test_weights_that_a_step_broke_take_no_good_states_place(tmp_path):
     model = tiny()
-    model.get_parameter("fc.weight").register_hook(lambda gradient: gradient * float("nan"))
+    model.fc.weight.register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(FloatingPointError, match="weights are not finite after epoch 1, batch 1: choose a lower lr"):
         fit(model, images(), images(), TINY, tmp_path, workers=0, state_seconds=0)
     assert kept(tmp_path) == (0, 0)
@@ -144,8 +140,7 @@ def test_weights_that_a_step_broke_take_no_good_states_place(tmp_path):
 def test_a_full_disk_ends_the_run_and_the_state_before_it_survives(tmp_path):
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writes fail with an error then, as on a full disk
-    train = Hooked(10, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard)))
-    run = tmp_path / "run"
+    run, train = tmp_path / "run", Hooked(10, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard)))
     try:
         with pytest.raises(OSError, match=r"cannot write the state of this run to .*state: "):
             fit(tiny(), train, images(), TINY, run, workers=0, state_seconds=0)
