@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -83,16 +82,14 @@ def test_json_has_the_levels_that_were_read_and_what_they_cost(saved, images):
         assert item["levels"][-1]["top"][0]["label"] == whole["levels"][item["stopped_at"]]["top"][0]["label"]
 
 
-def test_a_budget_of_a_model_that_was_never_calibrated_is_a_level_and_says_so(saved, images):
-    said = run("predict", images, "-m", saved, "--budget", sum(costs_of(saved)) / 2, "--json")
-    assert said.err.startswith("the model was never calibrated: every image stops at 32 x 32, the largest level that")
-    assert {item["stopped_at"] for item in parsed(said)} == {0}
-
-
-def test_calibrate_writes_thresholds_into_the_folder_and_predict_uses_them(saved, images):
+def test_a_budget_is_a_level_until_calibrate_writes_thresholds_into_the_folder_that_predict_uses(saved, images):
     first, both = costs_of(saved)
     weights = (saved / "model.safetensors").read_bytes()
     budget = 0.6 * first + 0.4 * both
+    said = run("predict", images, "-m", saved, "--budget", budget, "--json")
+    assert said.err.startswith("the model was never calibrated: every image stops at 32 x 32, the largest level that")
+    assert {item["stopped_at"] for item in parsed(said)} == {0}
+
     said = run("calibrate", images.parent, "--split", "test", "--model", saved, "--budget", budget, *FAST)
     assert said.code == 0
     assert said.out.splitlines()[0] == "confidence, on 12 held-out images"
@@ -125,14 +122,21 @@ def test_calibrate_writes_thresholds_into_the_folder_and_predict_uses_them(saved
     assert "not read" not in run("predict", images, "-m", saved).out  # all levels, unless asked
 
 
-def test_calibrate_to_an_accuracy_with_another_rule_sizes_and_folder(saved, images, tmp_path):
-    options = ("--target-accuracy", 5, "--rule", "margin", "--sizes", "32,48,64", "--output", tmp_path / "new")
-    said = run("calibrate", images, "-m", saved, *options, *FAST)
-    assert said.out.startswith("margin, on 12")
-    new = SRNN.from_pretrained(tmp_path / "new")
-    assert new.level_sizes() == [(32, 32), (48, 48), (64, 64)]
+def test_calibrate_to_an_accuracy_with_another_rule_sizes_and_folder_which_pareto_follows(saved, images, tmp_path):
+    new = tmp_path / "new"
+    options = ("--target-accuracy", 5, "--rule", "margin", "--sizes", "32,48,64", "--output", new)
+    assert run("calibrate", images, "-m", saved, *options, *FAST).out.startswith("margin, on 12")
+    assert SRNN.from_pretrained(new).level_sizes() == [(32, 32), (48, 48), (64, 64)]
     assert "exit" not in SRNN.from_pretrained(saved).metadata
-    assert run("predict", images, "-m", tmp_path / "new", "--exit", "calibrated").code == 0
+    assert run("predict", images, "-m", new, "--exit", "calibrated").code == 0
+    said = run("pareto", images, "-m", new, *FAST)
+    assert (said.code, said.err) == (0, "")
+    assert "early exit, margin" in said.out
+    for option, reason in (
+        (("--sizes", "48,96"), "was calibrated for levels of 32 x 32 + 48 x 48 + 64 x 64"),
+        (("--rule", "entropy"), "calibrated with rule 'margin'"),
+    ):
+        assert reason in refused("pareto", images, "-m", new, *option, *FAST)
 
 
 def test_rules_and_cells_of_ones_own_are_imported_from_the_current_folder(saved, images, tmp_path, monkeypatch):
@@ -143,16 +147,13 @@ def test_rules_and_cells_of_ones_own_are_imported_from_the_current_folder(saved,
     monkeypatch.setattr(exits, "_EXITS", {**exits._EXITS})
     monkeypatch.setattr(cells, "_CELLS", {**cells._CELLS})
     own = ("--import", "my_own")
-    try:
-        assert run("predict", images, "-m", saved, *own, "--exit", "first:0.5").code == 0
-        assert run("calibrate", images, "-m", saved, *own, "--budget", 100, "--rule", "first", *FAST).code == 0
-        assert SRNN.from_pretrained(saved).metadata["exit"]["module"] == "my_own"
-        assert run("predict", images, "-m", saved, *own, "--exit", "calibrated").code == 0
-        assert "early exit, first" in run("pareto", images, "-m", saved, *own, *FAST).out
-        assert "keep_last" in run("info", "srnn_test_resnet", "--variant", "keep_last", *own).out
-    finally:
-        sys.modules.pop("my_own", None)
-    del exits._EXITS["first"], cells._CELLS["keep_last"]
+    assert run("predict", images, "-m", saved, *own, "--exit", "first:0.5").code == 0
+    assert run("calibrate", images, "-m", saved, *own, "--budget", 100, "--rule", "first", *FAST).code == 0
+    assert SRNN.from_pretrained(saved).metadata["exit"]["module"] == "my_own"
+    assert run("predict", images, "-m", saved, *own, "--exit", "calibrated").code == 0
+    assert "early exit, first" in run("pareto", images, "-m", saved, *own, *FAST).out
+    assert "keep_last" in run("info", "srnn_test_resnet", "--variant", "keep_last", *own).out
+    del sys.modules["my_own"], exits._EXITS["first"], cells._CELLS["keep_last"]
     reason = refused("predict", images, "-m", saved, "--exit", "calibrated")
     assert "rule 'first' of module my_own: import it first (on the command line --import my_own)" in reason
     reason = refused("predict", images, "-m", saved, "--import", "my_fault")
@@ -167,18 +168,16 @@ def test_an_image_that_cannot_be_read_is_listed_and_the_rest_calibrates(saved, i
     assert SRNN.from_pretrained(saved).metadata["exit"]["held_out"]["images"] == 12
 
 
-@pytest.mark.parametrize("command", ["calibrate --budget 1 --workers 0", "pareto --workers 0"])
-def test_folders_that_do_not_fit_the_model_are_refused(command, saved, images, tmp_path):
-    name, *options = *command.split(), "-m", saved
-    (tmp_path / "data").mkdir()
-    folder = Path(shutil.copytree(images / "green", tmp_path / "data" / "gren"))
-    assert "unknown class 'gren'; did you mean 'green'?" in refused(name, tmp_path / "data", *options)
-    folder = folder.rename(folder.with_name("green"))
-    for path in folder.iterdir():
+def test_folders_that_do_not_fit_the_model_are_refused(saved, images, tmp_path):
+    data, options = tmp_path / "data", ("-m", saved, *FAST)
+    commands = (("calibrate", data, "--budget", 1, *options), ("pareto", data, *options))
+    shutil.copytree(images / "green", data / "gren")
+    for command in commands:
+        assert "unknown class 'gren'; did you mean 'green'?" in refused(*command)
+    for path in (data / "gren").rename(data / "green").iterdir():
         path.write_bytes(b"")
-    reason = refused(name, tmp_path / "data", *options)
-    assert reason.startswith("srnn-zoo: the loader gave no image")
-    assert reason.endswith("0.png: an empty file")
+    for command in commands:
+        assert re.fullmatch("srnn-zoo: the loader gave no image.*0.png: an empty file", refused(*command))
 
 
 def test_pareto_shows_writes_and_draws_every_kind_of_point(saved, images, tmp_path):
@@ -197,16 +196,6 @@ def test_pareto_shows_writes_and_draws_every_kind_of_point(saved, images, tmp_pa
     assert {row["kind"] for row in rows} == {"curve", "level", "single scale", "ensemble"}
     with Image.open(plot) as image:
         assert image.width > 1000
-
-
-def test_pareto_takes_thresholds_from_the_calibration(saved, images):
-    assert run("calibrate", images, "-m", saved, "--budget", 100, "--rule", "margin", *FAST).code == 0
-    said = run("pareto", images, "-m", saved, *FAST)
-    assert (said.code, said.err) == (0, "")
-    assert "early exit, margin" in said.out
-    reason = refused("pareto", images, "-m", saved, "--sizes", "48,96", *FAST)
-    assert "was calibrated for levels of 32 x 32 + 64 x 64" in reason
-    assert "calibrated with rule 'margin'" in refused("pareto", images, "-m", saved, "--rule", "entropy", *FAST)
 
 
 def test_calibrate_and_pareto_read_a_split_and_a_named_data_set(saved, images, tmp_path):
