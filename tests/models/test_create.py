@@ -15,8 +15,6 @@ import srnn_zoo
 from srnn_zoo import SRNN, create_model, list_models
 from srnn_zoo.models import factories
 
-FACTORIES = sorted(name for name in vars(factories) if name.startswith("srnn_"))
-
 
 def test_every_timm_architecture_has_a_name_and_is_listed_by_word_and_by_pattern():
     assert list_models() == [f"srnn_{name}" for name in timm.list_models(exclude_filters="srnn_*")]
@@ -27,7 +25,7 @@ def test_every_timm_architecture_has_a_name_and_is_listed_by_word_and_by_pattern
     assert list_models("no_such_thing") == []
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", sorted(name for name in vars(factories) if name.startswith("srnn_")))
 def test_popular_backbones_have_typed_documented_factories(name):
     factory = getattr(srnn_zoo, name)
     assert factory.__name__ == name
@@ -35,9 +33,7 @@ def test_popular_backbones_have_typed_documented_factories(name):
     parameters = inspect.signature(create_model).parameters
     assert list(inspect.signature(factory).parameters.values()) == list(parameters.values())[1:]
     with torch.device("meta"):
-        model = factory(activation="relu", num_classes=5)
-    assert isinstance(model, SRNN)
-    assert model.pretrained_cfg["architecture"] == name
+        assert factory(activation="relu", num_classes=5).pretrained_cfg["architecture"] == name
 
 
 def test_every_argument_of_create_model_has_a_type_and_all_but_the_name_a_default():
@@ -52,7 +48,7 @@ def test_every_argument_of_create_model_has_a_type_and_all_but_the_name_a_defaul
 def test_one_model_three_ways(create):
     options = {"variant": "vanilla", "scales": (0.25, 1.0), "num_classes": 5, "in_chans": 1}
     model = create("srnn_test_resnet", **options)
-    assert (model.variant, model.scales, model.num_classes, model.in_chans) == ("vanilla", (0.25, 1.0), 5, 1)
+    assert {key: getattr(model, key) for key in options} == options
     assert model.img_size == (640, 640)
     assert {k: model._model_args[k] for k in options} == options
     assert model.eval()(torch.rand(1, 1, 64, 64)).shape == (1, 5)
@@ -66,8 +62,7 @@ def test_an_architecture_registered_with_timm_later_gets_a_name_too():
 
     entry.__name__, entry.__module__ = name, "srnn_zoo.models.create"  # else timm lists this file among its own
     timm.models.register_model(entry)
-    model = create_model(f"srnn_{name}", num_classes=3).eval()
-    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 3)
+    assert create_model(f"srnn_{name}", num_classes=3).eval()(torch.rand(1, 3, 64, 64)).shape == (1, 3)
 
 
 def test_the_config_is_the_backbones_with_sizes_and_names_of_its_own():
@@ -82,34 +77,29 @@ def test_the_config_is_the_backbones_with_sizes_and_names_of_its_own():
     assert resolve_model_data_config(model)["input_size"] == (3, 448, 448)
 
 
-@pytest.mark.parametrize(
-    ("options", "size"),
-    [
+def test_the_default_size_makes_the_smallest_level_the_backbones_own():
+    for options, size in (
         ({"scales": (1.0,)}, (160, 160)),
         ({"scales": (0.25, 0.5, 1.0)}, (640, 640)),
         ({"img_size": 336}, (336, 336)),
         ({"img_size": (320, 480)}, (320, 480)),
-    ],
-)
-def test_the_default_size_makes_the_smallest_level_the_backbones_own(options, size):
-    model = create_model("srnn_test_resnet", **options)
-    assert model.img_size == size
-    assert timm.data.resolve_data_config({}, model=model)["input_size"] == (3, *size)
-    if "img_size" not in options:
-        assert model.level_sizes()[0] == (160, 160)
+    ):
+        model = create_model("srnn_test_resnet", **options)
+        assert model.img_size == size
+        assert resolve_model_data_config(model)["input_size"] == (3, *size)
+        assert "img_size" in options or model.level_sizes()[0] == (160, 160)
 
 
 def test_a_tag_brings_the_preprocessing_of_its_weights():
-    crops = [timm.get_pretrained_cfg(f"resnet50.{tag}").crop_pct for tag in ("a1_in1k", "tv_in1k")]
-    assert crops[0] != crops[1]
+    tags = ("a1_in1k", "tv_in1k")
     with torch.device("meta"):
-        models = [create_model(f"srnn_resnet50.{tag}", activation="relu") for tag in ("a1_in1k", "tv_in1k")]
-    assert [model.pretrained_cfg["crop_pct"] for model in models] == crops
+        crops = [create_model(f"srnn_resnet50.{tag}", activation="relu").pretrained_cfg["crop_pct"] for tag in tags]
+    assert crops == [timm.get_pretrained_cfg(f"resnet50.{tag}").crop_pct for tag in tags]
+    assert crops[0] != crops[1]
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "error", "message"),
-    [
+def test_a_wrong_name_or_option_is_met_with_the_closest():
+    for name, options, error, message in (
         ("srnn_resnt18", {}, ValueError, "unknown model 'srnn_resnt18'; did you mean 'srnn_resnet18'"),
         ("resnet18", {}, ValueError, "did you mean 'srnn_resnet18'"),
         ("srnn_vit_tiny", {}, ValueError, "did you mean 'srnn_vit_tiny_patch16_224'"),
@@ -122,36 +112,30 @@ def test_a_tag_brings_the_preprocessing_of_its_weights():
         ("srnn_efficientnet_b0", {"scale": (1,)}, TypeError, "unknown option 'scale'; did you mean 'scales'"),
         ("srnn_test_resnet", {"interpolation": "bicubik"}, ValueError, "did you mean 'bicubic'"),
         ("srnn_test_resnet", {"scales": (1.0, 0.5)}, ValueError, "must grow, smallest first"),
-        ("srnn_test_resnet", {"scales": (0, 1.0)}, ValueError, "must be positive"),
         ("srnn_test_resnet", {"img_size": 0}, ValueError, "must be positive"),
-        ("srnn_test_resnet", {"num_classes": -1}, ValueError, "0 or more"),
-    ],
-)
-def test_a_wrong_name_or_option_is_met_with_the_closest(name, options, error, message):
-    with pytest.raises(error, match=message):
-        create_model(name, **options)
-
-
-def test_an_unknown_attribute_of_the_package_names_the_closest():
-    with pytest.raises(AttributeError, match="did you mean 'srnn_resnet18'"):
-        _ = srnn_zoo.srnn_resnt18
-    with pytest.raises(AttributeError, match="module 'srnn_zoo' has no attribute 'nonsense'"):
-        _ = srnn_zoo.nonsense
+    ):
+        with pytest.raises(error, match=message):
+            create_model(name, **options)
+    for name, message in (
+        ("srnn_resnt18", "did you mean 'srnn_resnet18'"),
+        ("nonsense", "module 'srnn_zoo' has no attribute 'nonsense'"),
+    ):
+        with pytest.raises(AttributeError, match=message):
+            getattr(srnn_zoo, name)
 
 
 IMPORT = """
 import json, sys, time, timm
 start = time.process_time()
 import srnn_zoo
-facts = {"seconds": time.process_time() - start}
-facts["optional"] = [name for name in ("matplotlib", "typer", "skimage") if name in sys.modules]
+seconds = time.process_time() - start
+optional = [name for name in ("matplotlib", "typer", "skimage") if name in sys.modules]
 import torchvision
-facts["in torchvision"] = len(torchvision.models.list_models(include="srnn_*"))
+listed = torchvision.models.list_models(include="srnn_*")
 from srnn_zoo.models.torchvision import register
 start = time.process_time()
 register()
-facts["seconds to register"] = time.process_time() - start
-print(json.dumps(facts))
+print(json.dumps([seconds, optional, listed, time.process_time() - start]))
 """
 
 
@@ -159,10 +143,8 @@ def test_importing_is_quick_and_tells_timm_alone():
     """At most 0.3 s of CPU time more than timm, in the best of up to three runs, and 2 s for torchvision."""
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)
-        facts = json.loads(done.stdout)
-        if facts["seconds"] <= 0.3 and facts["seconds to register"] < 2:
-            break
-    else:
-        pytest.fail(f"too slow: {facts}")
-    assert facts["optional"] == []
-    assert facts["in torchvision"] == 0
+        seconds, optional, listed, seconds_to_register = json.loads(done.stdout)
+        assert optional == listed == []
+        if seconds <= 0.3 and seconds_to_register < 2:
+            return
+    pytest.fail(f"too slow: {seconds} s to import, {seconds_to_register} s to register")
