@@ -6,16 +6,22 @@ import torch
 from safetensors.torch import save_file
 
 from srnn_zoo import SRNN, create_model, init_from_base_cnn
+from tests.conftest import same_weights
 
-IMAGES = torch.linspace(-2, 2, 3 * 96 * 96).reshape(1, 3, 96, 96).roll(1111)
+
+@pytest.fixture
+def base_cnn():
+    return timm.create_model("test_resnet", num_classes=5)
 
 
 def test_zero_shot_takes_backbone_and_classifier_and_says_so(lite0):
-    assert lite0.zero_shot
-    assert torch.equal(lite0.cell.state_dict()["recurrent.weight"], torch.eye(1280))
     through_timm = timm.create_model("srnn_tf_efficientnet_lite0", pretrained=True)
+    assert lite0.zero_shot
     assert through_timm.zero_shot
-    assert all(torch.equal(a, b) for a, b in zip(through_timm.parameters(), lite0.parameters(), strict=True))
+    assert same_weights(through_timm, lite0)
+    assert torch.equal(lite0.cell.state_dict()["recurrent.weight"], torch.eye(1280))
+    stem = create_model("srnn_tf_efficientnet_lite0", pretrained=True, in_chans=1).backbone.conv_stem
+    assert torch.allclose(stem.weight, lite0.backbone.conv_stem.weight.sum(1, keepdim=True))  # adapted as timm does
 
 
 @pytest.mark.parametrize("options", [{"pretrained": True, "num_classes": 10}, {"pretrained_backbone": True}])
@@ -28,21 +34,13 @@ def test_other_classes_or_the_backbone_alone_start_a_new_classifier(lite0, optio
     assert "pretrained_backbone" not in model._model_args  # a saved model must not download again
 
 
-def test_one_channel_models_adapt_the_first_convolution_as_timm_does(lite0):
-    model = create_model("srnn_tf_efficientnet_lite0", pretrained=True, in_chans=1)
-    stem = lite0.backbone.conv_stem.weight
-    assert torch.allclose(model.backbone.conv_stem.weight, stem.sum(1, keepdim=True))
-
-
-def test_zero_shot_is_a_fact_that_training_and_other_weights_end():
-    base_cnn = timm.create_model("test_resnet", num_classes=5)
-    changes = [
+def test_zero_shot_is_a_fact_that_training_and_other_weights_end(base_cnn):
+    for change in (
         lambda model: model.train(),
         lambda model: model.load_state_dict(model.state_dict()),
         lambda model: init_from_base_cnn(model, base_cnn, classifier=False),
         lambda model: model.reset_classifier(5),
-    ]
-    for change in changes:
+    ):
         model = create_model("srnn_test_resnet", num_classes=5)
         init_from_base_cnn(model, base_cnn)
         assert model.eval().zero_shot
@@ -54,25 +52,17 @@ def test_zero_shot_is_a_fact_that_training_and_other_weights_end():
     assert not model.zero_shot  # the cell is no longer as it starts
 
 
-def test_a_base_cnn_of_ones_own_classes_comes_from_a_file(tmp_path):
-    mine = timm.create_model("test_resnet", num_classes=37).eval()
-    torch.save(mine.state_dict(), tmp_path / "mine.pth")
-    options = {"variant": "vanilla", "pretrained_backbone": tmp_path / "mine.pth"}
-    model = create_model("srnn_test_resnet", num_classes=37, pretrained=True, **options).eval()
-    assert model.zero_shot
-    assert torch.equal(model([IMAGES]), mine(IMAGES))
-    other = create_model("srnn_test_resnet", num_classes=5, **options)
-    assert torch.equal(other.backbone.conv1[0].weight, mine.conv1[0].weight)
-
-
-def test_a_base_cnn_of_another_architecture_is_refused_with_its_keys():
+def test_the_backbone_alone_comes_from_a_file_and_must_fit(base_cnn, tmp_path):
+    torch.save(base_cnn.state_dict(), tmp_path / "mine.pth")
+    model = create_model("srnn_test_resnet", num_classes=3, pretrained_backbone=tmp_path / "mine.pth")
+    assert torch.equal(model.backbone.conv1[0].weight, base_cnn.conv1[0].weight)
     with pytest.raises(ValueError, match=r"does not fit the backbone; missing or wrongly shaped: conv1\.weight"):
-        init_from_base_cnn(create_model("srnn_resnet18"), timm.create_model("test_resnet"))
+        init_from_base_cnn(create_model("srnn_resnet18"), base_cnn)
 
 
-def test_a_saved_model_is_zero_shot_while_its_weights_are_those_it_was_saved_with(tmp_path):
+def test_a_saved_model_is_zero_shot_while_its_weights_are_those_it_was_saved_with(base_cnn, tmp_path):
     model = create_model("srnn_test_resnet", num_classes=5)
-    init_from_base_cnn(model, timm.create_model("test_resnet", num_classes=5))
+    init_from_base_cnn(model, base_cnn)
     model.save_pretrained(tmp_path)
     assert SRNN.from_pretrained(tmp_path).zero_shot
     assert not SRNN.from_pretrained(tmp_path, num_classes=3).zero_shot
