@@ -16,30 +16,9 @@ def targets(paths):
     return torch.tensor([names.index(path.parent.name) for path in paths])
 
 
-def answers(paths, model):
-    """What the base CNN alone says of the small and of the large level, and what the half-GRU says: `(3, B, K)`.
-
-    The backbone, which the tests below show to be the base CNN's, reads every level once for both.
-    """
-    classifier = create_base_cnn("tf_efficientnet_lite0").get_classifier()
-    transform = create_transform(model)
-    rows = []
-    for path in paths:
-        features = [model.level_features(level[None]) for level in transform(Image.open(path).convert("RGB"))]
-        rows.append(torch.stack([*map(classifier, features), model.forward_head(model.fuse(features))]))
-    return torch.cat(rows, dim=1)
-
-
-@pytest.mark.parametrize("count", [6, pytest.param(300, marks=pytest.mark.slow)])
-@torch.inference_mode()
-def test_half_gru_with_two_levels_is_the_logit_ensemble(count, imagenet_sample, lite0):
-    small, large, half_gru = answers(imagenet_sample[:count], lite0)
-    ensemble = (small + large) / 2
-    assert torch.equal(half_gru.argmax(1), ensemble.argmax(1))
-    assert (half_gru - ensemble).abs().max() <= 1e-4
-    if count > 6:  # training images of ImageNet: a check of the pipeline, not an accuracy; chance is 0.1 %
-        for logits, least in ((small, 0.85), (half_gru, 0.85), (large, 0.75)):
-            assert (logits.argmax(1) == targets(imagenet_sample)).float().mean() >= least
+@pytest.fixture(scope="module")
+def base_cnn():
+    return create_base_cnn("tf_efficientnet_lite0").eval()
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +28,21 @@ def levels(imagenet_sample, lite0):
     return [torch.stack(level) for level in zip(*images, strict=True)]
 
 
-@pytest.fixture(scope="module")
-def base_cnn():
-    return create_base_cnn("tf_efficientnet_lite0").eval()
+@pytest.mark.parametrize("count", [6, pytest.param(300, marks=pytest.mark.slow)])
+@torch.inference_mode()
+def test_half_gru_with_two_levels_is_the_logit_ensemble(count, imagenet_sample, lite0, base_cnn):
+    transform, logits = create_transform(lite0), []
+    for path in imagenet_sample[:count]:  # the backbone, which is the base CNN's, reads every level once for both
+        features = [lite0.level_features(level[None]) for level in transform(Image.open(path).convert("RGB"))]
+        both = [base_cnn.get_classifier()(level) for level in features]
+        logits.append(torch.stack([*both, lite0.forward_head(lite0.fuse(features))]))
+    small, large, half_gru = torch.cat(logits, dim=1)
+    ensemble = (small + large) / 2
+    assert torch.equal(half_gru.argmax(1), ensemble.argmax(1))
+    assert (half_gru - ensemble).abs().max() <= 1e-4
+    if count > 6:  # training images of ImageNet: a check of the pipeline, not an accuracy; chance is 0.1 %
+        for answers, least in ((small, 0.85), (half_gru, 0.85), (large, 0.75)):
+            assert (answers.argmax(1) == targets(imagenet_sample)).float().mean() >= least
 
 
 @torch.inference_mode()
