@@ -8,12 +8,10 @@ from srnn_zoo.models.recurrence import scan
 from srnn_zoo.transforms import pyramid
 from tests.models.harness import trained
 
-OPTIONS = {"scales": (0.25, 0.5, 1.0), "img_size": 128}
-
 
 @pytest.fixture
 def model():
-    return trained(**OPTIONS)
+    return trained(scales=(0.25, 0.5, 1.0), img_size=128)
 
 
 @pytest.fixture
@@ -54,13 +52,13 @@ def test_later_levels_may_have_fewer_images_and_logits_follow_from_features(mode
     assert torch.equal(every[-1], model.forward_head(model.fuse(list(features))))
     assert torch.allclose(every[0], model.state_logits(model.cell(features[0], torch.zeros_like(features[0]))))
     assert torch.equal(model.level_logits(features[0], 0), model.fc(features[0]))
-    (only,) = trained(variant="concat", **OPTIONS).double().exit_logits(features)
+    (only,) = trained(variant="concat", scales=(0.25, 0.5, 1.0)).double().exit_logits(features)
     assert only.shape == (4, 5)
 
 
 def test_a_state_of_other_images_is_refused(model, images):
     *_, last = model.steps(images[:2])
-    packed = Pyramid.pack([[image] for image in images[:, :, :32, :32]] + [[images[0, :, :32, :32], images[0]]])
+    packed = Pyramid.pack([[images[0, :, :32, :32]], [images[1, :, :32, :32], images[1]]])
     for given, message in (
         (images, "the state is of 2 images; got a level of 3"),
         (images[:1], "the state is of 2 images; got a level of 1"),
