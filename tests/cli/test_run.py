@@ -12,12 +12,11 @@ import pytest
 
 from srnn_zoo.cli import run
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SCRIPT = '''"""A program."""
-import json, multiprocessing, os, sys
+import json, os, sys
 
 
-def note(who, start_method=None):
+def note(rank, who, starts_another=False):
     facts = {"name": __name__, "file": __file__, "package": __package__ or None, "doc": __doc__, "argv": sys.argv[1:],
              "path": sys.path[0], "same": note is sys.modules["__main__"].note}
     if "plain" not in sys.argv:
@@ -26,35 +25,29 @@ def note(who, start_method=None):
         facts["torchvision"] = callable(torchvision.models.__dict__.get("srnn_resnet18"))
     with open(f"{who}.json", "w") as file:
         json.dump(facts, file)
-    if start_method:
-        child = multiprocessing.get_context(start_method).Process(target=note, args=("grandchild",))
-        child.start()
-        child.join()
-
-
-def by_torch(rank, who):
-    note(who)
+    if starts_another:
+        import torch.multiprocessing
+        torch.multiprocessing.spawn(note, ("grandchild",))
 
 
 if __name__ == "__main__":
-    note("parent")
+    note(0, "parent")
     os.makedirs("elsewhere")
     os.chdir("elsewhere")  # a child must find the program nevertheless
-    if "spawn" in sys.argv:
+    start_method = sys.argv[-1]
+    if start_method != "plain":
         import torch.multiprocessing
-        torch.multiprocessing.spawn(by_torch, args=("../child",), nprocs=1)
-    if "forkserver" in sys.argv:
         sys.argv[:] = ["another name"]  # whatever a program does to its arguments
-        child = multiprocessing.get_context("forkserver").Process(target=note, args=("../child", "spawn"))
-        child.start()
-        child.join()
+        arguments = ("../child", start_method == "forkserver")
+        torch.multiprocessing.start_processes(note, arguments, start_method=start_method)
     sys.exit(7)
 '''
 
 
 def python(*arguments, cwd):
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 def facts_of_program(folder, *command):
@@ -131,14 +124,6 @@ def test_an_error_is_reported_with_the_line_of_the_program(start, tmp_path):
         start("-m", "needy")
 
 
-def test_a_folder_with_a_timm_of_its_own_must_be_the_current_one(start, tmp_path):
-    (tmp_path / "checkout" / "timm").mkdir(parents=True)
-    (tmp_path / "checkout" / "timm" / "__init__.py").write_text("")
-    (tmp_path / "checkout" / "train.py").write_text("")
-    with pytest.raises(SystemExit, match=r"checkout has a timm of its own: start train\.py from that folder"):
-        start("checkout/train.py")
-
-
 TRAIN = """
 import os, sys, timm
 open(f"{os.environ['RANK']}.txt", "w").write(f"{sys.argv[1:]} {timm.is_model('srnn_resnet18')}")
@@ -154,19 +139,20 @@ def test_torchrun_starts_a_program_by_it_on_several_processes(tmp_path):
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["['--lr', '1'] True"] * 2
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_what_cannot_be_run_is_said_in_a_sentence_and_help_says_how(start, tmp_path, capsys):
+    (tmp_path / "checkout" / "timm").mkdir(parents=True)
+    for file in ("timm/__init__.py", "train.py"):
+        (tmp_path / "checkout" / file).touch()
+    for arguments, message in (
         (["nowhere.py"], "srnn_zoo.cli.run: there is no script nowhere.py"),
+        (["checkout/train.py"], r"checkout has a timm of its own: start train\.py from that folder"),
         (["-m", "nowhere"], "srnn_zoo.cli.run: No module named nowhere"),
         (["-m", "nowhere.at_all"], "srnn_zoo.cli.run: .*No module named 'nowhere'"),
         (["-m", "json"], r"srnn_zoo.cli.run: No module named json\.__main__; 'json' is a package and cannot be"),
         ([], "^usage: python -m srnn_zoo.cli.run script.py"),
         (["-m"], "^usage: python -m srnn_zoo.cli.run script.py"),
-    ],
-)
-def test_what_cannot_be_run_is_said_in_a_sentence_and_help_says_how(start, arguments, message, capsys):
-    with pytest.raises(SystemExit, match=message):
-        start(*arguments)
+    ):
+        with pytest.raises(SystemExit, match=message):
+            start(*arguments)
     start("--help")
     assert capsys.readouterr().out == f"{run.USAGE}\n"
