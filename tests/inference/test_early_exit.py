@@ -82,12 +82,6 @@ def test_a_level_is_built_and_read_only_for_images_that_are_unsure(net, images, 
     assert torch.equal(gmacs, costs[levels].float())
 
 
-def test_patience_waits_for_the_same_answer_twice(net, images):
-    with torch.no_grad():
-        first, second, _ = (step.logits.argmax(1) for step in net.steps(images))
-    assert Anytime(net, "patience:2")(images).stopped_at.tolist() == torch.where(first == second, 1, 2).tolist()
-
-
 def test_logits_that_are_no_numbers_are_never_sure(net, images):
     images[3], images[5] = math.nan, math.inf
     for rule in ("confidence:0", "margin:0", "entropy:0", "patience:2"):
@@ -97,11 +91,13 @@ def test_logits_that_are_no_numbers_are_never_sure(net, images):
     assert Anytime(net, "confidence:0")(images).stopped_at.tolist() == [2] * 9
 
 
-def test_temperatures_and_thresholds_are_of_their_level(net, images):
+def test_temperatures_and_thresholds_are_of_their_level_and_patience_waits_for_the_same_answer_twice(net, images):
     cold = Anytime(net, Confidence((1.0, 0.0), temperatures=(1e-3, 1.0, 1.0)))(images).stopped_at
     warm = Anytime(net, Confidence((0.9999, 0.0), temperatures=(1e3, 1.0, 1.0)))(images).stopped_at
     assert warm.tolist() == [1] * 9
     assert cold.tolist().count(0) > 4
+    first, second, _ = (step.logits.argmax(1) for step in net.steps(images))
+    assert Anytime(net, "patience:2")(images).stopped_at.tolist() == torch.where(first == second, 1, 2).tolist()
 
 
 def test_a_deadline_stops_the_batch_before_a_level_that_would_end_too_late(net, monkeypatch):
@@ -117,7 +113,7 @@ def test_a_deadline_stops_the_batch_before_a_level_that_would_end_too_late(net, 
     assert time.perf_counter() - start < 0.2
 
 
-def test_models_and_batches_that_cannot_stop_early_are_refused(net, images):
+def test_models_batches_and_rules_that_cannot_stop_early_are_refused(net, images):
     for options, rule, message in (
         ({"variant": "concat"}, "confidence:0.9", "variant 'concat' answers after the last level only"),
         ({"num_classes": 0}, "confidence:0.9", "has no classifier"),
@@ -126,30 +122,24 @@ def test_models_and_batches_that_cannot_stop_early_are_refused(net, images):
     ):
         with pytest.raises(ValueError, match=message):
             Anytime(small_model(**options), rule)
-    fast = Anytime(net, "confidence:0.9,0.9")
-    four, two = ([[torch.randn(3, 16 * 2**s, 16 * 2**s) for s in range(n)] for n in (most, 1)] for most in (4, 2))
-    for batch, message in (
-        ([images[:, :, ::2, ::2], images], "2 levels need 1 thresholds"),
-        (Pyramid.pack(four), r"4 levels need 3 thresholds, .* got 2"),
-        (images[:0], "a batch needs at least one image; got none"),
-        (images[0], r"must be \(B, C, H, W\)"),
+    four = Pyramid.pack([[torch.randn(3, 16 * 2**s, 16 * 2**s) for s in range(height)] for height in (4, 1)])
+    two_thresholds = "confidence:0.9,0.9"
+    one_bool = r"one bool, or a bool tensor \(9,\) for 9 images; got "
+    for rule, batch, error, message in (
+        (two_thresholds, [images[:, :, ::2, ::2], images], ValueError, "2 levels need 1 thresholds"),
+        (two_thresholds, four, ValueError, r"4 levels need 3 thresholds, .* got 2"),
+        (two_thresholds, images[:0], ValueError, "a batch needs at least one image; got none"),
+        (two_thresholds, images[0], ValueError, r"must be \(B, C, H, W\)"),
+        (lambda decision: torch.ones(1, dtype=torch.bool), images, TypeError, one_bool + r"torch.bool \(1,\)"),
+        (lambda decision: torch.rand(9), images, TypeError, one_bool + r"torch.float32 \(9,\)"),
+        (lambda decision: [True] * 9, images, TypeError, one_bool + "list"),
+        (lambda decision: None, images, TypeError, one_bool + "NoneType"),
     ):
-        with pytest.raises(ValueError, match=message):
+        fast = Anytime(net, rule)
+        with pytest.raises(error, match=message):
             fast(batch)
-    assert fast(Pyramid.pack(two)).stopped_at.tolist()[1] == 0  # of mixed heights there may be more thresholds
     with pytest.raises(ValueError, match=r"in training mode; call model\.eval\(\) first"):
         fast.train()(images)
-
-
-def test_a_rule_of_ones_own_that_answers_no_question_is_refused(net, images):
-    for answer, found in (
-        (torch.ones(1, dtype=torch.bool), r"torch.bool \(1,\)"),
-        (torch.rand(9), r"torch.float32 \(9,\)"),
-        ([True] * 9, "list"),
-        (None, "NoneType"),
-    ):
-        with pytest.raises(TypeError, match=rf"one bool, or a bool tensor \(9,\) for 9 images; got {found}"):
-            Anytime(net, lambda decision, answer=answer: answer)(images)
 
 
 def test_it_is_a_module_that_is_saved_with_its_model(net, tmp_path):
