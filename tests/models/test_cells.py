@@ -7,11 +7,11 @@ import torch
 from srnn_zoo import Cell, create_model, list_cells, register_cell
 from srnn_zoo.models import cells
 from srnn_zoo.models.cells import create_cell
+from srnn_zoo.models.recurrence import scan
 
 RECURRENT = ["vanilla", "half_gru", "gru", "lstm", "mgu"]
 ALL = [*RECURRENT, "mean_logit", "mean_prob", "concat"]
-BATCH, DIM, CLASSES = 3, 5, 4
-HEIGHTS = range(1, 6)
+BATCH, DIM = 3, 5
 
 
 def reference_state(variant, weights, levels, relu):
@@ -58,18 +58,12 @@ def random_cell(variant, activation, height):
     return cell
 
 
-def run(cell, levels):
-    state = cell.initial_state(levels[0])
-    for features in levels:
-        state = cell(features, state)
-    return state
-
-
 def answer(cell, levels):
-    return cell.output(run(cell, levels))
+    *_, state = scan(cell, levels)
+    return cell.output(state)
 
 
-@pytest.mark.parametrize("height", HEIGHTS)
+@pytest.mark.parametrize("height", range(1, 6))
 @pytest.mark.parametrize("activation", ["relu", "identity"])
 @pytest.mark.parametrize("variant", ALL)
 def test_a_cell_is_its_equation_in_float64(variant, activation, height):
@@ -79,21 +73,6 @@ def test_a_cell_is_its_equation_in_float64(variant, activation, height):
     for image in range(BATCH):
         expected = reference_state(variant, cell.state_dict(), list(levels[:, image].numpy()), activation == "relu")
         assert np.abs(ours[image] - expected).max() <= 1e-12
-
-
-@pytest.mark.parametrize("height", HEIGHTS)
-@torch.no_grad()
-def test_mean_prob_is_the_mean_of_the_levels_probabilities(height):
-    cell = create_cell("mean_prob", DIM, height=height).double()
-    fc = torch.nn.Linear(DIM, CLASSES, dtype=torch.float64)
-    levels = torch.randn(height, BATCH, DIM, dtype=torch.float64)
-    feature_map = cell.feature_map(run(cell, levels))
-    assert feature_map.shape == (BATCH, DIM, height, 1)
-    logits = cell.merge_logits(fc(feature_map.flatten(2).transpose(1, 2).flatten(0, 1)), feature_map)
-    exponentials = np.exp(fc(levels).numpy())
-    expected = (exponentials / exponentials.sum(2, keepdims=True)).sum(0) / height
-    assert np.abs(logits.exp().numpy() - expected).max() <= 1e-12
-    assert np.abs(logits.softmax(1).numpy() - expected).max() <= 1e-12
 
 
 @pytest.mark.parametrize("activation", ["relu", "identity"])
@@ -133,9 +112,9 @@ def test_the_untrained_state_of_two_levels_is_the_documented_sum(variant):
 def test_a_state_can_be_kept_indexed_and_continued():
     for variant in [*RECURRENT, "mean_logit"]:
         cell = random_cell(variant, "relu", 2)
-        first, second = torch.rand(2, BATCH, DIM, dtype=torch.float64)
-        kept = cell(first, cell.initial_state(first))[[2, 0]]
-        assert torch.allclose(cell(second[[2, 0]], kept), run(cell, [first, second])[[2, 0]], atol=1e-13)
+        levels = torch.rand(2, BATCH, DIM, dtype=torch.float64)
+        kept, last = scan(cell, levels)
+        assert torch.allclose(cell(levels[1, [2, 0]], kept[[2, 0]]), last[[2, 0]], atol=1e-13)
 
 
 def test_what_makes_no_cell_or_no_answer_is_refused():
