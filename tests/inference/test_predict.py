@@ -80,14 +80,9 @@ def test_other_sizes_of_the_levels_can_be_asked_for_and_what_makes_no_sense_is_r
     for sizes in ((64,), (32, 48, 64, 96)):
         for prediction in predict(model, images, sizes=sizes):
             assert [answer.size for answer in prediction.answers] == [(size, size) for size in sizes]
-    transformer = srnn_zoo.create_model("srnn_test_vit", num_classes=10).eval()
-    for net, options, reason in (
-        (model, {"topk": 0}, "topk must be 1 or more; got 0"),
-        (model, {"batch_size": 0}, "batch_size must be 1 or more; got 0"),
-        (transformer, {"sizes": (50, 100)}, "cannot read a level of 50 x 50"),
-    ):
-        with pytest.raises(ValueError, match=reason):
-            list(predict(net, images, **options))
+    for option in ("topk", "batch_size"):
+        with pytest.raises(ValueError, match=f"{option} must be 1 or more; got 0"):
+            list(predict(model, images, **{option: 0}))
 
 
 def test_a_variant_that_fuses_all_levels_answers_once_and_one_channel_is_grey(images, tmp_path):
@@ -104,13 +99,9 @@ def test_a_variant_that_fuses_all_levels_answers_once_and_one_channel_is_grey(im
 def test_an_image_that_stops_early_has_the_answers_of_the_levels_it_read(model, images):
     whole = list(predict(model, images, topk=10))
     costs = torch.tensor(srnn_zoo.count_gmacs(model).levels).cumsum(0).tolist()
-    every_other = torch.tensor([True, False] * 3)
-    for rule, stops in (
-        (lambda decision: True, [0] * 6),
-        (lambda decision: False, [1] * 6),
-        (lambda decision: every_other, [0, 1] * 3),
-    ):
-        for early, full, stop in zip(predict(model, images, topk=10, exit=rule), whole, stops, strict=True):
+    for says, stops in ((True, [0] * 6), (False, [1] * 6), (torch.tensor([True, False] * 3), [0, 1] * 3)):
+        found = predict(model, images, topk=10, exit=lambda decision, says=says: says)
+        for early, full, stop in zip(found, whole, stops, strict=True):
             assert (early.stopped_at, early.gmacs) == (stop, pytest.approx(costs[stop]))
             expected = probabilities(full.answers[: stop + 1])
             torch.testing.assert_close(probabilities(early.answers), expected, atol=1e-5, rtol=0)
