@@ -10,70 +10,22 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from ._errors import WeightsUnavailableError
-from .inference.answers import collect
-from .inference.calibrate import budget_rule, calibrate
-from .inference.curve import pareto, write_pareto
-from .inference.early_exit import Anytime
-from .inference.exits import list_exits, register_exit
-from .models.cells import Cell, list_cells, register_cell
-from .models.convert import to_base_cnn
-from .models.cost import count_gmacs
-from .models.create import ModelFactory, create_model, get_factory, list_models, register_weights
-from .models.entries import Weights, get_weights, list_pretrained
-from .models.factories import *  # noqa: F403
-from .models.initial import init_from_base_cnn
-from .models.srnn import SRNN, Step
-from .transforms.batches import HeightBatchSampler, pyramid_collate
-from .transforms.packed import LazyLevels, PackedPyramid
-from .transforms.presets import create_transform
-from .transforms.pyramid import Pyramid
-from .transforms.scale_pyramid import ScalePyramid
+import lazy_loader
+import wrapt
+
+_import, _, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names, and where each is, are in __init__.pyi
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "SRNN",
-    "Anytime",
-    "Cell",
-    "HeightBatchSampler",
-    "LazyLevels",
-    "ModelFactory",
-    "PackedPyramid",
-    "Pyramid",
-    "ScalePyramid",
-    "Step",
-    "Weights",
-    "WeightsUnavailableError",
-    "__version__",
-    "budget_rule",
-    "calibrate",
-    "collect",
-    "count_gmacs",
-    "create_model",
-    "create_transform",
-    "get_weights",
-    "init_from_base_cnn",
-    "list_cells",
-    "list_exits",
-    "list_models",
-    "list_pretrained",
-    "pareto",
-    "pyramid_collate",
-    "register_cell",
-    "register_exit",
-    "register_weights",
-    "to_base_cnn",
-    "write_pareto",
-]
-
 
 def __getattr__(name: str) -> Any:
-    """`srnn_zoo.srnn_<architecture>`, for every architecture timm knows."""
-    if name in ("evaluation", "training"):  # what nobody should wait for who does not ask for it
-        return importlib.import_module(f"{__name__}.{name}")
+    """What is imported on first use, and `srnn_zoo.srnn_<architecture>` for every architecture timm knows."""
+    if name in __all__:
+        return _import(name)
     if not name.startswith("srnn_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .models.create import get_factory
+
     try:
         return get_factory(name)
     except ValueError as error:
@@ -81,4 +33,16 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *list_models()})
+    from .models.create import list_models
+
+    return sorted({*globals(), *__all__, *list_models()})
+
+
+@wrapt.when_imported("timm")  # at once, where it is imported already
+def _register_names(timm: Any) -> None:
+    """Make every `srnn_<architecture>` known to timm.
+
+    The folders that `models.create` imports must have imported none of their modules yet: those of them that need timm
+    import it in their `__init__.py`.
+    """
+    importlib.import_module(f"{__name__}.models.create")

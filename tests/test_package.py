@@ -11,6 +11,7 @@ from importlib.metadata import entry_points, requires, version
 import pytest
 
 import srnn_zoo
+from srnn_zoo.models import factories
 
 from .conftest import ROOT
 
@@ -29,7 +30,7 @@ def test_the_wheel_holds_the_package_its_types_and_its_licence_and_nothing_else(
     modules = {f"srnn_zoo/{p.relative_to(ROOT / 'srnn_zoo').as_posix()}" for p in (ROOT / "srnn_zoo").rglob("*.py")}
     info = f"srnn_zoo-{srnn_zoo.__version__}.dist-info"
     metadata = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt")}
-    assert names == modules | metadata | {"srnn_zoo/py.typed", f"{info}/licenses/LICENSE"}
+    assert names == modules | metadata | {"srnn_zoo/py.typed", "srnn_zoo/__init__.pyi", f"{info}/licenses/LICENSE"}
 
 
 @pytest.mark.xdist_group("dist")
@@ -47,6 +48,35 @@ def test_version_command_and_extras_are_those_of_the_metadata():
     config.read(ROOT / "setup.cfg")
     assert {"demo", "plot", "docs", "test", "dev"} <= set(config["options.extras_require"])
     assert any(r.startswith("timm>=") for r in requires("srnn-zoo") or [])
+
+
+def test_every_public_name_is_imported_when_it_is_used():
+    assert {name for name in vars(factories) if name.startswith("srnn_")} <= {*srnn_zoo.__all__}
+    for name in srnn_zoo.__all__:
+        value = getattr(srnn_zoo, name)
+        assert getattr(value, "__name__", name) in (name, f"srnn_zoo.{name}")
+
+
+@pytest.mark.parametrize(
+    "imported",
+    [
+        "srnn_zoo.cli",
+        pytest.param("srnn_zoo.weights.files", marks=pytest.mark.slow),
+        pytest.param("srnn_zoo.models.cells", marks=pytest.mark.slow),
+        pytest.param("srnn_zoo.training", marks=pytest.mark.slow),
+    ],
+)
+def test_timm_knows_the_names_whatever_is_imported_first_and_the_command_waits_for_nothing(imported):
+    lines = [
+        "import sys",
+        f"import {imported}",
+        "light = not {'torch', 'timm', 'numpy'} & sys.modules.keys()",
+        "import timm",
+        "print(light, type(timm.create_model('srnn_test_resnet')).__name__)",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert output == f"{imported == 'srnn_zoo.cli'} SRNN\n"
 
 
 def tracked_files():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
+
+from srnn_zoo import __version__
 
 if TYPE_CHECKING:
     from srnn_zoo.datasets.images import Skipped
@@ -36,8 +39,21 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the command: a path may hold what the terminal's encoding does not."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    with plain_words():
-        _app(args)
+    earlier = signal.signal(signal.SIGINT, _interrupt)
+    try:
+        with plain_words():
+            _app(args)
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    """Ctrl-C, remembered: modules that are being loaded make other errors of it."""
+    _interrupts.append(True)
+    raise KeyboardInterrupt
+
+
+_interrupts: list[bool] = []
 
 
 def command(name: str | None = None) -> Callable[[CommandT], CommandT]:
@@ -65,7 +81,7 @@ def plain_words() -> Iterator[None]:
         except KeyboardInterrupt:
             fail("interrupted", code=130)
         except Exception as error:
-            fail(*_reason(error))
+            fail(*(("interrupted", 130) if _interrupts else _reason(error)))
 
 
 @contextmanager
@@ -170,9 +186,7 @@ def _source(name: str) -> str:
 
 def _reason(error: Exception) -> tuple[str, int]:
     """What is said of an error, and the exit code."""
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
         return "out of memory; a smaller --batch-size or smaller --sizes may fit", 2
     if isinstance(error, ValueError | TypeError | ImportError | FileNotFoundError | FileExistsError):
         return str(error), 2
@@ -201,9 +215,7 @@ def _import(names: list[str] | None) -> None:
 
 def _version(show: bool) -> None:
     if show:
-        from srnn_zoo.weights.saved import package_version
-
-        typer.echo(f"srnn-zoo {package_version()}")
+        typer.echo(f"srnn-zoo {__version__}")
         raise typer.Exit
 
 

@@ -1,10 +1,14 @@
 """Every command refuses a mistake before the work: it exits with 2, says what was expected, and writes nothing."""
 
+import os
 import shlex
+import subprocess
 
 import pytest
 
-from .command import refused
+from tests.conftest import ROOT
+
+from .command import COMMAND, refused
 
 LITE0 = "srnn_tf_efficientnet_lite0"
 IMAGE = "data/test/red/0.png"
@@ -106,3 +110,12 @@ def test_a_mistake_is_refused_in_one_sentence(command, reason, place, monkeypatc
     before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
     assert reason in refused(*shlex.split(command))
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
+
+
+def test_ctrl_c_while_modules_load_is_one_line(tmp_path):
+    """Loaders of compiled modules answer it with an error of their own, as this timm does."""
+    interrupted = "try:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt:\n    raise ImportError"
+    (tmp_path / "timm.py").write_text(f"import os, signal\n{interrupted}")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([*COMMAND, "info", "srnn_resnet18"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "srnn-zoo: interrupted\n")

@@ -50,7 +50,8 @@ def test_grocery_has_81_classes_of_which_val_shows_60(grocery):
     assert data.val.classes == data.train.classes
     assert all(data.train.classes[target] == path.parent.name for path, target in data.val.samples)
     assert len({target for _, target in data.val.samples}) == 60
-    named = SimpleNamespace(num_classes=81, metadata={}, zero_shot=False, pretrained_cfg={"label_names": data.train.classes})
+    config = {"label_names": data.train.classes}
+    named = SimpleNamespace(num_classes=81, pretrained_cfg=config, metadata={}, zero_shot=False)
     images = open_labelled(grocery / "val")
     indices = target_indices(named, images)
     assert [indices[target] for _, target in images.dataset] == [target for _, target in data.val.samples]
