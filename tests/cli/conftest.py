@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 import srnn_zoo
-from srnn_zoo.models import create
 
 COLOURS = {"blue": (20, 40, 200), "green": (20, 160, 60), "red": (200, 30, 30)}
 NAMES = ("black", *COLOURS)
@@ -54,14 +53,3 @@ def broken(images):
     path.write_bytes(b"no image")
     yield path
     path.unlink()
-
-
-@pytest.fixture
-def ready(lite0, monkeypatch):
-    """The default model, loaded once for all tests."""
-
-    def create_model(*_, **__):
-        return lite0
-
-    monkeypatch.setattr(create, "create_model", create_model)
-    return lite0
