@@ -67,15 +67,6 @@ def test_answers_are_the_models_own_on_its_own_preprocessing_whatever_the_batch_
             assert all(level.dtype == torch.uint8 for level in prediction.levels)
 
 
-def test_as_many_classes_are_named_as_asked_for_and_as_there_are(model, images):
-    for topk, named in ((1, 1), (5, 5), (10, 10), (1000, 10)):
-        [prediction] = predict(model, images[:1], topk=topk)
-        for answer in prediction.answers:
-            names, values = zip(*answer.top, strict=True)
-            assert len(set(names)) == len(names) == named
-            assert list(values) == sorted(values, reverse=True)
-
-
 def test_other_sizes_of_the_levels_can_be_asked_for_and_what_makes_no_sense_is_refused(model, images):
     for sizes in ((64,), (32, 48, 64, 96)):
         for prediction in predict(model, images, sizes=sizes):
