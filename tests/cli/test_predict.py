@@ -20,11 +20,12 @@ from .conftest import NAMES
 CATS = {"Egyptian cat", "tabby", "tabby, tabby cat", "tiger cat"}
 
 
-def test_predict_names_the_cat_and_the_espresso():
+def test_predict_names_the_cat_and_the_espresso_in_columns_or_in_one_json_object_a_line():
     said = run("predict", CAT, COFFEE)
-    assert (said.code, said.err) == (0, "")
-    blocks = re.split(r"\n(?=\S)", said.out.rstrip())
-    for block, path, names in zip(blocks, (CAT, COFFEE), (CATS, {"espresso"}), strict=True):
+    as_json = run("predict", CAT, COFFEE, "--json", "--topk", 3, "--sizes", "112,224")
+    assert (said.code, said.err) == (as_json.code, as_json.err) == (0, "")
+    blocks, lines = re.split(r"\n(?=\S)", said.out.rstrip()), as_json.out.splitlines()
+    for block, line, path, names in zip(blocks, lines, (CAT, COFFEE), (CATS, {"espresso"}), strict=True):
         title, sizes, *ranks = block.splitlines()
         assert title == str(path)
         assert re.fullmatch("  224 x 224 +448 x 448", sizes)
@@ -32,19 +33,14 @@ def test_predict_names_the_cat_and_the_espresso():
         leaders = re.findall(r"(\S.*?) +[\d.]+ %", ranks[0])
         assert len(leaders) == 2
         assert set(leaders) <= names
-
-
-def test_json_is_one_object_a_line_with_the_documented_keys():
-    said = run("predict", COFFEE, CAT, "--json", "--topk", 3, "--sizes", "112,224")
-    assert (said.code, said.err) == (0, "")
-    for line, path, names in zip(said.out.splitlines(), (COFFEE, CAT), ({"espresso"}, CATS), strict=True):
         item = json.loads(line)
         assert (item["path"], item["notes"], set(item)) == (str(path), [], {"path", "levels", "notes"})
         assert [level["size"] for level in item["levels"]] == [[112, 112], [224, 224]]
         for level in item["levels"]:
             assert set(level) == {"size", "top"}
             assert [set(entry) for entry in level["top"]] == [{"label", "probability"}] * 3
-            assert 1 >= level["top"][0]["probability"] >= level["top"][2]["probability"] >= 0
+            first, second, third = (entry["probability"] for entry in level["top"])
+            assert 1 >= first >= second >= third >= 0
         assert item["levels"][1]["top"][0]["label"] in names
 
 
