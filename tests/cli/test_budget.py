@@ -75,7 +75,6 @@ def test_json_has_the_levels_that_were_read_and_what_they_cost(saved, images):
     assert sorted(item["stopped_at"] for item in early) == [0] * 7 + [1] * 5
     costs = costs_of(saved)
     for item, whole in zip(early, full, strict=True):
-        assert set(whole) == {"path", "levels", "notes"}
         assert item["path"] == whole["path"]
         assert item["gmacs"] == pytest.approx(costs[item["stopped_at"]])
         assert len(item["levels"]) == item["stopped_at"] + 1
@@ -132,11 +131,8 @@ def test_calibrate_to_an_accuracy_with_another_rule_sizes_and_folder_which_paret
     said = run("pareto", images, "-m", new, *FAST)
     assert (said.code, said.err) == (0, "")
     assert "early exit, margin" in said.out
-    for option, reason in (
-        (("--sizes", "48,96"), "was calibrated for levels of 32 x 32 + 48 x 48 + 64 x 64"),
-        (("--rule", "entropy"), "calibrated with rule 'margin'"),
-    ):
-        assert reason in refused("pareto", images, "-m", new, *option, *FAST)
+    reason = refused("pareto", images, "-m", new, "--sizes", "48,96", *FAST)
+    assert "was calibrated for levels of 32 x 32 + 48 x 48 + 64 x 64" in reason
 
 
 def test_rules_and_cells_of_ones_own_are_imported_from_the_current_folder(saved, images, tmp_path, monkeypatch):
