@@ -7,15 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from srnn_zoo import Pyramid
+from srnn_zoo import Pyramid, count_gmacs
 from srnn_zoo.inference.early_exit import Anytime
 from srnn_zoo.inference.exits import Confidence, Deadline, Decision, Entropy, Margin, exit_rule
 from srnn_zoo.models.cost import level_gmacs
 from tests.models.harness import ANYTIME, in_sequence
 
 from .conftest import small_model
-
-SIZES = (16, 32, 64)
 
 
 @pytest.fixture
@@ -41,7 +39,7 @@ def watch(model, monkeypatch, seconds=0.0):
 def test_where_nothing_or_all_stop_the_answers_are_the_models_bit_for_bit(variant, images, monkeypatch):
     model = small_model(variant=variant)
     whole, first = model(images), next(model.steps(images)).logits
-    cost = sum(level_gmacs(model, (s, s)) for s in SIZES)
+    cost = sum(count_gmacs(model).levels)
     read = watch(model, monkeypatch)
     for rule in ("confidence:1.1", "margin:2", "entropy:1.5", "level:2", "deadline:1e9"):
         logits, stopped_at, gmacs = Anytime(model, rule)(images)
@@ -78,7 +76,7 @@ def test_a_level_is_built_and_read_only_for_images_that_are_unsure(net, images, 
     _, levels, gmacs = Anytime(net, lambda decision: torch.arange(len(decision.logits)) % 3 == 0)(images)
     assert [shape[0] for shape in read] == [9, 6, 4]
     assert levels.tolist() == [0, 1, 2, 0, 2, 1, 0, 2, 2]
-    costs = torch.tensor([level_gmacs(net, (s, s)) for s in SIZES], dtype=torch.float64).cumsum(0)
+    costs = torch.tensor(count_gmacs(net).levels, dtype=torch.float64).cumsum(0)
     assert torch.equal(gmacs, costs[levels].float())
 
 
