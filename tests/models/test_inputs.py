@@ -83,3 +83,13 @@ def test_every_parameter_gets_a_gradient_as_distributed_training_wants_it(option
         model.zero_grad()
         model(given).sum().backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.slow
+def test_export_takes_a_plain_range_of_sizes():
+    """As wide a range as timm's own ResNet takes: from 33 pixels in the smaller level."""
+    model = create_model("srnn_resnet18", num_classes=3).eval()
+    dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("h", min=66), 3: torch.export.Dim("w", min=66)}
+    program = torch.export.export(model, (torch.randn(2, 3, 160, 192),), dynamic_shapes=(dims,)).module()
+    for images in (torch.randn(1, 3, 66, 131), torch.randn(3, 3, 192, 160)):
+        assert torch.equal(program(images), model(images))
