@@ -62,6 +62,10 @@ BLACK_AND_WHITE = Image.fromarray(BITS).convert("1")
 FRAMES = encoded(PALETTE, "GIF", save_all=True, append_images=[PALETTE.rotate(180), PALETTE.rotate(90)])
 PAGES = encoded(PHOTO, "TIFF", save_all=True, append_images=[PHOTO.rotate(180)])
 WHITE = "transparent, shown on white"
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+TURNED[0x011A] = TiffImagePlugin.IFDRational(72)
+STORED = PHOTO.transpose(Image.Transpose.ROTATE_90)
 
 KINDS = {
     "RGB": (encoded(PHOTO, "PNG"), values(PHOTO), ""),
@@ -78,6 +82,9 @@ KINDS = {
     "CMYK JPEG": (encoded(PHOTO.convert("CMYK"), "JPEG", quality=98), values(PHOTO), "CMYK, converted to RGB"),
     "animation": (FRAMES, values(PALETTE.convert("RGB")), "the first of 3 frames"),
     "pages": (PAGES, values(PHOTO), "the first of 2 frames"),
+} | {
+    f"{kind} turned upright by its EXIF": (encoded(STORED, kind, exif=TURNED, lossless=True), values(PHOTO), "")
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF")
 }
 
 
@@ -87,8 +94,7 @@ def test_every_kind_of_image_becomes_rgb_with_a_note_of_what_was_done(kind, tmp_
     path = tmp_path / "image"  # without a suffix: the content alone says what it is
     path.write_bytes(content)
     image, notes = open_image(path)
-    assert image.mode == "RGB"
-    assert notes == ((note,) if note else ())
+    assert (image.mode, notes) == ("RGB", (note,) if note else ())
     assert np.abs(values(image) - expected).max() <= (12 if "JPEG" in kind else 2)
 
 
@@ -120,20 +126,6 @@ def test_deep_images_are_scaled_to_8_bits_and_not_clipped(kind):
     assert notes == (f"{name}, scaled to 8 bits",)
 
 
-TURNED = Image.Exif()
-TURNED[0x0112] = 6
-TURNED[0x011A] = TiffImagePlugin.IFDRational(72)
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_images_are_turned_upright_as_exif_says(kind):
-    stored = PHOTO.transpose(Image.Transpose.ROTATE_90)
-    image, notes = open_image(io.BytesIO(encoded(stored, kind, exif=TURNED, lossless=True)))
-    assert image.size == PHOTO.size
-    assert np.abs(values(image) - COLOURS).max() <= 12
-    assert notes == ()
-
-
 def blank(width, height):
     return encoded(Image.new("RGB", (width, height)), "PNG")
 
@@ -159,7 +151,6 @@ BAD = {
     "bomb.bmp": (BOMB, "refused as a decompression bomb (Image size (3600000000 pixels)"),
     "line.png": (blank(100, 1), "100 x 1 pixels; an image needs at least 8 on each side"),
     "column.png": (blank(7, 100), "7 x 100 pixels; an image needs at least 8 on each side"),
-    "dot.png": (blank(1, 1), "1 x 1 pixels; an image needs at least 8 on each side"),
     "ribbon.png": (blank(401, 8), "401 x 8 pixels; one side is over 50 times the other"),
     "nan.tif": (float_tiff(np.nan), "has values that are not finite"),
     "infinite.tif": (float_tiff(-np.inf), "has values that are not finite"),
@@ -194,21 +185,15 @@ def test_what_the_file_system_refuses_is_said_in_one_line(tmp_path):
     assert "too long" in reason_against(tmp_path / f"{'long' * 100}.png")
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
+def test_whatever_a_decoder_raises_but_an_interruption_is_said_in_one_line(monkeypatch):
+    for error, reason in (
         (PermissionError(13, "Permission denied"), "no permission to read it"),
         (OSError(5, "Input/output error"), "Input/output error"),
         (RuntimeError("first line\nsecond line"), "truncated or damaged (first line second line)"),
         (EOFError(), "truncated or damaged (EOFError)"),
-    ],
-)
-def test_whatever_a_decoder_raises_the_image_is_refused_in_one_line(error, reason, monkeypatch):
-    monkeypatch.setattr(Image, "open", Mock(side_effect=error))
-    assert reason_against("image.png") == reason
-
-
-def test_an_interruption_does_not_count_as_a_damaged_image(monkeypatch):
+    ):
+        monkeypatch.setattr(Image, "open", Mock(side_effect=error))
+        assert reason_against("image.png") == reason
     monkeypatch.setattr(Image, "open", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         open_image("image.png")
@@ -227,8 +212,7 @@ def test_pillow_warns_of_nothing_below_what_is_refused(kind, tmp_path, monkeypat
 
 
 def test_reading_in_threads_leaves_the_warning_filters_as_they_were(tmp_path):
-    path = tmp_path / "image.png"
-    path.write_bytes(encoded(PHOTO, "PNG"))
+    PHOTO.save(path := tmp_path / "image.png")
     before, interval = list(warnings.filters), sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -244,19 +228,15 @@ def test_reading_in_threads_leaves_the_warning_filters_as_they_were(tmp_path):
 def test_no_damage_raises_anything_but_an_image_error(kind, tmp_path):
     if kind == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow reads no AVIF")
-    options = {"exif": TURNED} if kind in ("JPEG", "PNG", "WEBP", "AVIF") else {}
-    original = encoded(PALETTE if kind == "BLP" else PHOTO, kind, **options)
+    original = encoded(PALETTE if kind == "BLP" else PHOTO, kind, exif=TURNED)
     chance = random.Random(kind)
-    refusals = 0
     path = tmp_path / f"damaged.{kind}"
+    reasons = []
     for _ in range(150):
         path.write_bytes(damaged(original, chance))
-        opened = open_or_skip(path)
-        if isinstance(opened, Skipped):
-            refusals += 1
-            assert opened.reason.startswith(f"{path}: ")
-            assert len(opened.reason.splitlines()) == 1
-    assert refusals > 15  # the damage is real
+        if isinstance(open_or_skip(path), Skipped):
+            reasons.append(reason_against(path))
+    assert len(reasons) > 15  # the damage is real
 
 
 def damaged(content, chance):
@@ -301,17 +281,18 @@ def test_linked_folders_are_followed_as_torchvision_does_and_loops_end(tmp_path)
     assert find_images([tmp_path / "album"]) == [tmp_path / "album" / name for name in ("a.png", "more/b.png")]
 
 
-@pytest.mark.parametrize(("suffix", "kind"), [("HEIC", "a HEIC image"), ("cr2", "a camera's raw file")])
-def test_files_that_need_another_package_name_it_and_are_read_with_it(suffix, kind, tmp_path, monkeypatch):
-    PHOTO.save(file := tmp_path / f"1.{suffix}", "PNG")  # what Pillow alone would show, a raw file's thumbnail
-    package = {"HEIC": "pillow-heif", "cr2": "rawpy"}[suffix]
+@pytest.mark.parametrize(
+    ("file", "what", "package"), [("1.HEIC", "a HEIC image", "pillow-heif"), ("1.cr2", "a camera's raw file", "rawpy")]
+)
+def test_files_that_need_another_package_name_it_and_are_read_with_it(file, what, package, tmp_path, monkeypatch):
+    PHOTO.save(path := tmp_path / file, "PNG")  # what Pillow alone would show, a raw file's thumbnail
     module = package.replace("-", "_")
     monkeypatch.setitem(sys.modules, module, None)
-    assert find_images([tmp_path]) == [file]
-    assert reason_against(file) == f"{kind} needs the package {package}: pip install {package}"
+    assert find_images([tmp_path]) == [path]
+    assert reason_against(path) == f"{what} needs the package {package}: pip install {package}"
     fake = MagicMock()
     fake.imread.return_value.__enter__.return_value.postprocess.return_value = 255 - COLOURS
     monkeypatch.setitem(sys.modules, module, fake)
-    expected = COLOURS if suffix == "HEIC" else 255 - COLOURS
-    assert np.array_equal(open_image(file).image, expected)
-    assert fake.register_heif_opener.called == (suffix == "HEIC")
+    is_raw = package == "rawpy"
+    assert np.array_equal(open_image(path).image, 255 - COLOURS if is_raw else COLOURS)
+    assert fake.register_heif_opener.called != is_raw
