@@ -25,6 +25,11 @@ def trained(name="srnn_test_resnet", std=0.3, **options):
     return model.eval()
 
 
+def cut(levels, heights):
+    """The levels of every image of a batch up to a height of its own."""
+    return [[level[i] for level in levels[:height]] for i, height in enumerate(heights)]
+
+
 def one_by_one(model, images):
     """The answers for images with levels `(C, H_s, W_s)` of their own, each read alone."""
     return torch.cat([model([level[None] for level in levels]) for levels in images])
@@ -50,59 +55,48 @@ class SRNNTests:
     def images(self, model):
         return torch.randn(2, model.in_chans, self.size, self.size)
 
-    def test_forward_is_forward_head_of_forward_features(self, model, images):
-        features = model.forward_features(images)
+    def test_forward_is_forward_head_of_forward_features_for_a_tensor_its_levels_and_a_pyramid(self, model, images):
+        features, logits, levels = model.forward_features(images), model(images), model.levels(images)
         height = len(model.scales) if model.variant == "mean_prob" else 1
         assert features.shape == (2, model.num_features, height, 1)
-        assert torch.equal(model(images), model.forward_head(features))
         pre_logits = model.forward_head(features, pre_logits=True)
         assert pre_logits.shape == (2, model.head_hidden_size)
         if model.variant != "mean_prob":
-            assert torch.allclose(model.fc(pre_logits), model(images), atol=1e-5)
-
-    def test_a_tensor_its_levels_and_a_pyramid_give_the_same(self, model, images):
-        levels = model.levels(images)
-        for given in (levels, tuple(levels), Pyramid(levels)):
-            assert torch.equal(model(images), model(given))
+            assert torch.allclose(model.fc(pre_logits), logits, atol=1e-5)
+        for same in (model.forward_head(features), *map(model, (levels, tuple(levels), Pyramid(levels)))):
+            assert torch.equal(same, logits)
 
     @torch.no_grad()
-    def test_steps_are_the_pyramid_cut_at_each_level_and_the_last_is_the_model(self, model, images):
+    def test_steps_are_the_pyramid_cut_at_each_level_and_go_on_when_larger_levels_arrive(self, model, images):
         levels = model.levels(images)
         steps = list(model.steps(images))
         assert [step.level for step in steps] == list(range(len(levels)))[0 if model.cell.anytime else -1 :]
         for step in steps:
             assert step.size == tuple(levels[step.level].shape[-2:])
             assert torch.equal(step.logits, model(levels[: step.level + 1]))
-
-    @torch.no_grad()
-    def test_a_step_goes_on_when_larger_levels_arrive(self, model, images):
-        if not model.cell.anytime:
-            return
-        levels = model.levels(images)
-        first, *whole = model.steps(levels)
-        later = list(model.steps(levels[1:], state=first))
-        assert [step.level for step in later] == [step.level for step in whole]
-        for ours, expected in zip(later, whole, strict=True):
-            assert torch.equal(ours.logits, expected.logits)
-            assert ours.gmacs == pytest.approx(expected.gmacs)
+        if model.cell.anytime:
+            first, *whole = model.steps(levels)
+            for later, expected in zip(model.steps(levels[1:], state=first), whole, strict=True):
+                assert later.level == expected.level
+                assert torch.equal(later.logits, expected.logits)
+                assert later.gmacs == pytest.approx(expected.gmacs)
 
     @torch.no_grad()
     def test_packed_images_are_answered_as_one_by_one(self, model, images):
         model = copy.deepcopy(model).double()
         levels = model.levels(torch.cat([images, images]).double())
-        heights = (1, len(levels), len(levels), 1) if model.cell.anytime else (len(levels),) * 4
-        mixed = [[level[i] for level in levels[:height]] for i, height in enumerate(heights)]
+        mixed = cut(levels, (1, len(levels), len(levels), 1) if model.cell.anytime else (len(levels),) * 4)
         mixed[1] = [level.repeat(1, 1, 2) for level in mixed[1]]
         assert torch.allclose(model(Pyramid.pack(mixed)), one_by_one(model, mixed), atol=1e-10)
 
     def test_every_parameter_gets_a_gradient(self, model, images):
-        levels = model.train().levels(images)
-        inputs = [levels]
-        if model.cell.anytime and model.exits == "shared" and model.norm != "per_level":
-            inputs.append(levels[-1:])  # from one level too, or distributed training would wait for it
-        for given in inputs:
+        levels = model.train().levels(torch.cat([images, images]))
+        answers = [model(levels), torch.stack([step.logits for step in model.steps(levels)])]
+        if model.cell.anytime:  # from fewer levels too, or distributed training would wait for it
+            answers += [model(levels[:1]), model(levels[-1:]), model(Pyramid.pack(cut(levels, (1, 1, 2, 2))))]
+        for answer in answers:
             model.zero_grad()
-            torch.stack([step.logits for step in model.steps(given)]).square().mean().backward()
+            answer.square().mean().backward()
             assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
     def test_it_is_copied_pickled_and_saved_whole(self, model, images, tmp_path):

@@ -15,61 +15,56 @@ from srnn_zoo.models.backbone import (
 )
 from tests.models.harness import SRNNTests, trained
 
-# the smallest architecture of every timm module that reads two sizes
+# the smallest architecture of every timm module that reads two sizes, and more where their activations differ
 FAMILIES = (
-    "mobileone_s1 convmixer_768_32 test_convnext cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_focus_s cspnext_tiny "
-    "davit_tiny deit_tiny_patch16_224 densenet121 dla46x_c dpn48b edgenext_xx_small efficientnet_lite0 efficientvim_m1 "
-    "efficientvit_b0 efficientvit_m0 vit_tiny_patch16_dinov3_qkvb fasternet_t0 fastvit_t8 focalnet_tiny_srf "
-    "gemma4_vit_167m ghostnet_050 hardcorenas_b hgnetv2_b0 sam2_hiera_tiny hrnet_w18_small iformer_t "
-    "inception_next_atto lcnetv2_small lowformer_b0 test_mambaout poolformerv2_s12 lcnet_035 mobilenetv5_base "
-    "mobilevit_xxs naflexvit_base_patch16_parfac_gap nasnetalarge nextvit_small test_nfnet pnasnet5large pvt_v2_b0 "
-    "qwen3_vit_88m rdnet_tiny regnetx_002 repghostnet_050 repvit_m1 res2next50 resnest14d resnet10t resnetv2_18 "
-    "rexnet_100 selecsls42 sequencer2d_s legacy_seresnet18 shvit_s1 skresnet18 starnet_s050 swiftformer_xs "
-    "swin_tiny_patch4_window7_224 swinv2_tiny_window16_256 swinv2_cr_tiny_224 tiny_vit_5m_224 tresnet_m "
-    "twins_svt_small vgg11 test_vit vit_tiny_r_s16_p8_224 samvit_base_patch16_224 vitamin_small_224 "
-    "ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p8_224"
+    "mobileone_s1 convmixer_768_32 test_convnext cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_focus_s "
+    "cspnext_tiny davit_tiny deit_tiny_patch16_224 densenet121 dla46x_c dpn48b edgenext_xx_small efficientnet_b0 "
+    "efficientnet_lite0 efficientvim_m1 efficientvit_b0 efficientvit_m0 vit_tiny_patch16_dinov3_qkvb fasternet_t0 "
+    "fastvit_t8 focalnet_tiny_srf gemma4_vit_167m ghostnet_050 hardcorenas_b hgnetv2_b0 sam2_hiera_tiny "
+    "hrnet_w18_small iformer_t inception_next_atto lcnetv2_small lowformer_b0 test_mambaout poolformerv2_s12 "
+    "mobilenetv3_small_100 lcnet_035 mobilenetv5_base mobilevit_xxs naflexvit_base_patch16_parfac_gap nasnetalarge "
+    "nextvit_small test_nfnet pnasnet5large pvt_v2_b0 qwen3_vit_88m rdnet_tiny regnetx_002 repghostnet_050 repvit_m1 "
+    "res2next50 resnest14d resnet10t resnetv2_18 rexnet_100 selecsls42 sequencer2d_s legacy_seresnet18 shvit_s1 "
+    "skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224 swinv2_tiny_window16_256 swinv2_cr_tiny_224 "
+    "tiny_vit_5m_224 tresnet_m twins_svt_small vgg11 test_vit vit_tiny_r_s16_p8_224 samvit_base_patch16_224 "
+    "vitamin_small_224 ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p8_224"
 ).split()
 
 # those that want larger or other sizes than 64 and 128
 SIZES = {
     "deepseek_vit_412m": (56, 112),  # multiples of 14
-    "halonet26t": (256, 512),  # halo blocks of 8 at stride 32
-    "inception_resnet_v2": (96, 192),
-    "inception_v3": (96, 192),
-    "inception_v4": (96, 192),
-    "maxvit_pico_rw_256": (256, 512),  # windows of 8 at stride 32
     "mvitv2_tiny": (112, 224),  # relative positions reach up to the native size
+    **dict.fromkeys(("inception_resnet_v2", "inception_v3", "inception_v4"), (96, 192)),
+    **dict.fromkeys(("halonet26t", "maxvit_pico_rw_256"), (256, 512)),  # halo blocks or windows of 8 at stride 32
 }
+
+# those whose features are rectified, and get ReLU; signed ones get the identity
+RECTIFIED = (
+    "mobileone_s1 convmixer_768_32 densenet121 dla46x_c efficientnet_lite0 ghostnet_050 hgnetv2_b0 hrnet_w18_small "
+    "lcnetv2_small nasnetalarge pnasnet5large regnetx_002 repghostnet_050 res2next50 resnest14d resnet10t "
+    "resnetv2_18 selecsls42 legacy_seresnet18 skresnet18 tresnet_m vgg11 ese_vovnet19b_slim_dw legacy_xception "
+    "xception41p halonet26t inception_resnet_v2 inception_v3 inception_v4"
+).split()
 
 # those whose base CNN has more than one classifier: there is no F to take over
 NOT_ZERO_SHOT = ("crossvit_tiny_240", "efficientvim_m1", "swiftformer_xs")
 
 # the small ones that every test run tries; `make slow` tries all families
-SAMPLE = frozenset(
+SAMPLE = (
     "test_convnext densenet121 dla46x_c efficientnet_lite0 fastvit_t8 ghostnet_050 hgnetv2_b0 inception_v3 lcnet_035 "
-    "test_mambaout mobilevit_xxs test_nfnet pvt_v2_b0 regnetx_002 repvit_m1 resnet10t rexnet_100 swiftformer_xs "
-    "tiny_vit_5m_224 test_vit xcit_nano_12_p8_224 levit_128s pit_ti_224".split()
-)
+    "mobilenetv3_small_100 test_mambaout mobilevit_xxs test_nfnet pvt_v2_b0 regnetx_002 repvit_m1 resnet10t "
+    "rexnet_100 swiftformer_xs tiny_vit_5m_224 test_vit xcit_nano_12_p8_224 levit_128s pit_ti_224"
+).split()
 
 # the smallest architecture of every module none of whose architectures reads two sizes, and why
-ONE_SIZE = {
-    "beit_base_patch16_224": "relative position bias of one grid",
-    "cait_xxs24_224": "absolute position embedding of one grid",
-    "coat_tiny": "absolute position embeddings of one grid",
-    "convit_tiny": "gated positional attention of one grid",
-    "efficientformer_l1": "attention bias of one grid",
-    "efficientformerv2_s0": "attention bias of one grid",
-    "gcvit_xxtiny": "global queries of one window count",
-    "hiera_tiny_224": "absolute position embedding of one grid",
-    "levit_128s": "attention bias of one grid",
-    "gmlp_ti16_224": "token mixing layers of one length",
-    "nest_tiny": "blocks of one grid",
-    "pit_ti_224": "absolute position embedding of one grid",
-    "tnt_s_legacy_patch16_224": "absolute position embedding of one grid",
-    "test_vit_relpos": "relative positions of one grid",
-    "visformer_tiny": "absolute position embeddings of one grid",
-    "volo_d1_224": "absolute position embedding of one grid",
-}
+ONE_SIZE = (
+    *("cait_xxs24_224", "coat_tiny", "hiera_tiny_224", "pit_ti_224"),  # absolute position embedding of one grid
+    *("tnt_s_legacy_patch16_224", "visformer_tiny", "volo_d1_224"),  # the same
+    *("beit_base_patch16_224", "test_vit_relpos"),  # relative positions of one grid
+    *("efficientformer_l1", "efficientformerv2_s0", "levit_128s"),  # attention bias of one grid
+    *("convit_tiny", "nest_tiny"),  # gated positional attention, and blocks, of one grid
+    *("gcvit_xxtiny", "gmlp_ti16_224"),  # global queries of one window count, and token mixing layers of one length
+)
 
 
 def sampled(names):
@@ -77,7 +72,7 @@ def sampled(names):
 
 
 class TestBackbones(SRNNTests):
-    """A convolutional net with signed features, a ViT that insists on its stride, and a rectified net without norm."""
+    """A convolutional net with signed features, a ViT that insists on its stride, and a net without norm."""
 
     @pytest.fixture(params=["test_convnext", "test_vit", "test_nfnet"])
     def model(self, request):
@@ -88,19 +83,16 @@ class TestBackbones(SRNNTests):
         super().test_other_representations_compute_the_same(model, images, how)  # timm's ViT has no symbolic trace
 
 
-def module_of(architecture):
-    return timm.models.model_entrypoint(architecture).__module__.rpartition(".")[2]
-
-
 def test_every_timm_family_is_accounted_for():
-    covered = {module_of(name) for name in (*FAMILIES, *SIZES, *ONE_SIZE)}
-    assert covered == set(timm.list_modules()) - {"create"}
+    builders = map(timm.models.model_entrypoint, (*FAMILIES, *SIZES, *ONE_SIZE))
+    assert {builder.__module__.rpartition(".")[2] for builder in builders} == set(timm.list_modules()) - {"create"}
 
 
 @pytest.mark.parametrize("architecture", sampled((*FAMILIES, *SIZES)))
 def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture):
-    small, large = SIZES.get(architecture, (64, 128))
     model = create_model(f"srnn_{architecture}", variant="vanilla", num_classes=10).eval()
+    activation = "relu" if architecture in RECTIFIED else "identity"
+    assert model.cell.activation == model._model_args["activation"] == activation
     base_cnn = create_timm_model(architecture, num_classes=10).eval()
     if architecture in NOT_ZERO_SHOT:
         with pytest.raises(ValueError, match="has no zero-shot form"):
@@ -108,7 +100,7 @@ def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture
     else:
         init_from_base_cnn(model, base_cnn)
         assert model.zero_shot
-    levels = [torch.randn(2, model.in_chans, size, size) for size in (small, large)]
+    levels = [torch.randn(2, model.in_chans, size, size) for size in SIZES.get(architecture, (64, 128))]
     with torch.inference_mode():
         if model.zero_shot:
             one, expected = model(levels[:1]), base_cnn(levels[0])
@@ -117,6 +109,9 @@ def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture
             expected = base_cnn.forward_head(base_cnn.forward_features(levels[0]), pre_logits=True)
             expected = torch.cat(expected, dim=1) if isinstance(expected, list) else expected
         assert torch.allclose(one, expected, rtol=1e-4, atol=1e-5 * one.abs().max().item())
+        fc = base_cnn.get_classifier()
+        if isinstance(fc, nn.Linear) and torch.equal(fc.weight, model.fc.weight):  # taken over as it is
+            assert torch.equal(one, expected)
         both = model(levels)
         assert both.shape == (2, 10)
         assert both.isfinite().all()
@@ -125,40 +120,10 @@ def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture
 @pytest.mark.parametrize("architecture", sampled(ONE_SIZE))
 def test_a_family_of_one_size_says_so(architecture):
     model = create_model(f"srnn_{architecture}", num_classes=10).eval()
-    assert model.level_sizes()[0] == tuple(model.backbone.pretrained_cfg["input_size"][1:])
+    assert model.level_sizes()[0] == model.backbone.pretrained_cfg["input_size"][1:]
     size = model.level_sizes()[0][0]
     with pytest.raises(ValueError, match=f"cannot read a level of {2 * size} x {2 * size}; it was made for {size}"):
         model.level_features(torch.zeros(1, 3, 2 * size, 2 * size))
-
-
-@pytest.mark.parametrize(
-    ("architecture", "activation"),
-    [
-        ("resnet18", "relu"),
-        ("tf_efficientnet_lite0", "relu"),
-        ("regnetx_002", "relu"),
-        ("convnext_atto", "identity"),
-        ("vit_tiny_patch16_224", "identity"),
-        ("mobilenetv3_small_100", "identity"),
-        pytest.param("densenet121", "relu", marks=pytest.mark.slow),
-        pytest.param("efficientnet_b0", "identity", marks=pytest.mark.slow),
-        pytest.param("swin_tiny_patch4_window7_224", "identity", marks=pytest.mark.slow),
-    ],
-)
-def test_rectified_features_get_relu_and_signed_ones_the_identity(architecture, activation):
-    model = create_model(f"srnn_{architecture}", variant="vanilla", num_classes=10).eval()
-    assert model.cell.activation == activation
-    base_cnn = create_timm_model(architecture, num_classes=10).eval()
-    init_from_base_cnn(model, base_cnn)
-    images = torch.randn(2, 3, 96, 96)
-    with torch.inference_mode():
-        assert torch.equal(model([images]), base_cnn(images))
-
-
-def test_the_rule_can_be_overruled_and_the_choice_is_stored():
-    for options, activation in (({"activation": "relu"}, "relu"), ({}, "identity")):
-        model = create_model("srnn_convnext_atto", **options)
-        assert model.cell.activation == model._model_args["activation"] == activation
 
 
 def test_looking_at_features_leaves_no_trace():
@@ -177,7 +142,7 @@ def test_looking_at_features_leaves_no_trace():
 
 
 def test_the_stride_is_the_multiple_only_where_a_backbone_insists():
-    multiples = {"resnet18": 1, "test_vit": 16, "dla46x_c": 32, "swin_tiny_patch4_window7_224": 1}
+    multiples = {"test_resnet": 1, "test_vit": 16, "dla46x_c": 32, "swin_tiny_patch4_window7_224": 1}
     assert {name: size_multiple(create_backbone(name)) for name in multiples} == multiples
 
 

@@ -74,17 +74,6 @@ def test_layers_that_are_dropped_no_longer_cost_anything():
     assert level_gmacs(model, (160, 160)) < before
 
 
-@pytest.mark.parametrize("options", [{"exits": "separate"}, {"norm": "per_level"}])
-def test_every_parameter_gets_a_gradient_as_distributed_training_wants_it(options):
-    model = create_model("srnn_test_resnet", num_classes=3, scales=(0.25, 0.5, 1.0), **options)
-    images = torch.randn(2, 3, 128, 128)
-    mixed = Pyramid.pack([[torch.randn(3, 32, 32)], [torch.randn(3, 32, 32), torch.randn(3, 64, 64)]])
-    for given in (images, model.levels(images)[:1], mixed):
-        model.zero_grad()
-        model(given).sum().backward()
-        assert all(parameter.grad is not None for parameter in model.parameters())
-
-
 @pytest.mark.slow
 def test_export_takes_a_plain_range_of_sizes():
     """As wide a range as timm's own ResNet takes: from 33 pixels in the smaller level."""
