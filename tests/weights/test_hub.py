@@ -11,23 +11,13 @@ from timm.models import save_for_hf
 import srnn_zoo
 from srnn_zoo import SRNN, create_model, create_transform, list_cells
 from srnn_zoo.datasets.classes import class_names
-from tests.conftest import files
+from tests.conftest import files, same_weights
+from tests.models.harness import trained
 
 # CNNs, signed CNNs, ViTs; head_hidden_size and num_features differ in MambaOut and the MobileNet
 BACKBONES = ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_nfnet", "test_mambaout"]
 LARGER = ["resnet18", "mobilenetv3_small_050"]
 NAMES = ["setosa", "versicolor", "virginica"]
-
-
-def trained(name, **options):
-    """A model whose cell and batch norms are not as they were made, as after training."""
-    model = create_model(name, **options)
-    for parameter in model.cell.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    for key, buffer in model.named_buffers():
-        if key.endswith("running_mean"):
-            torch.nn.init.normal_(buffer, std=0.1)
-    return model.eval()
 
 
 def pairs():
@@ -44,6 +34,17 @@ def in_timm(saved):
     return timm.create_model(f"local-dir:{saved}", pretrained=True).eval()
 
 
+def same_again(model, folder):
+    """The model, saved and loaded through our API and timm's: both give its very answers."""
+    model.save_pretrained(folder)
+    images = torch.randn(2, model.in_chans, *model.level_sizes()[-1]).to(next(model.parameters()))
+    with torch.no_grad():
+        for loaded in (in_timm(folder), SRNN.from_pretrained(folder).eval()):
+            assert loaded.num_classes == model.num_classes
+            assert torch.equal(loaded(images), model(images))
+    return loaded
+
+
 def config(model, folder):
     model.save_pretrained(folder)
     return json.loads((folder / "config.json").read_text())
@@ -54,10 +55,10 @@ def test_every_variant_comes_back_every_way(variant, backbone, tmp_path, cache, 
     options = {"variant": variant, "scales": (0.25, 0.5, 1.0), "num_classes": 3, "in_chans": 1}
     model = trained(f"srnn_{backbone}", interpolation="bilinear", img_size=128, **options)  # the smallest level is 32
     saved = tmp_path / "saved"
-    model.save_pretrained(saved, label_names=NAMES, recipe={"epochs": 3}, metrics={"iris": {"top1": 97.0}})
+    facts = {"recipe": {"epochs": 3}, "metrics": {"iris": {"top1": 97.0}}}
+    model.save_pretrained(saved, label_names=NAMES, **facts)
     hub.add_repo("ada/net", files(saved))
     images = torch.randn(2, 1, 128, 128)
-    facts = {"recipe": {"epochs": 3}, "metrics": {"iris": {"top1": 97.0}}}
     ways = [
         SRNN.from_pretrained(saved),
         SRNN.from_pretrained("ada/net", cache_dir=cache),
@@ -82,36 +83,23 @@ def test_every_variant_comes_back_every_way(variant, backbone, tmp_path, cache, 
 @pytest.mark.parametrize("backbone", [*BACKBONES, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGER)])
 def test_what_was_changed_after_making_comes_back(backbone, tmp_path):
     model = trained(f"srnn_{backbone}", num_classes=7)
-    images = torch.randn(1, 3, 96, 96)
     for classes in (7, 4, 0):
         model.reset_classifier(classes)
-        model.save_pretrained(tmp_path / str(classes))
-        for loaded in (SRNN.from_pretrained(tmp_path / str(classes)).eval(), in_timm(tmp_path / str(classes))):
-            assert loaded.num_classes == classes
-            assert torch.equal(loaded(images), model(images))
+        assert same_again(model, tmp_path).num_classes == classes
+    if hasattr(model, "set_input_size"):
+        model.set_input_size(448)
+        assert same_again(model, tmp_path).img_size == (448, 448)
 
 
 def test_a_factory_called_directly_keeps_its_arguments(tmp_path):
     model = srnn_zoo.get_factory("srnn_test_vit")(
         variant="gru", scales=(0.5, 0.75, 1.0), activation="relu", num_classes=4, img_size=96, drop_path_rate=0.1
     ).eval()
-    assert config(model, tmp_path)["srnn"]["cell"] == "srnn_zoo.models.cells.GRU"
-    loaded = SRNN.from_pretrained(tmp_path).eval()
-    images = torch.randn(1, 3, 96, 96)
-    assert torch.equal(loaded(images), model(images))
+    loaded = same_again(model, tmp_path)
+    assert config(loaded, tmp_path)["srnn"]["cell"] == "srnn_zoo.models.cells.GRU"
     changed = {"global_pool": "avg", "in_chans": 3, "img_size": [96, 96]}  # as timm writes it
     args = {key: value for key, value in model._model_args.items() if key != "num_classes"}
     assert loaded._model_args == {**args, "scales": loaded.scales, **changed}
-
-
-def test_an_input_size_set_later_comes_back(tmp_path):
-    model = trained("srnn_test_vit", num_classes=7)
-    model.set_input_size(448)
-    model.save_pretrained(tmp_path)
-    loaded = SRNN.from_pretrained(tmp_path).eval()
-    images = torch.randn(1, 3, 448, 448)
-    assert loaded.img_size == (448, 448)
-    assert torch.equal(loaded(images), model(images))
 
 
 def test_what_timm_itself_saved_comes_back(tmp_path):
@@ -138,9 +126,8 @@ def test_another_number_of_classes_makes_the_classifier_new_and_says_so(tmp_path
     loaded = SRNN.from_pretrained(tmp_path, num_classes=5)
     assert "the classifier is new, of 5 classes instead of 3" in caplog.text
     assert loaded.fc.weight.shape == (5, model.num_features)
-    for part in ("backbone", "cell"):
-        ours, theirs = getattr(loaded, part).state_dict(), getattr(model, part).state_dict()
-        assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+    assert same_weights(model.backbone, loaded.backbone)
+    assert same_weights(model.cell, loaded.cell)
     assert loaded.metadata == {"base_model": "ada/net"}  # what was measured, was of the other classifier
     assert class_names(loaded) == [f"class {index}" for index in range(5)]
 
@@ -173,12 +160,7 @@ def test_zero_shot_is_said_until_the_model_is_trained(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_the_precision_comes_back(dtype, tmp_path):
-    model = trained("srnn_test_resnet", num_classes=3).to(dtype)
-    model.save_pretrained(tmp_path)
-    images = torch.randn(2, 3, 96, 96).to(dtype)
-    with torch.inference_mode():
-        for loaded in (SRNN.from_pretrained(tmp_path).eval(), in_timm(tmp_path)):
-            assert torch.equal(loaded(images), model(images))
+    assert same_again(trained().to(dtype), tmp_path).fc.weight.dtype == dtype
 
 
 def test_the_same_model_is_saved_as_the_same_bytes(model, tmp_path):
@@ -198,12 +180,9 @@ def test_scalars_of_numpy_and_torch_are_numbers_in_json(tmp_path):
         recipe={"lr": torch.tensor(0.5), "path": tmp_path, "sizes": (1, 2)},
     )
     loaded = SRNN.from_pretrained(tmp_path)
-    assert loaded.metadata == {
-        "epochs": 3,
-        "dataset": "iris",
-        "metrics": {"iris": {"top1": 90.5, "top5": 100.0}},
-        "recipe": {"lr": 0.5, "path": str(tmp_path), "sizes": [1, 2]},
-    }
+    recipe = {"lr": 0.5, "path": str(tmp_path), "sizes": [1, 2]}
+    metrics = {"iris": {"top1": 90.5, "top5": 100.0}}
+    assert loaded.metadata == {"epochs": 3, "dataset": "iris", "metrics": metrics, "recipe": recipe}
     assert class_names(loaded) == NAMES
 
 

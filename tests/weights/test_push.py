@@ -10,9 +10,9 @@ from srnn_zoo import SRNN, WeightsUnavailableError, create_model
 from srnn_zoo.weights.download import download_files
 from tests.cli.command import COFFEE, refused, run
 from tests.conftest import same_weights
+from tests.models.harness import trained
 
 from .test_damage import exit_codes
-from .test_hub import trained
 
 NAMES = ["setosa", "versicolor", "virginica"]
 
