@@ -32,11 +32,8 @@ def seed():
 @pytest.fixture(scope="session", autouse=True)
 def one_thread_a_worker():
     """Under pytest-xdist the workers share the cores."""
-    threads = torch.get_num_threads()
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -55,36 +52,24 @@ def imagenet_sample(tmp_path_factory):
     if images:
         return images
     folder = tmp_path_factory.mktemp("imagenet")
-    for number in range(10):
-        file, name = list(IMAGENET_IDS.items())[number % len(IMAGENET_IDS)]
-        write_crop(file, folder / name / f"{number}.png", number)
+    for first, (file, name) in enumerate(IMAGENET_IDS.items()):
+        write_crops(file, folder / name, range(first, 10, 3))
     return sorted(folder.glob("*/*.png"))
 
 
-@pytest.fixture(scope="session")
-def grocery(tmp_path_factory):
-    """`{train,val,test}/<class>/*`, `val` without some classes: the Grocery Store Dataset, or without it crops."""
-    if (DATA / "grocery").is_dir():
-        return DATA / "grocery"
-    folder = tmp_path_factory.mktemp("crops")
-    for split, count in {"train": 12, "val": 3, "test": 4}.items():
-        for file in ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg"):
-            name = file.partition(".")[0]
-            for number in range(count if (split, name) != ("val", "rocket") else 0):
-                write_crop(file, folder / split / name / f"{number}.jpg", number + 12 * (split != "train"))
-    return folder
-
-
-def write_crop(file, to, number):
-    """A crop of one of scikit-image's images; every number has a place, size and shape of its own."""
+def write_crops(file, folder, numbers):
+    """Crops of one of scikit-image's photographs; every number has a place and a shape of its own."""
+    folder.mkdir(parents=True)
     with Image.open(SKIMAGE / file) as image:
         width, height = image.size
-        share = 0.7 + 0.03 * (number % 9)
-        w, h = int(width * share), int(height * (share if number % 2 else 0.9 * share))
-        left, top = (width - w) * (number % 3) // 2, (height - h) * (number % 4) // 3
-        crop = image.convert("RGB").crop((left, top, left + w, top + h))
-    to.parent.mkdir(parents=True, exist_ok=True)
-    crop.resize((max(1, w * (3 + number % 3) // 5), max(1, h * (3 + number % 3) // 5))).save(to)
+        for n in numbers:
+            image.crop((9 * n, 6 * n, width - 6 * n, height - 9 * n)).save(folder / f"{n}.png")
+
+
+@pytest.fixture(scope="session")
+def grocery():
+    """`{train,val,test}/<class>/*` of the Grocery Store Dataset, `val` without some classes."""
+    return DATA / "grocery"
 
 
 @pytest.fixture
