@@ -1,17 +1,16 @@
 """The commands `srnn-zoo evaluate` and `srnn-zoo curves`: models by name and folder, mistakes, and interruptions."""
 
 import csv
-import os
+import itertools
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
+from srnn_zoo import SRNN
 from tests.evaluation.test_plot import HEADER, line, write
 
-from .command import COMMAND, run
+from .command import run
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +31,8 @@ def test_evaluate_prints_the_table_writes_it_and_lists_what_it_could_not_read(tm
     said = run("evaluate", "data", "a", "b", "--split", "test", "--output", tmp_path / "out")
     assert said.code == 1
     assert methods(said) == [*BASE, "vanilla", "half_gru"]
-    assert said.err.splitlines() == [
-        "skipped 1 of 13 images:",
-        f"  {Path('data/test/red/broken.jpg')}: not an image that Pillow can read",
-    ]
+    broken = Path("data", "test", "red", "broken.jpg")
+    assert said.err == f"skipped 1 of 13 images:\n  {broken}: not an image that Pillow can read\n"
     assert said.out == (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
     assert "12 images of data/test;" in said.out
     for file, lines in (("table.csv", 6), ("predictions.csv", 12)):
@@ -61,31 +58,21 @@ def test_a_name_in_several_variants_is_zero_shot(imagenet_sample, tmp_path):
     assert methods(said) == ["base CNN 112", "base CNN 224", *BASE[2:], "vanilla", "half_gru"]
 
 
-def heed_ctrl_c():
-    """A shell has its background jobs, and so these tests, ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def test_ctrl_c_leaves_what_was_done_and_says_where(tmp_path, monkeypatch):
+    fuse, calls = SRNN.fuse, itertools.count()
 
+    def stop_at_the_fourth(*args):
+        if next(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return fuse(*args)
 
-def test_as_a_process_ctrl_c_leaves_what_was_done_and_says_where(place, images, tmp_path):
-    for index in range(500):
-        for name in ("blue", "red"):
-            (tmp_path / "many" / name).mkdir(parents=True, exist_ok=True)
-            (tmp_path / "many" / name / f"{index}.png").symlink_to(images / name / "0.png")
-    command = [*COMMAND, "evaluate", tmp_path / "many", "a", "--batch-size", "1", "--output", tmp_path / "out"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    monkeypatch.setattr(SRNN, "fuse", stop_at_the_fourth)
+    monkeypatch.setattr("srnn_zoo.cli.app._interrupts", [])
     partial = tmp_path / "out" / "predictions.csv.partial"
-    with subprocess.Popen([*map(str, command)], cwd=place, preexec_fn=heed_ctrl_c, **pipes) as process:
-        deadline = time.monotonic() + 120
-        while not (partial.exists() and partial.stat().st_size > 0) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1] == f"srnn-zoo: interrupted; what was done is in {partial}"
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [partial.name]
-    done = partial.read_text().splitlines()
-    assert 1 < len(done) < 1000
-    assert {line.count(",") for line in done} == {done[0].count(",")}  # no line is cut
+    said = run("evaluate", "data/test", "a", "--batch-size", 1, "--output", partial.parent)
+    assert said == (130, "", f"srnn-zoo: interrupted; what was done is in {partial}\n")
+    assert list(partial.parent.iterdir()) == [partial]
+    assert [line.count(",") for line in partial.read_text().splitlines()] == [16] * 4  # no line is cut
 
 
 def test_curves_draws_runs_with_lines(tmp_path):
