@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-LARGE_FILES = (".safetensors", ".bin")
 ROUTES = []
 
 
@@ -120,12 +119,11 @@ def create_repo(call):
     if not call.user or namespace != call.user:
         raise call.refused(403, f'You don\'t have the rights to write under the namespace "{namespace}"')
     repo_id = f"{namespace}/{wanted['name']}"
-    created = {"name": repo_id, "url": f"{call.hub.url}/{repo_id}"}
-    if repo_id in call.hub.repositories:
-        return as_json({"error": "You already created this model repo", **created}, 409)
-    is_private = bool(wanted.get("private") or wanted.get("visibility") == "private")
-    call.hub.add_repo(repo_id, {".gitattributes": b""}, is_private)
-    return as_json(created)
+    is_new = repo_id not in call.hub.repositories
+    if is_new:
+        is_private = bool(wanted.get("private") or wanted.get("visibility") == "private")
+        call.hub.add_repo(repo_id, {".gitattributes": b""}, is_private)
+    return as_json({"name": repo_id, "url": f"{call.hub.url}/{repo_id}"}, 200 if is_new else 409)
 
 
 @route("POST", "/api/models/{repo}/branch/{branch}")
@@ -138,46 +136,22 @@ def create_branch(call, repo, branch):
 @route("POST", "/api/models/{repo}/preupload/{revision}")
 def preupload(call, repo, revision):
     call.repository(repo).oid(revision)
-    paths = [file["path"] for file in json.loads(call.body)["files"]]
-    modes = {path: "lfs" if path.endswith(LARGE_FILES) else "regular" for path in paths}
-    files = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
-    return as_json({"files": files})
-
-
-@route("POST", "/{repo}.git/info/lfs/objects/batch")
-def lfs_batch(call, repo):
-    upload = f"{call.hub.url}/lfs"  # the real Hub signs an address of its storage: an upload carries no token
-    objects = [
-        {**wanted, "actions": {"upload": {"href": f"{upload}/{wanted['oid']}", "header": {}}}}
-        for wanted in json.loads(call.body)["objects"]
-    ]
-    return as_json({"transfer": "basic", "hash_algo": "sha256", "objects": objects})
-
-
-@route("PUT", "/lfs/{sha256}")
-def lfs_upload(call, sha256):
-    if hashlib.sha256(call.body).hexdigest() != sha256:
-        raise HubError(400, f"What was uploaded does not have the sha256 {sha256}")
-    call.hub.large_files[sha256] = call.body
-    return Answer(b"")
+    # the real Hub has large files uploaded to a storage first; this one takes them in the commit
+    files = json.loads(call.body)["files"]
+    return as_json({"files": [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in files]})
 
 
 @route("POST", "/api/models/{repo}/commit/{revision}")
 def create_commit(call, repo, revision):
     repository = call.repository(repo)
     files = dict(repository.files(revision))
-    for operation in [json.loads(line) for line in call.body.splitlines()][1:]:  # after the message
-        value = operation["value"]
-        if operation["key"] == "lfsFile":
-            files[value["path"]] = call.hub.large_files[value["oid"]]
-        else:
-            files[value["path"]] = base64.b64decode(value["content"])
-    made = {}
-    if "create_pr" in call.query:
-        revision = "refs/pr/1"
-        made["pullRequestUrl"] = f"{call.hub.url}/{repo}/discussions/1"
-    oid = repository.commit(revision, files)
-    return as_json({"success": True, "commitOid": oid, "commitUrl": f"{call.hub.url}/{repo}/commit/{oid}", **made})
+    for line in call.body.splitlines()[1:]:  # after the message
+        file = json.loads(line)["value"]
+        files[file["path"]] = base64.b64decode(file["content"])
+    address, is_proposed = f"{call.hub.url}/{repo}", "create_pr" in call.query
+    oid = repository.commit("refs/pr/1" if is_proposed else revision, files)
+    made = {"pullRequestUrl": f"{address}/discussions/1"} if is_proposed else {}
+    return as_json({"success": True, "commitOid": oid, "commitUrl": f"{address}/commit/{oid}", **made})
 
 
 @route("GET", "/{repo}/resolve/{revision}/{path}")
@@ -186,9 +160,6 @@ def resolve(call, repo, revision, path):
     oid, files = repository.oid(revision), repository.files(revision)
     if path not in files:  # the client remembers for this commit that a file is missing
         raise HubError(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": oid})
-    data = files[path]
-    etag = f'"{hashlib.sha256(data).hexdigest()}"'
-    headers = {"ETag": etag, "X-Repo-Commit": oid, "Accept-Ranges": "bytes"}
-    if path.endswith(LARGE_FILES):
-        headers |= {"X-Linked-Etag": etag, "X-Linked-Size": str(len(data))}
-    return Answer(data, headers={"Content-Type": "application/octet-stream", **headers})
+    etag = f'"{hashlib.sha256(files[path]).hexdigest()}"'
+    headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
+    return Answer(files[path], headers={"ETag": etag, "X-Repo-Commit": oid, **headers})

@@ -39,21 +39,10 @@ def redirect_client(monkeypatch, url):
 
 
 class HubServer:
-    """A Hub for as long as its `with` lasts.
-
-        with HubServer() as hub:
-            commit = hub.add_repo("ada/net", {"config.json": b"{}", "model.safetensors": weights})
-            hub.fault("model.safetensors", method="GET", cut_after=1000, times=1)
-            hf_hub_download("ada/net", "model.safetensors", endpoint=hub.url, cache_dir=tmp_path)
-            assert hub.count("GET", "model.safetensors") == 2
-
-    A file is downloaded from /<repo>/resolve/<revision>/<file>, a large one is uploaded to /lfs/<sha256>; everything
-    else is asked of /api/.
-    """
+    """A Hub for as long as its `with` lasts: files lie at /<repo>/resolve/<revision>/<file>, the rest at /api/."""
 
     def __init__(self):
         self.repositories = {}
-        self.large_files = {}
         self.requests = []  # everything that was asked, in order
         self.faults = []
         self.lock = threading.RLock()
@@ -96,32 +85,16 @@ class HubServer:
 
 @dataclass
 class Fault:
-    """Something that goes wrong.
+    """Something that goes wrong."""
 
-    Attributes:
-        part: of the path of the requests that it concerns.
-        method: of these requests; any by default.
-        times: after so many requests all is well again; a HEAD and the GET after it are two.
-        status: do nothing, and answer with this.
-        delay: do what was asked, and answer so many seconds later.
-        silent: do nothing, and never answer.
-        cut_after: hang up after so many bytes of the body.
-        rot: serve what this function makes of the file, under the ETag of the sound one.
-    """
-
-    part: str
-    method: str | None = None
-    times: float = math.inf
-    status: int | None = None
-    delay: float = 0.0
-    silent: bool = False
-    cut_after: int | None = None
-    rot: Any = None
-
-    def spoil(self, answer):
-        if self.rot is not None and answer.status == 200:
-            answer.body = self.rot(answer.body)
-            answer.headers["X-Linked-Size"] = str(len(answer.body))
+    part: str  # of the path of the requests that it concerns
+    method: str | None = None  # of these requests; any by default
+    times: float = math.inf  # after so many requests all is well again; a HEAD and the GET after it are two
+    status: int | None = None  # do nothing, and answer with this
+    delay: float = 0.0  # do what was asked, and answer so many seconds later
+    silent: bool = False  # do nothing, and never answer
+    cut_after: int | None = None  # hang up after so many bytes of the body
+    rot: Any = None  # serve what this function makes of the file, under the ETag of the sound one
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -144,7 +117,8 @@ class Handler(BaseHTTPRequestHandler):
                 found = as_json({"error": f"the tests' hub was told to answer {fault.status}"}, fault.status)
             else:
                 found = answer(Call(self.hub, self.command, address.path, address.query, user, body))
-            fault.spoil(found)
+            if fault.rot is not None and found.status == 200:
+                found.body = fault.rot(found.body)
             from_range(found, asked)
             # before it is sent: a test that has the last byte may look at once
             self.hub.requests.append(Request(self.command, path, asked, found.status))
@@ -159,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(found.body[: fault.cut_after])
 
-    do_HEAD = do_POST = do_PUT = do_GET
+    do_HEAD = do_POST = do_GET
 
     def log_message(self, format, *args):
         pass  # the hub keeps a log of its own
