@@ -1,6 +1,5 @@
 """Labelled images: folders, tars, data sets of timm's and open ones, and whose names decide which class is which."""
 
-import io
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from srnn_zoo.datasets.images import Skipped
 from srnn_zoo.datasets.readers import LabelledFiles, LabelledStream, open_labelled, register_reader, target_indices
 
 from .conftest import FRUIT, nameless
+from .test_images import encoded
 
 
 def read(data, **options):
@@ -130,38 +130,37 @@ def test_a_registered_reader_opens_names_and_files(folder, named, monkeypatch):
         open_labelled("nowhere")
 
 
-def test_a_tar_gives_the_same_images_and_its_broken_ones_are_not_replaced(folder, named):
-    with tarfile.open(folder / "val.tar", "w") as tar:
-        for path in sorted((folder / "val").glob("*/*.*")):
-            tar.add(path, path.relative_to(folder / "val"))
-    images = read(folder / "val.tar")
-    assert target_indices(named, open_labelled(folder / "val.tar")) == [2, 0]
-    check_fruit(images, ["pear", "quince"])
-    assert len(images) == 3
-    (folder / "broken.tar").write_bytes((folder / "val.tar").read_bytes()[:700])
-    (folder / "text.tar").write_text("no archive")
-    for name in ("broken.tar", "text.tar"):
-        with pytest.raises(ValueError, match=rf"timm cannot open '.*{name}'"):
-            open_labelled(folder / name)
-    with pytest.raises(ValueError, match="one split already"):
-        open_labelled(folder / "val.tar", split="val")
+def pack(folder):
+    """A tar of the images of a folder."""
+    with tarfile.open(packed := folder.with_suffix(".tar"), "w") as tar:
+        for path in sorted(folder.glob("*/*.*")):
+            tar.add(path, path.relative_to(folder))
+    return packed
 
 
-@pytest.mark.parametrize("make", [ImageFolder, ImageDataset])
-def test_open_data_sets_are_read_past_their_own_handling_of_broken_images(make, folder, named):
+@pytest.mark.parametrize(
+    ("make", "refusal"), [(pack, "one split already"), (ImageFolder, "open already"), (ImageDataset, "open already")]
+)
+def test_tars_and_open_data_sets_are_read_past_their_own_handling_of_broken_images(make, refusal, folder, named):
     for path in (folder / "val").glob("*/deeper/*"):  # timm takes the leaf folder for the class
         path.rename(path.parent.parent / path.name)
         path.parent.rmdir()
-    dataset = make(str(folder / "val"))
-    images = read(dataset)
-    assert len(images) == 5
-    check_fruit(images, ["pear", "pear", "quince", "quince"])
+    dataset = make(folder / "val")
+    check_fruit(read(dataset), ["pear", "pear", "quince", "quince"])
     assert target_indices(named, open_labelled(dataset)) == [2, 0]
-    with pytest.raises(ValueError, match="open already"):
+    with pytest.raises(ValueError, match=refusal):
         open_labelled(dataset, split="val")
-    dataset.transform = np.asarray
-    with pytest.raises(ValueError, match="without a transform"):
-        open_labelled(dataset)
+
+
+def test_damaged_tars_and_data_sets_with_a_transform_are_refused(folder):
+    tar = pack(folder / "val")
+    for damaged in (tar.read_bytes()[:700], b"no archive"):
+        tar.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"timm cannot open '.*val\.tar'"):
+            open_labelled(tar)
+    for make in (ImageFolder, ImageDataset):
+        with pytest.raises(ValueError, match="without a transform"):
+            open_labelled(make(folder / "val", transform=np.asarray))
 
 
 class Digits(list):
@@ -183,8 +182,7 @@ def test_a_data_sets_own_order_holds_where_the_model_has_no_names():
 
 def stream(targets):
     """A stream of images with these targets, as timm's readers of shards give one."""
-    images = [(Image.new("RGB", (20, 20), (index, 0, 0)), target) for index, target in enumerate(targets)]
-    return IterableImageDataset(".", reader=images)
+    return IterableImageDataset(".", reader=[(Image.new("RGB", (20, 20)), target) for target in targets])
 
 
 def test_a_stream_is_read_in_order(monkeypatch, tmp_path):
@@ -204,25 +202,17 @@ def test_what_is_no_image_or_no_class_is_an_error():
         read([(np.zeros((2, 2)), 0)])
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_hugging_face_data_set_is_read_by_its_columns_of_images_and_classes(stream):
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_hugging_face_data_set_is_read_by_its_columns_of_images_and_classes(is_stream):
     datasets = pytest.importorskip("datasets")
-    files = [encoded(Image.new("RGB", (40, 30 + 10 * number))) for number in range(3)]
+    files = [encoded(Image.new("RGB", (40, 30 + 10 * number)), "PNG") for number in range(3)]
     files[1] = files[1][:40]
     features = {"x": datasets.Value("int64"), "kind": datasets.ClassLabel(names=["plum", "pear"])}
     rows = {"photo": [{"bytes": file, "path": None} for file in files], "kind": [1, 0, 1], "x": [0, 0, 0]}
     data = datasets.Dataset.from_dict(rows, datasets.Features(features | {"photo": datasets.Image()}))
-    data = data.to_iterable_dataset() if stream else data
-    found = open_labelled(data)
-    assert found.classes == ["plum", "pear"]
-    read = list(found) if stream else [found[index] for index in range(len(found))]
-    assert [item.target for item in read] == [1, 0, 1]
-    assert [getattr(item.image, "size", None) for item in read] == [(40, 30), None, (40, 50)]
+    data = data.to_iterable_dataset() if is_stream else data
+    assert open_labelled(data).classes == ["plum", "pear"]
+    assert [item.target for item in read(data)] == [1, 0, 1]
+    assert [getattr(item.image, "size", None) for item in read(data)] == [(40, 30), None, (40, 50)]
     with pytest.raises(ValueError, match="no column of type Image; got"):
         open_labelled(data.remove_columns("photo"))
-
-
-def encoded(image):
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
