@@ -12,14 +12,16 @@ from torchvision.models import Weights, WeightsEnum
 import srnn_zoo
 from srnn_zoo.models import entries as srnn_weights
 from srnn_zoo.models.torchvision import register
+from tests.conftest import same_weights
 
 models = torchvision.models
 ZERO_SHOT = "srnn_tf_efficientnet_lite0.half_gru_zero_shot_in1k"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def registered():
+def lite0_weights():
     register()
+    return models.get_model_weights("srnn_tf_efficientnet_lite0")
 
 
 @pytest.fixture
@@ -38,18 +40,19 @@ def test_every_srnn_is_registered_and_torchvisions_own_models_and_weights_stay()
     assert {name: value for name, value in vars(models).items() if name.endswith("_Weights")} == before
 
 
-# as torchvision finds builders, and as PyTorch's ImageNet example does
-@pytest.mark.parametrize("make", [models.get_model, lambda name, **kwargs: models.__dict__[name](**kwargs)])
-def test_a_builder_makes_the_srnn_with_its_options(make):
-    model = make("srnn_test_resnet", weights=None, num_classes=3, variant="vanilla", scales=(0.25, 1.0))
-    assert isinstance(model, srnn_zoo.SRNN)
-    assert (model.variant, model.scales, model.num_classes) == ("vanilla", (0.25, 1.0), 3)
-    assert not model.zero_shot
-    assert models.get_model_builder("SRNN_Test_ResNet") is models.srnn_test_resnet
+def test_a_builder_makes_the_srnn_with_its_options():
+    builder = models.get_model_builder("SRNN_Test_ResNet")
+    assert builder is models.srnn_test_resnet  # as PyTorch's ImageNet example finds it
+    options = {"weights": None, "num_classes": 3, "variant": "vanilla", "scales": (0.25, 1.0)}
+    for model in (models.get_model("srnn_test_resnet", **options), builder(**options)):
+        assert isinstance(model, srnn_zoo.SRNN)
+        assert (model.variant, model.scales, model.num_classes) == ("vanilla", (0.25, 1.0), 3)
+        assert not model.zero_shot
 
 
-def test_weights_are_those_of_the_srnn_and_then_timms_of_its_base_cnn():
-    for name in ("srnn_resnet18", "srnn_tf_efficientnet_lite0", "srnn_convnext_tiny"):
+def test_weights_are_those_of_the_srnn_and_then_timms_and_the_default_is_that_of_pretrained_true(lite0_weights):
+    assert lite0_weights.DEFAULT.meta["name"] == ZERO_SHOT
+    for name in (*srnn_zoo.list_models("srnn_resnet*"), "srnn_tf_efficientnet_lite0", "srnn_convnext_tiny"):
         base = name.removeprefix("srnn_")
         own = [entry.tag for entry in srnn_weights.weights_of(name)]
         configs = timm.models.get_arch_pretrained_cfgs(base)
@@ -59,17 +62,10 @@ def test_weights_are_those_of_the_srnn_and_then_timms_of_its_base_cnn():
         assert [member.name.lower() for member in enum] == [*own, *timms]
         assert all(isinstance(member.value, Weights) for member in enum)
         assert models.get_model_weights(models.get_model_builder(name)) is enum
-
-
-def test_the_default_weights_are_those_of_pretrained_true():
-    assert models.get_model_weights("srnn_tf_efficientnet_lite0").DEFAULT.meta["name"] == ZERO_SHOT
-    for name in srnn_zoo.list_models("srnn_resnet*"):
-        enum = models.get_model_weights(name)
-        default = timm.models.get_pretrained_cfg(name.removeprefix("srnn_"))
-        assert default is not None
-        assert ("DEFAULT" in enum.__members__) == (len(enum) > 0) == bool(default.has_weights)
+        default = timm.models.get_pretrained_cfg(base)
+        assert ("DEFAULT" in enum.__members__) == (len(enum) > 0) == bool(own or default.has_weights)
         if len(enum):
-            assert enum.DEFAULT.name.lower() == default.tag
+            assert enum.DEFAULT.name.lower() == (own[0] if own else default.tag)
 
 
 def test_weights_are_found_by_their_full_name():
@@ -80,32 +76,21 @@ def test_weights_are_found_by_their_full_name():
         models.get_weight("SRNN_RESNET18_Weights.A9")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+def test_weights_given_by_name_are_those_of_create_model_and_other_classes_are_for_fine_tuning(lite0, lite0_weights):
+    for options in (
         {"weights": "DEFAULT"},
         {"weights": "HALF_GRU_ZERO_SHOT_IN1K", "progress": False},
         {"weights": "SRNN_TF_EFFICIENTNET_LITE0_Weights.IN1K"},
         {"pretrained": True},  # as old programs say it
-    ],
-)
-def test_weights_given_by_name_are_the_ones_of_create_model(lite0, options):
-    model = models.get_model("srnn_tf_efficientnet_lite0", **options)
-    assert_same_state(model.state_dict(), lite0.state_dict())
-    assert model.zero_shot
-
-
-def test_weights_with_other_classes_are_for_fine_tuning_and_the_state_dict_is_the_models(lite0):
+    ):
+        model = models.get_model("srnn_tf_efficientnet_lite0", **options)
+        assert same_weights(model, lite0)
+        assert model.zero_shot
+    model.load_state_dict(lite0_weights.DEFAULT.get_state_dict(progress=False, check_hash=True))
+    assert same_weights(model, lite0)
     model = models.get_model("srnn_tf_efficientnet_lite0", weights="DEFAULT", num_classes=3)
     assert model.fc.weight.shape == (3, 1280)
-    assert_same_state(model.backbone.state_dict(), lite0.backbone.state_dict())
-    weights = models.get_model_weights("srnn_tf_efficientnet_lite0").DEFAULT
-    assert_same_state(weights.get_state_dict(progress=False, check_hash=True), lite0.state_dict())
-
-
-def assert_same_state(state, expected):
-    assert state.keys() == expected.keys()
-    assert all(torch.equal(state[key], value) for key, value in expected.items())
+    assert same_weights(model.backbone, lite0.backbone)
 
 
 def test_unknown_weights_raise_an_error_with_the_closest_name():
@@ -121,21 +106,15 @@ def test_unknown_weights_raise_an_error_with_the_closest_name():
             models.get_model(name, **options)
 
 
-def test_the_transforms_of_timms_weights_are_timms_at_twice_the_size(image):
-    transform = models.get_weight("SRNN_RESNET18_Weights.A1_IN1K").transforms()
+def test_transforms_of_timms_weights_are_timms_at_twice_the_size_and_an_srnns_are_its_own(image, lite0, lite0_weights):
     config = timm.models.get_pretrained_cfg("resnet18.a1_in1k")
-    assert config is not None
     settings = {key: getattr(config, key) for key in ("interpolation", "mean", "std", "crop_pct", "crop_mode")}
     expected = timm.data.create_transform(input_size=(3, 448, 448), **settings)
-    torch.testing.assert_close(transform(image), expected(image))
-
-
-def test_the_transforms_of_an_srnns_weights_give_its_largest_level(image, lite0):
-    weights = models.get_model_weights("srnn_tf_efficientnet_lite0").DEFAULT
-    tensor = weights.transforms(antialias=True)(image)
+    torch.testing.assert_close(models.SRNN_RESNET18_Weights.A1_IN1K.transforms()(image), expected(image))
+    tensor = lite0_weights.DEFAULT.transforms(antialias=True)(image)
     torch.testing.assert_close(tensor, srnn_zoo.create_transform(lite0)(image)[-1])
     with torch.inference_mode():
-        assert lite0(tensor.unsqueeze(0)).shape == (1, len(weights.meta["categories"]))
+        assert lite0(tensor.unsqueeze(0)).shape == (1, len(lite0_weights.DEFAULT.meta["categories"]))
 
 
 def test_transforms_read_tensors_and_batches_take_other_settings_and_travel_to_workers(image):
@@ -152,9 +131,8 @@ def test_transforms_read_tensors_and_batches_take_other_settings_and_travel_to_w
         weights.transforms(antialias=False)
 
 
-def test_meta_says_what_the_weights_are():
-    enum = models.get_model_weights("srnn_tf_efficientnet_lite0")
-    entry, meta, timms = srnn_weights.get_weights(ZERO_SHOT), enum.DEFAULT.meta, enum.IN1K.meta
+def test_meta_says_what_the_weights_are(lite0_weights):
+    entry, meta, timms = srnn_weights.get_weights(ZERO_SHOT), lite0_weights.DEFAULT.meta, lite0_weights.IN1K.meta
     assert meta["architecture"] == timms["architecture"] == "srnn_tf_efficientnet_lite0"
     for key in ("name", "variant", "zero_shot", "base", "recipe", "license", "sha256", "file_size", "num_classes"):
         assert meta[key] == getattr(entry, key)
