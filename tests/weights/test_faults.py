@@ -3,6 +3,9 @@
 import errno
 import socket
 import time
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
@@ -25,6 +28,13 @@ def dead(request, monkeypatch):
         yield lambda: redirect_client(monkeypatch, silent if request.param == "silent" else CLOSED)
 
 
+@contextmanager
+def within_two_seconds():
+    start = time.perf_counter()
+    yield
+    assert time.perf_counter() - start <= 2
+
+
 @pytest.mark.parametrize(
     ("load", "seconds"),
     [
@@ -33,44 +43,32 @@ def dead(request, monkeypatch):
         (lambda cache: create_model("srnn_test_resnet", weights="ada/net", cache_dir=cache), 0.4),
     ],
 )
-def test_without_a_network_a_cached_model_opens_and_another_is_refused_within_two_seconds(
+def test_without_a_network_a_cached_model_opens_and_a_download_and_a_push_are_refused_soon(
     load, seconds, published, cache, model, dead, tmp_path, monkeypatch
 ):
     if seconds != NETWORK_TIMEOUT:
         monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", str(seconds))
     load(cache)
     dead()
-    start = time.perf_counter()
-    assert same_weights(load(cache), model)
-    assert time.perf_counter() - start <= 2
-    start = time.perf_counter()
-    with pytest.raises(
-        WeightsUnavailableError,
-        match=rf"does not answer within {seconds} s .*: on a machine with network run `hf download ada/net`",
-    ):
+    with within_two_seconds():
+        assert same_weights(load(cache), model)
+    silence = rf"127\.0\.0\.1 does not answer within {seconds} s"
+    refusal = f"{silence} .*: on a machine with network run `hf download ada/net`"
+    with within_two_seconds(), pytest.raises(WeightsUnavailableError, match=refusal):
         load(tmp_path / "empty")
-    assert time.perf_counter() - start <= 2
-
-
-def test_without_a_network_a_push_is_refused_within_two_seconds(model, hub, dead):
-    dead()
-    start = time.perf_counter()
-    with pytest.raises(ConnectionError, match=r"cannot push to ada/net: 127\.0\.0\.1 does not answer within 1"):
+    with within_two_seconds(), pytest.raises(ConnectionError, match=f"cannot push to ada/net: {silence}"):
         model.push_to_hub("ada/net")
-    assert time.perf_counter() - start <= 2
 
 
-def test_a_hub_that_hangs_on_files_alone_is_known_within_two_seconds(published, cache, model, monkeypatch):
+def test_a_hub_that_hangs_on_files_alone_is_known_soon(published, cache, model, monkeypatch):
     SRNN.from_pretrained("ada/net", cache_dir=cache)
     published.fault("/resolve/", silent=True)
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "0.5")
-    start = time.perf_counter()
-    assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache), model)
-    with pytest.raises(
-        WeightsUnavailableError, match=r"fetched again: .* within 0\.5 s \(HF_HUB_ETAG_TIMEOUT sets the seconds\)"
-    ):
-        SRNN.from_pretrained("ada/net", cache_dir=cache, force_download=True)
-    assert time.perf_counter() - start <= 2
+    refusal = r"fetched again: .* within 0\.5 s \(HF_HUB_ETAG_TIMEOUT sets the seconds\)"
+    with within_two_seconds():
+        assert same_weights(SRNN.from_pretrained("ada/net", cache_dir=cache), model)
+        with pytest.raises(WeightsUnavailableError, match=refusal):
+            SRNN.from_pretrained("ada/net", cache_dir=cache, force_download=True)
 
 
 def test_local_files_only_never_asks(published, cache, model):
@@ -92,7 +90,6 @@ def test_local_files_only_never_asks(published, cache, model):
         (401, r"no such model, or it is private; .* `hf auth login`|refuses ada/net \(401\)"),
         (403, r"the Hub refuses ada/net \(403\): run `hf auth login`"),
         (404, "ada/net"),
-        (500, "the Hub answers 500 for ada/net: try again later"),
         (503, "the Hub answers 503 for ada/net: try again later"),
     ],
 )
@@ -121,6 +118,7 @@ def test_a_refusal_is_one_sentence_and_the_cache_is_used_where_there_is_one(
         ("ada/half", WeightsUnavailableError, r"ada/half has no file pytorch_model\.bin: it is no model"),
         ("ada/gated", WeightsUnavailableError, r"ada/gated is gated: ask for access at http.*/ada/gated, then run"),
         ("ada/net/x", FileNotFoundError, "no file or folder 'ada/net/x'"),
+        (Path("/no/where"), FileNotFoundError, "no file or folder '/no/where'"),
         ("./ada", FileNotFoundError, "no file or folder './ada'"),
         ("", FileNotFoundError, "no file or folder ''"),
         ("https://huggingface.co/ada/net", ValueError, r"give a Hub id \(owner/name or .*, not an addr"),
@@ -137,10 +135,8 @@ def test_what_is_not_there_is_told_apart(name, error, message, published, cache,
 
 
 def test_a_full_disk_is_said_to_be_one(published, cache, monkeypatch):
-    def write(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", write)
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
     with pytest.raises(WeightsUnavailableError, match=r"cannot write config\.json .*No space left on device.*HF_HOME"):
         SRNN.from_pretrained("ada/net", cache_dir=cache)
 
@@ -161,9 +157,8 @@ def test_a_download_that_never_comes_through_is_not_taken_for_cached(
 ):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     published.fault(FILE, method="GET", **fault)
-    with pytest.raises(
-        WeightsUnavailableError, match=rf"the download of {FILE} of ada/net stopped \({reason}.*: try again"
-    ):
+    stopped = rf"the download of {FILE} of ada/net stopped \({reason}.*: try again"
+    with pytest.raises(WeightsUnavailableError, match=stopped):
         SRNN.from_pretrained("ada/net", cache_dir=cache)
     with pytest.raises(WeightsUnavailableError, match="is not in the Hugging Face cache"):
         SRNN.from_pretrained("ada/net", cache_dir=cache, local_files_only=True)
