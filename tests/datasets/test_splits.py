@@ -4,7 +4,6 @@ import io
 import json
 import shutil
 import tarfile
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +17,8 @@ from srnn_zoo.datasets.shards import index_shards
 from srnn_zoo.datasets.splits import ImageSplit, open_data
 from srnn_zoo.transforms.presets import image_transform
 
+from .conftest import nameless
+
 CLASSES = ["blue", "green", "red"]
 
 
@@ -25,8 +26,7 @@ CLASSES = ["blue", "green", "red"]
 def test_classes_are_those_of_the_training_split_whatever_reads_it(reader, class_folders, tmp_path, monkeypatch):
     shutil.rmtree(class_folders / "val" / "blue")
     for split in ("train", "val"):
-        with tarfile.open(tmp_path / f"{split}.tar", "w") as archive:
-            archive.add(class_folders / split, arcname=".")
+        shutil.make_archive(tmp_path / split, "tar", class_folders / split)
     if reader == "hfds":
         pytest.importorskip("datasets")
         monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
@@ -50,19 +50,11 @@ def test_grocery_has_81_classes_of_which_val_shows_60(grocery):
     assert data.val.classes == data.train.classes
     assert all(data.train.classes[target] == path.parent.name for path, target in data.val.samples)
     assert len({target for _, target in data.val.samples}) == 60
-    config = {"label_names": data.train.classes}
-    named = SimpleNamespace(num_classes=81, pretrained_cfg=config, metadata={}, zero_shot=False)
+    named = nameless(81)
+    named.pretrained_cfg["label_names"] = data.train.classes
     images = open_labelled(grocery / "val")
     indices = target_indices(named, images)
     assert [indices[target] for _, target in images.dataset] == [target for _, target in data.val.samples]
-
-
-def test_a_validation_class_that_training_never_sees_is_named(class_folders):
-    with pytest.raises(ValueError, match="list does not name its classes; they must travel with the model"):
-        ImageSplit(open_labelled([(Image.new("RGB", (20, 20)), 0)]))
-    shutil.copytree(class_folders / "val" / "red", class_folders / "val" / "pink")
-    with pytest.raises(ValueError, match=r"val has classes that are not among the 3 of the training split: 'pink'"):
-        open_data(class_folders)
 
 
 def test_splits_may_lie_anywhere_and_have_any_name(class_folders):
@@ -75,12 +67,17 @@ def test_splits_may_lie_anywhere_and_have_any_name(class_folders):
     assert len(open_data(class_folders).val) == 9
 
 
-def test_folders_that_are_no_data_to_train_on_are_refused_in_one_sentence(class_folders):
+def test_what_is_no_data_to_train_on_is_refused_in_one_sentence(class_folders):
+    with pytest.raises(ValueError, match="list does not name its classes; they must travel with the model"):
+        ImageSplit(open_labelled([(Image.new("RGB", (20, 20)), 0)]))
     for split in ("train_split", "val_split"):
         with pytest.raises(ValueError, match=r"images: unknown split 'tests'"):
             open_data(class_folders, **{split: "tests"})
     with pytest.raises(FileNotFoundError, match=r"no folder '.*0\.png'"):
         open_data(class_folders / "val" / "red" / "0.png")
+    shutil.copytree(class_folders / "val" / "red", class_folders / "val" / "pink")
+    with pytest.raises(ValueError, match=r"val has classes that are not among the 3 of the training split: 'pink'"):
+        open_data(class_folders)
     (class_folders / "train" / "pink").mkdir()
     with pytest.raises(ValueError, match="pink has no images"):
         open_data(class_folders)
@@ -108,9 +105,9 @@ def shards(class_folders, tmp_path):
         names = [f"{split}-{shard}.tar" for shard in range(count)]
         for shard, name in enumerate(names):
             files = {}
-            for number, image in list(enumerate(images))[shard::count]:
-                files[f"{number:04d}.png"] = image.read_bytes()
-                files[f"{number:04d}.cls"] = str(CLASSES.index(image.parent.name)).encode()
+            for number, image in enumerate(images[shard::count]):
+                label = str(CLASSES.index(image.parent.name))
+                files |= {f"{number:04d}.png": image.read_bytes(), f"{number:04d}.cls": label.encode()}
             write_tar(tmp_path / name, files)
         lengths = [len(images) // count] * count
         splits[split] = {"name": split, "filenames": names, "shard_lengths": lengths, "num_samples": len(images)}
@@ -129,11 +126,11 @@ def test_shards_of_webdataset_are_read_in_any_order(shards, class_folders):
 
 def test_a_label_in_the_shards_json_is_the_class_and_a_negative_one_leaves_out(tmp_path):
     files = {"x/1.png": b"one", "x/1.json": b'{"kind": 3}', "2.JPG": b"two", "2.json": b'{"kind": -1}'}
-    write_tar(tmp_path / "a.tar", files)
-    [image] = index_shards([tmp_path / "a.tar"], "kind")
+    write_tar(tar := tmp_path / "a.tar", files)
+    [image] = index_shards([tar], "kind")
     assert (image.name, image.target, image.open().read()) == ("a.tar/x/1.png", 3, b"one")
     with pytest.raises(ValueError, match=r"a\.tar: x/1 has no class \(sort in its \.json\)"):
-        index_shards([tmp_path / "a.tar"], "sort")
+        index_shards([tar], "sort")
 
 
 def test_shards_that_are_damaged_are_refused_and_images_skipped(shards):
