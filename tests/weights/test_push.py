@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from PIL import Image
 
 from srnn_zoo import SRNN, WeightsUnavailableError, create_model
 from srnn_zoo.weights.download import download_files
@@ -40,27 +41,29 @@ def test_a_private_repository_opens_with_a_token_only(hub, cache, model):
     assert same_weights(SRNN.from_pretrained("ada/secret", cache_dir=cache, token=hub.token("ada")), model)
 
 
-def test_pushing_without_the_right_is_refused(hub, model):
-    with pytest.raises(
-        PermissionError, match=r"cannot push to ada/net: the Hub refuses \(401\); run `hf auth login`, or give a token="
+def test_pushing_without_the_right_or_to_no_place_is_refused(hub, model):
+    login = r"cannot push to ada/net: the Hub refuses \(401\); run `hf auth login`, or give a token="
+    for name, options, error, message in (
+        ("ada/net", {}, PermissionError, login),
+        ("ada/net", {"token": hub.token("bob")}, PermissionError, r"cannot push to ada/net: the Hub refuses \(403\)"),
+        ("ada/net@v1", {}, ValueError, "give the branch as revision='v1', not after an @"),
+        ("ada/net", {"create_pr": True, "revision": "v1"}, ValueError, "give create_pr or revision, not both"),
+        ("ada/net/more", {"token": hub.token("ada")}, ValueError, "neither a folder nor a Hub id"),
     ):
-        model.push_to_hub("ada/net")
-    with pytest.raises(PermissionError, match=r"cannot push to ada/net: the Hub refuses \(403\)"):
-        model.push_to_hub("ada/net", token=hub.token("bob"))
-    with pytest.raises(ValueError, match="give the branch as revision='v1', not after an @"):
-        model.push_to_hub("ada/net@v1")
-    with pytest.raises(ValueError, match="give create_pr or revision, not both"):
-        model.push_to_hub("ada/net", create_pr=True, revision="v1")
-    with pytest.raises(ValueError, match="neither a folder nor a Hub id"):
-        model.push_to_hub("ada/net/more", token=hub.token("ada"))
+        with pytest.raises(error, match=message):
+            model.push_to_hub(name, **options)
 
 
-def test_a_pull_request_leaves_the_branch_alone(hub, cache, model):
+def test_a_pull_request_leaves_the_branch_alone_and_a_card_of_ones_own_stays(hub, cache, model):
     hub.add_repo("ada/net", {"README.md": b"mine"})
     commit = model.push_to_hub("ada/net", token=hub.token("ada"), create_pr=True)
     assert commit.pr_revision == "refs/pr/1"
     assert same_weights(SRNN.from_pretrained("ada/net@refs/pr/1", cache_dir=cache), model)
     assert hub.repositories["ada/net"].files() == {"README.md": b"mine"}
+    model.push_to_hub("ada/net", token=hub.token("ada"))
+    files = hub.repositories["ada/net"].files()
+    assert sorted(files) == ["README.md", "config.json", "model.safetensors"]
+    assert files["README.md"] == b"mine"
 
 
 def test_nothing_but_the_models_own_files_is_downloaded_and_nothing_twice(published, cache):
@@ -85,32 +88,20 @@ def test_two_processes_that_load_at_once_download_once(published, cache):
 
 def test_the_card_says_what_the_model_is_in_valid_yaml(hub):
     model = create_model("srnn_tf_efficientnet_lite0", pretrained=True, num_classes=3)
-    model.push_to_hub(
-        "ada/net",
-        token=hub.token("ada"),
-        label_names=NAMES,
-        dataset="iris",
-        metrics={"iris": {"top1": 97.0, "top5": 100}},
-        recipe={"epochs": 3, "lr": 0.001},
-        license="mit",
-    )
+    facts = {"metrics": {"iris": {"top1": 97.0, "top5": 100}}, "recipe": {"epochs": 3, "lr": 0.001}, "license": "mit"}
+    model.push_to_hub("ada/net", token=hub.token("ada"), label_names=NAMES, dataset="iris", **facts)
     card = ModelCard(hub.repositories["ada/net"].files()["README.md"].decode())
     data = card.data
     assert (data.license, data.base_model, data.datasets) == ("mit", "timm/tf_efficientnet_lite0.in1k", ["iris"])
     assert data.pipeline_tag == "image-classification"
-    assert [(r.dataset_name, r.metric_name, r.metric_value) for r in data.eval_results] == [
-        ("iris", "top1", 97.0),
-        ("iris", "top5", 100),
-    ]
-    assert "| iris | top1 | 97 |" in card.text
-    assert 'srnn_zoo.SRNN.from_pretrained("ada/net")' in card.text
-    assert "epochs 3, lr 0.001" in card.text
+    results = [(result.dataset_name, result.metric_name, result.metric_value) for result in data.eval_results]
+    assert results == [("iris", "top1", 97.0), ("iris", "top5", 100)]
+    for part in ("| iris | top1 | 97 |", 'srnn_zoo.SRNN.from_pretrained("ada/net")', "epochs 3, lr 0.001"):
+        assert part in card.text
     assert "never trained" not in card.text
 
 
 def test_the_cards_own_lines_run(lite0, tmp_path, monkeypatch):
-    from PIL import Image
-
     lite0.save_pretrained(tmp_path / "path" / "to" / "net")
     card = ModelCard.load(tmp_path / "path" / "to" / "net" / "README.md")
     monkeypatch.chdir(tmp_path)
@@ -120,16 +111,12 @@ def test_the_cards_own_lines_run(lite0, tmp_path, monkeypatch):
     assert namespace["logits"].shape == (1, 1000)
 
 
-def test_a_card_of_ones_own_stays(hub, tmp_path, model):
-    model.save_pretrained(tmp_path)
-    model.save_pretrained(tmp_path, license="mit")
-    assert ModelCard.load(tmp_path / "README.md").data.license == "mit"
-    (tmp_path / "README.md").write_text("mine")
-    model.save_pretrained(tmp_path)
-    assert (tmp_path / "README.md").read_text() == "mine"
-    hub.add_repo("ada/net", {"README.md": b"mine"})
-    model.push_to_hub("ada/net", token=hub.token("ada"))
-    assert hub.repositories["ada/net"].files()["README.md"] == b"mine"
+def test_a_card_that_we_wrote_is_renewed_and_another_stays(saved, model):
+    model.save_pretrained(saved, license="mit")
+    assert ModelCard.load(saved / "README.md").data.license == "mit"
+    (saved / "README.md").write_text("mine")
+    model.save_pretrained(saved)
+    assert (saved / "README.md").read_text() == "mine"
 
 
 # The command
