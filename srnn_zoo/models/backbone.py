@@ -12,14 +12,10 @@ from torch import Tensor, nn
 
 from srnn_zoo._errors import unknown_name
 
+from .sizes import native_size, reads
+
 # Constructor arguments that make an architecture accept images of several sizes, in the order they are tried.
 _FLEXIBLE_SIZE_ARGS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
-
-# timm's modules whose models read only multiples of their stride (tests/models/test_backbone.py tries every module).
-_STRICT_STRIDE_FAMILIES = frozenset(
-    "csatv2 deepseek_vit deit dla eva gemma4_vit hieradet_sam2 hrnet naflexvit qwen3_vit vision_transformer "
-    "vision_transformer_sam".split()
-)
 
 # entries of a backbone's config that are not true of an SRNN over it
 _WEIGHTS_SOURCE = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load", "label_offset")
@@ -76,26 +72,6 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def family(backbone: nn.Module) -> str:
-    """The timm module that defines a backbone, such as `"resnet"`."""
-    return type(backbone).__module__.rpartition(".")[2]
-
-
-def native_size(backbone: nn.Module) -> tuple[int, int]:
-    """The image size `(H, W)` a backbone was made for."""
-    traits = getattr(backbone, "_traits", {})
-    size = traits.get("img_size") or cast("dict[str, Any]", backbone.pretrained_cfg)["input_size"][-2:]
-    return int(size[0]), int(size[1])
-
-
-def size_multiple(backbone: nn.Module) -> int:
-    """What level sizes are rounded to: the stride of a backbone that reads only its multiples, otherwise 1."""
-    if family(backbone) not in _STRICT_STRIDE_FAMILIES:
-        return 1
-    feature_info = cast("list[dict[str, Any]]", backbone.feature_info)
-    return min(int(feature_info[-1]["reduction"]), 32)
-
-
 @torch.no_grad()
 def has_nonnegative_features(backbone: nn.Module) -> bool:
     """Whether C(x) is never negative, so that ReLU leaves a pretrained classifier intact.
@@ -119,7 +95,7 @@ def has_nonnegative_features(backbone: nn.Module) -> bool:
 
 def _probe(backbone: nn.Module) -> Tensor:
     """C of random images: small ones where the backbone reads them, else of its own size."""
-    parameter, native, multiple = next(backbone.parameters()), native_size(backbone), size_multiple(backbone)
+    parameter, native, multiple = next(backbone.parameters()), native_size(backbone), reads(backbone).multiple
     channels = int(getattr(backbone, "in_chans", 3))
     small = multiple * -(-96 // multiple)
     generator = torch.Generator().manual_seed(0)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backbone import create_timm_model, native_size
+from .backbone import create_timm_model
 from .norms import state_of_level
+from .sizes import native_size
 
 _SRNN_ARGUMENTS = (  # what a factory takes for the SRNN, not for its backbone
     "variant scales activation interpolation exits norm num_classes drop_rate global_pool img_size backbone_img_size "

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .sizes import read
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Size = tuple[int, int]
 
@@ -52,26 +54,27 @@ def count_gmacs(model: Any, img_size: Size | None = None) -> Cost:
 def level_gmacs(model: Any, size: Size) -> float:
     """GMACs of an SRNN's backbone on one level `(H, W)` of one image."""
     try:
-        return backbone_gmacs(model.backbone, size, model.in_chans)
+        return backbone_gmacs(model.backbone, size, model.in_chans, model.reads.tile)
     except (AssertionError, IndexError, RuntimeError) as error:
         model.explain(error, size)
         raise
 
 
-def backbone_gmacs(backbone: nn.Module, size: Size, in_chans: int = 3) -> float:
+def backbone_gmacs(backbone: nn.Module, size: Size, in_chans: int = 3, tile: Size | None = None) -> float:
     """GMACs of a backbone on one image of `(H, W)`; counted once for every size, and anew once layers are dropped.
 
     Args:
         backbone: any module that reads images `(B, C, H, W)`; it is not changed.
         size: `(H, W)` of the image.
         in_chans: its channels.
+        tile: as for `sizes.read`.
     """
     known, key = _counted.setdefault(backbone, {}), (sum(p.numel() for p in backbone.parameters()), size)
     if key not in known:
         twin = _without_values(backbone)
         dtype = next(twin.parameters()).dtype
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            twin(torch.empty(1, in_chans, *size, dtype=dtype, device="meta"))
+            read(twin, torch.empty(1, in_chans, *size, dtype=dtype, device="meta"), tile)
         known[key] = counter.get_total_flops() / 2e9
     return known[key]
 

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from srnn_zoo.transforms.packed import PackedPyramid, in_order
 from srnn_zoo.transforms.pyramid import Levels, Pyramid, build_levels, check_levels, level_sizes
 
-from .backbone import family, native_size
 from .norms import select_level
+from .sizes import Reads, family, native_size, read
 
 Images: TypeAlias = Tensor | Sequence[Tensor] | PackedPyramid
 """The largest level `(B, C, H, W)`, the levels, smallest first, or images of mixed heights."""
@@ -28,7 +28,7 @@ class LevelReader:
     in_chans: int
     interpolation: str
     norm: str
-    size_multiple: int
+    reads: Reads
     checkpoints_levels: bool
     pretrained_cfg: dict[str, Any]
     _ratios: list[tuple[int, int]]
@@ -39,7 +39,7 @@ class LevelReader:
             self._check(x)
         if isinstance(x, Sequence):
             return list(x)
-        return build_levels(cast(Tensor, x), self._ratios, self.interpolation, self.size_multiple)
+        return build_levels(cast(Tensor, x), self._ratios, self.interpolation, self.reads.multiple)
 
     def lazy_levels(self, x: Images) -> Levels | PackedPyramid:
         """The levels of an input, each built when `read_level` reads it."""
@@ -111,10 +111,20 @@ class LevelReader:
             f"{size[0]} x {size[1]}; it was made for {native[0]} x {native[1]}. It says: {error}"
         ) from error
 
+    def check_has_map(self, level: Tensor) -> None:
+        """Raise an error where the backbone reads a level in tiles, and so has no map of the whole."""
+        height, width = level.shape[-2:]
+        if (tile := self.reads.tile) not in (None, (height, width)):
+            architecture = self.pretrained_cfg["architecture"]
+            raise ValueError(
+                f"{architecture} reads a level of {height} x {width} in tiles of {tile[0]} x {tile[1]}, "
+                "and has no map of it"
+            )
+
     def _backbone_features(self, level: Tensor, index: int | None) -> Tensor:
         if self.norm == "per_level":
             select_level(self.backbone, index)
-        return self.backbone(level)
+        return read(self.backbone, level, self.reads.tile)
 
     def read_level(
         self, levels: Levels | PackedPyramid, level: int, wanted: Container[int] | None = None, index: int | None = None
@@ -142,7 +152,7 @@ class LevelReader:
             ValueError: if the image is too small for these levels.
         """
         height, width = img_size or self.img_size
-        return level_sizes(height, width, self._ratios, self.size_multiple)
+        return level_sizes(height, width, self._ratios, self.reads.multiple)
 
     @property
     def img_size(self) -> tuple[int, int]:

@@ -18,7 +18,6 @@ from .backbone import (
     has_nonnegative_features,
     prefix_feature_info,
     replace_removed_classifier,
-    size_multiple,
     srnn_config,
 )
 from .cells import create_cell
@@ -26,6 +25,7 @@ from .norms import Norm, convert_norms, level_parameters, select_level
 from .protocol import TimmProtocol
 from .reading import Images, LevelReader
 from .recurrence import Step, scan, steps
+from .sizes import pool, reads
 from .temperatures import temperature
 
 
@@ -90,7 +90,7 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         self.in_chans = int(getattr(backbone, "in_chans", 3))
         self.head_hidden_size = self.num_features = cast(int, backbone.head_hidden_size)
         self.feature_info = prefix_feature_info(backbone)
-        self.size_multiple = size_multiple(backbone)
+        self.reads = reads(backbone)
         self.pretrained_cfg = self.default_cfg = srnn_config(cast("dict[str, Any]", backbone.pretrained_cfg), scales)
         if img_size is not None:
             self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *pair(img_size))
@@ -266,15 +266,17 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         options = {"indices": indices, "norm": norm, "output_fmt": output_fmt}
         if intermediates_only:
             given = isinstance(x, Sequence)
-            built = x if given else build_levels(x, self._ratios[-1:], self.interpolation, self.size_multiple)
+            built = x if given else build_levels(x, self._ratios[-1:], self.interpolation, self.reads.multiple)
             select_level(backbone, len(x) - 1 if given else None)
             largest = built[-1]
+            self.check_has_map(largest)
             return backbone.forward_intermediates(largest, stop_early=stop_early, intermediates_only=True, **options)
         *smaller, largest = self.levels(x)
+        self.check_has_map(largest)
         features = [self.level_features(level, index) for index, level in enumerate(smaller)]
         select_level(backbone, len(smaller))
         final, intermediates = backbone.forward_intermediates(largest, **options)
-        features.append(backbone.forward_head(final, pre_logits=True))
+        features.append(pool(backbone.forward_head(final, pre_logits=True)))
         return self.fuse(features), intermediates
 
     @property

@@ -11,7 +11,6 @@ from srnn_zoo.models.backbone import (
     create_timm_model,
     has_nonnegative_features,
     prefix_group_matcher,
-    size_multiple,
 )
 from tests.models.harness import SRNNTests, trained
 
@@ -33,7 +32,6 @@ FAMILIES = (
 # those that want larger or other sizes than 64 and 128
 SIZES = {
     "deepseek_vit_412m": (56, 112),  # multiples of 14
-    "mvitv2_tiny": (112, 224),  # relative positions reach up to the native size
     **dict.fromkeys(("inception_resnet_v2", "inception_v3", "inception_v4"), (96, 192)),
     **dict.fromkeys(("halonet26t", "maxvit_pico_rw_256"), (256, 512)),  # halo blocks or windows of 8 at stride 32
 }
@@ -56,15 +54,12 @@ SAMPLE = (
     "rexnet_100 swiftformer_xs tiny_vit_5m_224 test_vit xcit_nano_12_p8_224 levit_128s pit_ti_224"
 ).split()
 
-# the smallest architecture of every module none of whose architectures reads two sizes, and why
+# the smallest architecture of every module none of whose architectures reads two sizes, and of parts of two more
 ONE_SIZE = (
-    *("cait_xxs24_224", "coat_tiny", "hiera_tiny_224", "pit_ti_224"),  # absolute position embedding of one grid
-    *("tnt_s_legacy_patch16_224", "visformer_tiny", "volo_d1_224"),  # the same
-    *("beit_base_patch16_224", "test_vit_relpos"),  # relative positions of one grid
-    *("efficientformer_l1", "efficientformerv2_s0", "levit_128s"),  # attention bias of one grid
-    *("convit_tiny", "nest_tiny"),  # gated positional attention, and blocks, of one grid
-    *("gcvit_xxtiny", "gmlp_ti16_224"),  # global queries of one window count, and token mixing layers of one length
-)
+    "cait_xxs24_224 coat_tiny hiera_tiny_224 pit_ti_224 tnt_s_legacy_patch16_224 visformer_tiny volo_d1_224 "
+    "beit_base_patch16_224 test_vit_relpos efficientformer_l1 efficientformerv2_s0 levit_128s convit_tiny nest_tiny "
+    "gcvit_xxtiny gmlp_ti16_224 mvitv2_tiny botnet26t_256 coatnet_pico_rw_224"
+).split()
 
 
 def sampled(names):
@@ -117,12 +112,17 @@ def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture
 
 
 @pytest.mark.parametrize("architecture", sampled(ONE_SIZE))
-def test_a_family_of_one_size_says_so(architecture):
-    model = create_model(f"srnn_{architecture}", num_classes=10).eval()
-    assert model.level_sizes()[0] == model.backbone.pretrained_cfg["input_size"][1:]
-    size = model.level_sizes()[0][0]
-    with pytest.raises(ValueError, match=f"cannot read a level of {2 * size} x {2 * size}; it was made for {size}"):
-        model.level_features(torch.zeros(1, 3, 2 * size, 2 * size))
+def test_a_backbone_of_one_size_reads_others_in_tiles(architecture):
+    model = create_model(f"srnn_{architecture}", variant="mean_logit", num_classes=10).eval()
+    height, width = model.reads.tile
+    assert model.level_sizes() == [(height, width), (2 * height, 2 * width)]
+    images = torch.randn(1, 3, 2 * height, 2 * width)
+    tiles = images.unflatten(3, (2, width)).unflatten(2, (2, height)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    with torch.inference_mode():
+        features = model.backbone(tiles).mean(dim=0, keepdim=True)
+        assert torch.allclose(model.level_features(images), features, rtol=1e-3, atol=1e-4)
+        assert model(images[..., :-5, :-9]).isfinite().all()
+        assert model([images[..., : height // 2, : width // 3]]).isfinite().all()
 
 
 def test_looking_at_features_leaves_no_trace():
@@ -138,11 +138,6 @@ def test_looking_at_features_leaves_no_trace():
     assert {p.device.type for p in model.parameters()} == {"meta"}
     assert (model.cell.activation, signed.cell.activation) == ("relu", "identity")
     assert torch.equal(torch.get_rng_state(), random_state)
-
-
-def test_the_stride_is_the_multiple_only_where_a_backbone_insists():
-    multiples = {"test_resnet": 1, "test_vit": 16, "dla46x_c": 32, "swin_tiny_patch4_window7_224": 1}
-    assert {name: size_multiple(create_backbone(name)) for name in multiples} == multiples
 
 
 def test_group_patterns_are_anchored_below_the_prefix():

@@ -1,0 +1,63 @@
+"""Sizes of levels: what each architecture reads, and tiles where that is one size."""
+
+import pytest
+import torch
+from torch import nn
+
+from srnn_zoo import create_model
+from srnn_zoo.models.backbone import create_backbone
+from srnn_zoo.models.cost import level_gmacs
+from srnn_zoo.models.sizes import Reads, read, reads
+
+
+class Mean(nn.Module):
+    """Features that say where an image lies: the mean of its pixels."""
+
+    def forward(self, x):
+        assert x.shape[-2:] == (4, 6)
+        return x.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [
+        ("test_resnet", Reads()),
+        ("resnetaa50", Reads(32)),
+        ("test_vit", Reads(16)),
+        ("swin_tiny_patch4_window7_224", Reads(4)),
+        ("tresnet_m", Reads(4)),
+        ("gemma4_vit_167m_enc", Reads(48)),
+        ("maxvit_tiny_tf_384", Reads(384)),
+        ("coatnet_0_224", Reads(tile=(224, 224))),
+        ("halo2botnet50ts_256", Reads(tile=(256, 256))),
+    ],
+)
+def test_levels_are_what_the_architecture_reads(architecture, expected):
+    with torch.device("meta"):
+        backbone = create_backbone(architecture).eval()
+        assert reads(backbone) == expected
+        size = [2 * expected.multiple * (1 + 400 // expected.multiple) // 2] * 2
+        features = read(backbone, torch.empty(2, 3, *size), expected.tile)
+        assert features.shape == (2, backbone.head_hidden_size)
+
+
+def test_tiles_cover_larger_images_evenly_and_smaller_images_are_enlarged():
+    columns = torch.arange(12.0).expand(1, 1, 4, 12)
+    assert torch.equal(read(Mean(), columns, (4, 6)), torch.tensor([[5.5]]))
+    assert torch.equal(read(Mean(), columns[..., :8], (4, 6)), torch.tensor([[3.5]]))  # 0 to 5, and 2 to 7
+    assert torch.equal(read(Mean(), columns[..., :1, :8].expand(3, 1, 9, 8), (4, 6)), torch.full((3, 1), 3.5))
+    small = torch.stack([torch.full((2, 3, 4), 7.0), torch.full((2, 3, 4), 8.0)])  # to 5 x 6, and then 2 x 1 tiles
+    assert torch.allclose(read(Mean(), small, (4, 6)), torch.tensor([[7.0, 7.0], [8.0, 8.0]]))
+
+
+def test_tokens_and_maps_are_pooled():
+    images = torch.randn(2, 3, 4, 6)
+    assert torch.equal(read(nn.Identity(), images), images.mean(dim=(2, 3)))
+    assert torch.equal(read(nn.Flatten(2), images.transpose(1, 2)), images.transpose(1, 2).flatten(2).mean(dim=1))
+
+
+def test_tiles_cost_what_they_are_and_give_no_map():
+    model = create_model("srnn_pit_ti_224", num_classes=3).eval()
+    assert level_gmacs(model, (448, 300)) == pytest.approx(4 * level_gmacs(model, (224, 224)))
+    with pytest.raises(ValueError, match=r"reads a level of 448 x 448 in tiles of 224 x 224, and has no map of it"):
+        model.forward_intermediates(torch.randn(1, 3, 448, 448))
