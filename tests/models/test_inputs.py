@@ -13,45 +13,42 @@ from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.training.features import extract_features
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_a_model_of_any_dtype_answers_wherever_images_come_in(dtype, tmp_path):
-    model = create_model("srnn_test_resnet", num_classes=3, img_size=64).to(dtype).eval()
+@pytest.fixture
+def model():
+    return create_model("srnn_test_resnet", num_classes=3, img_size=64).eval()
+
+
+@pytest.fixture
+def image(tmp_path):
     Image.effect_noise((80, 70), 60).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_of_any_dtype_answers_wherever_images_come_in_and_names_another_dtype(model, dtype, image):
+    model = model.to(dtype)
     images, targets = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 0])
     expected = model(images.to(dtype))
     assert expected.dtype == dtype
-    for given in (images, model.levels(images.to(dtype)), Pyramid(model.levels(images.to(dtype)))):
-        given = [level.float() for level in given] if isinstance(given, list) else given
+    levels = model.levels(images.to(dtype))
+    for given in (images, [level.float() for level in levels], Pyramid(levels)):
         assert torch.allclose(model(model.as_input(given)), expected, atol=0.02)
     assert torch.allclose(collect(model, [(images, targets)]).logits[-1], expected.float(), atol=0.02)
     assert extract_features(model, [(images, targets)]).levels.shape == (2, 4, model.num_features)
     assert Anytime(model, "confidence:0.5")(images.to(dtype)).logits.dtype == dtype
     for exit in (None, Anytime(model, "confidence:1.1").exit):
-        (said,) = predict(model, [tmp_path / "a.png"], exit=exit)
+        (said,) = predict(model, [image], exit=exit)
         assert len(said.answers) == 2
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(TypeError, match=f"the model is {name} and its images are float32: model.as_input"):
+        model(images)
 
 
-def test_images_of_another_dtype_than_the_model_are_an_error_of_dtype_not_of_size():
-    images = torch.randn(1, 3, 64, 64)
-    for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        model = create_model("srnn_test_resnet").to(dtype)
-        name = str(dtype).removeprefix("torch.")
-        with pytest.raises(TypeError, match=f"the model is {name} and its images are float32: model.as_input"):
-            model(images)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert create_model("srnn_test_resnet").eval()(images).shape == (1, 1000)
-    with pytest.raises(ValueError, match="cannot read a level of 8 x 8; it was made for 160 x 160"):
-        create_model("srnn_test_vit", dynamic_img_size=False)([torch.rand(1, 3, 8, 8)])
-
-
-def test_a_compiled_model_is_prepared_for_and_predicts_as_the_plain_one(tmp_path):
-    model = create_model("srnn_test_resnet", num_classes=3, img_size=64).eval()
+def test_a_compiled_model_is_prepared_for_and_predicts_as_the_plain_one(model, image):
     compiled = torch.compile(model, backend="eager")
-    Image.effect_noise((80, 70), 60).save(tmp_path / "a.png")
     assert repr(create_transform(compiled)) == repr(create_transform(model))
-    assert [x.answers for x in predict(compiled, [tmp_path / "a.png"])] == [
-        x.answers for x in predict(model, [tmp_path / "a.png"])
-    ]
+    ours, plain = (next(iter(predict(m, [image]))).answers for m in (compiled, model))
+    assert ours == plain
 
 
 def test_factories_pickle_by_their_public_name_for_spawned_workers():
@@ -59,16 +56,12 @@ def test_factories_pickle_by_their_public_name_for_spawned_workers():
         assert pickle.loads(pickle.dumps(factory)) is factory
 
 
-def test_maps_alone_are_of_the_levels_that_the_model_builds(monkeypatch):
+def test_maps_alone_are_of_the_levels_that_the_model_builds_and_layers_that_are_dropped_cost_nothing():
     model = create_model("srnn_test_vit", interpolation="bilinear", img_size=160).eval()
     images = torch.randn(1, 3, 150, 150)  # rounded to steps of 16 pixels
     _, maps = model.forward_intermediates(images)
     alone = model.forward_intermediates(images, intermediates_only=True)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(alone, maps, strict=True))
-
-
-def test_layers_that_are_dropped_no_longer_cost_anything():
-    model = create_model("srnn_test_vit").eval()
     before = level_gmacs(model, (160, 160))
     model.prune_intermediate_layers([0])
     assert level_gmacs(model, (160, 160)) < before
