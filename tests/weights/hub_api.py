@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import unquote
 
 ROUTES = []
@@ -55,38 +54,28 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass
-class Call:
-    """A request that was read to its end, and who may do it."""
+def refused(call, status, *args):
+    return HubError(status if call.user else 401, *args)
 
-    hub: Any
-    method: str
-    path: str
-    query: str
-    user: str
-    body: bytes
 
-    def refused(self, status, *args):
-        return HubError(status if self.user else 401, *args)
-
-    def repository(self, repo_id):
-        """The repository, if the caller may open it: to strangers, a private one looks like a missing one."""
-        found = self.hub.repositories.get(repo_id)
-        is_owner = self.user == repo_id.split("/")[0]
-        if found is None or (found.private and not is_owner):
-            raise self.refused(404, "Repository not found", "RepoNotFound")
-        if found.gated and not is_owner:
-            raise self.refused(403, f"Access to model {repo_id} is restricted.", "GatedRepo")
-        return found
+def open_repository(call, repo_id):
+    """The repository, if the caller may open it: to strangers, a private one looks like a missing one."""
+    found = call.hub.repositories.get(repo_id)
+    is_owner = call.user == repo_id.split("/")[0]
+    if found is None or (found.private and not is_owner):
+        raise refused(call, 404, "Repository not found", "RepoNotFound")
+    if found.gated and not is_owner:
+        raise refused(call, 403, f"Access to model {repo_id} is restricted.", "GatedRepo")
+    return found
 
 
 def answer(call):
-    """Call the route that `call` asks for."""
+    """Call the route for a request that the server's `Handler` has read to its end."""
     try:
         for method, pattern, handle in ROUTES:
-            if method == call.method.replace("HEAD", "GET") and (match := pattern.fullmatch(call.path)):
+            if method == call.command.replace("HEAD", "GET") and (match := pattern.fullmatch(call.path)):
                 return handle(call, **{name: unquote(part) for name, part in match.groupdict().items()})
-        raise HubError(501, f"the tests' hub has no route for {call.method} {call.path}")  # the client asks once only
+        raise HubError(501, f"the tests' hub has no route for {call.command} {call.path}")  # the client asks once only
     except HubError as error:
         return as_json({"error": str(error)}, error.status, error.headers)
 
@@ -117,7 +106,7 @@ def create_repo(call):
     wanted = json.loads(call.body)
     namespace = wanted.get("organization") or call.user
     if not call.user or namespace != call.user:
-        raise call.refused(403, f'You don\'t have the rights to write under the namespace "{namespace}"')
+        raise refused(call, 403, f'You don\'t have the rights to write under the namespace "{namespace}"')
     repo_id = f"{namespace}/{wanted['name']}"
     is_new = repo_id not in call.hub.repositories
     if is_new:
@@ -128,14 +117,14 @@ def create_repo(call):
 
 @route("POST", "/api/models/{repo}/branch/{branch}")
 def create_branch(call, repo, branch):
-    repository = call.repository(repo)
+    repository = open_repository(call, repo)
     repository.names[branch] = repository.oid("main")
     return as_json({})
 
 
 @route("POST", "/api/models/{repo}/preupload/{revision}")
 def preupload(call, repo, revision):
-    call.repository(repo).oid(revision)
+    open_repository(call, repo).oid(revision)
     # the real Hub has large files uploaded to a storage first; this one takes them in the commit
     files = json.loads(call.body)["files"]
     return as_json({"files": [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in files]})
@@ -143,7 +132,7 @@ def preupload(call, repo, revision):
 
 @route("POST", "/api/models/{repo}/commit/{revision}")
 def create_commit(call, repo, revision):
-    repository = call.repository(repo)
+    repository = open_repository(call, repo)
     files = dict(repository.files(revision))
     for line in call.body.splitlines()[1:]:  # after the message
         file = json.loads(line)["value"]
@@ -156,7 +145,7 @@ def create_commit(call, repo, revision):
 
 @route("GET", "/{repo}/resolve/{revision}/{path}")
 def resolve(call, repo, revision, path):
-    repository = call.repository(repo)
+    repository = open_repository(call, repo)
     oid, files = repository.oid(revision), repository.files(revision)
     if path not in files:  # the client remembers for this commit that a file is missing
         raise HubError(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": oid})

@@ -7,9 +7,8 @@ import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
-from .hub_api import Call, Repository, answer, as_json
+from .hub_api import Repository, answer, as_json
 
 
 class Request(NamedTuple):
@@ -105,23 +104,23 @@ class Handler(BaseHTTPRequestHandler):
         super().__init__(*args)
 
     def do_GET(self):
-        address = urlsplit(self.path)
-        path, asked = unquote(address.path), self.headers.get("Range")
-        user = self.headers.get("Authorization", "").removeprefix("Bearer hf_")
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.path, _, self.query = self.path.partition("?")
+        self.user = self.headers.get("Authorization", "").removeprefix("Bearer hf_")
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        asked = self.headers.get("Range")
         with self.hub.lock:
-            fault = self.hub.next_fault(self.command, path)
+            fault = self.hub.next_fault(self.command, self.path)
             if fault.silent:
                 found = as_json(None, status=0)
             elif fault.status is not None:
                 found = as_json({"error": f"the tests' hub was told to answer {fault.status}"}, fault.status)
             else:
-                found = answer(Call(self.hub, self.command, address.path, address.query, user, body))
+                found = answer(self)
             if fault.rot is not None and found.status == 200:
                 found.body = fault.rot(found.body)
             from_range(found, asked)
             # before it is sent: a test that has the last byte may look at once
-            self.hub.requests.append(Request(self.command, path, asked, found.status))
+            self.hub.requests.append(Request(self.command, self.path, asked, found.status))
         if fault.silent:
             self.hub.closing.wait()
             return

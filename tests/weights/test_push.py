@@ -125,9 +125,7 @@ def test_a_card_that_we_wrote_is_renewed_and_another_stays(saved, model):
 def test_a_saved_model_is_named_by_its_folder_or_hub_id(saved, published):
     model = SRNN.from_pretrained(saved)
     model.save_pretrained(saved, label_names=["cat", "cup", "other"], base_model="ada/base")
-    said = run("predict", COFFEE, "--model", str(saved), "--json")
-    assert said.code == 0
-    (answer,) = map(json.loads, said.out.splitlines())
+    answer = json.loads(run("predict", COFFEE, "--model", str(saved), "--json").out)
     assert {top["label"] for top in answer["levels"][0]["top"]} == {"cat", "cup", "other"}
     facts = json.loads(run("info", str(saved), "--json").out)
     assert (facts["model"], facts["classes"], facts["base_model"]) == ("srnn_test_resnet", 3, "ada/base")
