@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-import srnn_zoo
 from srnn_zoo import Pyramid, budget_rule, collect, create_model, create_transform
 from srnn_zoo.inference.predict import predict
 from tests.cli.command import run
@@ -42,51 +41,31 @@ def test_one_image_may_be_a_path_an_image_bytes_or_an_array(model, tmp_path):
 
 def test_mistakes_of_the_first_day_are_one_clear_sentence(model):
     image = Image.new("RGB", (64, 64))
+    mixed = Pyramid.pack([[torch.rand(3, 32, 32)], [torch.rand(3, 32, 32), torch.rand(3, 64, 64)]])
+    model.metadata["exit"] = {"rule": "confidence", "sizes": [[32, 32], [64, 64]], "thresholds": [0.5], "curve": []}
     for call, error, message in (
-        (
-            lambda: create_model("srnn_resnet18", "half_gru"),
-            TypeError,
-            "pretrained must .* is variant='half_gru'",
-        ),
+        (lambda: create_model("srnn_resnet18", "half_gru"), TypeError, "pretrained must .* is variant='half_gru'"),
         (lambda: create_model("srnn_resnet18", num_classes="5"), ValueError, "num_classes must be a whole .* got '5'"),
         (lambda: model(image), TypeError, r"a list of levels or a Pyramid; got Image \(srnn_zoo.create_transform"),
         (lambda: create_transform(model)("a.png"), TypeError, "got str: open it with PIL.Image.open"),
-        (lambda: collect(model, [(mixed(), torch.tensor([0, 1]))]), ValueError, "same sizes; got a batch of mixed h"),
+        (lambda: collect(model, [(mixed, torch.tensor([0, 1]))]), ValueError, "same sizes; got a batch of mixed h"),
+        (lambda: budget_rule(model, 0.001, sizes=[96, 192]), ValueError, "was calibrated for levels of 32 x 32"),
     ):
         with pytest.raises(error, match=message):
             call()
-    assert srnn_zoo.training.Recipe.__name__ == "Recipe"  # after `import srnn_zoo` alone
-    assert srnn_zoo.evaluation.evaluate is not None
     assert model.label_names == ()
     model.pretrained_cfg["label_names"] = ("a", "b", "c")
     assert model.label_names == ("a", "b", "c")
 
 
-def mixed():
-    return Pyramid.pack([[torch.rand(3, 32, 32)], [torch.rand(3, 32, 32), torch.rand(3, 64, 64)]])
-
-
-def test_a_budget_at_other_sizes_than_the_calibrations_is_refused_as_such(model):
-    model.metadata["exit"] = {"rule": "confidence", "sizes": [[32, 32], [64, 64]], "thresholds": [0.5], "curve": []}
-    with pytest.raises(ValueError, match="was calibrated for levels of 32 x 32"):
-        budget_rule(model, 0.001, sizes=[96, 192])
-
-
-def test_probabilities_that_are_no_numbers_are_null_in_json(model, tmp_path):
+def test_a_plot_holds_the_first_of_many_images_and_probabilities_that_are_no_numbers_are_null_in_json(model, tmp_path):
     model.get_parameter("fc.bias").data.fill_(math.nan)
-    model.save_pretrained(tmp_path / "net")
-    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    said = run("predict", tmp_path / "a.png", "--model", tmp_path / "net", "--json")
-    (line,) = said.out.splitlines()
-    answers = json.loads(line, parse_constant=pytest.fail)["levels"]
-    assert [item["probability"] for level in answers for item in level["top"]] == [None] * 6
-
-
-def test_more_images_than_a_plot_holds_are_predicted_and_the_first_drawn(model, tmp_path):
     model.save_pretrained(tmp_path / "net")
     for number in range(14):
         Image.new("RGB", (64, 64)).save(tmp_path / f"{number}.png")
     said = run("predict", tmp_path, "--model", tmp_path / "net", "--json", "--plot", tmp_path / "out.jpg")
-    assert len(said.out.splitlines()) == 14
+    answers = [json.loads(line, parse_constant=pytest.fail) for line in said.out.splitlines()]
+    top = [entry for answer in answers for level in answer["levels"] for entry in level["top"]]
+    assert [entry["probability"] for entry in top] == [None] * 6 * 14
     assert said.err.endswith("out.jpg: the first 12 of 14 images\n")
     assert (tmp_path / "out.jpg").stat().st_size > 10_000
