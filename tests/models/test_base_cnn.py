@@ -64,14 +64,11 @@ def test_weights_come_from_a_file_that_is_read_once_and_are_kept_once(suffix, tm
     assert torch.equal(model([IMAGES]), base_cnn(IMAGES))
 
 
-class Trap:
-    """A pickle that would run code."""
-
-    def __init__(self, marker):
-        self.marker = marker
+class Trap(str):
+    """A path whose pickle makes a folder there when it is opened."""
 
     def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
+        return os.mkdir, (str(self),)
 
 
 def test_a_missing_wrong_or_damaged_file_is_named_and_a_pickle_that_runs_code_is_not_run(tmp_path, base_cnn):

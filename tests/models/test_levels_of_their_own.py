@@ -155,14 +155,13 @@ def test_a_new_classifier_is_one_for_every_level():
 @pytest.mark.parametrize("architecture", ["test_efficientnet", "resnet18", "regnetx_002", "mobilenetv3_small_050"])
 @torch.no_grad()
 def test_every_batch_norm_of_a_backbone_is_found(architecture):
-    model = create_model(f"srnn_{architecture}", norm="per_level").eval()
+    model, shared = (create_model(f"srnn_{architecture}", norm=norm).eval() for norm in ("per_level", "shared"))
     kinds = (nn.modules.batchnorm._BatchNorm, LevelNorm)
     norms, places = (sum(isinstance(module, kind) for module in model.backbone.modules()) for kind in kinds)
     assert norms == 2 * places > 0
+    for one in (model, shared):
+        init_from_base_cnn(one, copy.deepcopy(shared.backbone), classifier=False)
     images = torch.randn(1, 3, 64, 64)
-    shared = create_model(f"srnn_{architecture}").eval()
-    init_from_base_cnn(model, shared.backbone, classifier=False)
-    init_from_base_cnn(shared, copy.deepcopy(shared.backbone), classifier=False)
     assert torch.equal(model.forward_features(images), shared.forward_features(images))
 
 
