@@ -60,14 +60,12 @@ def test_a_flipped_bit_never_changes_what_is_loaded(saved, model):
     assert found >= 2 * (len(places) - 2)
 
 
-@pytest.mark.parametrize("kept", [0, 5, 1000, 100_000])
-def test_a_truncated_file_is_named(kept, saved):
-    (saved / FILE).write_bytes((saved / FILE).read_bytes()[:kept])
-    with pytest.raises(WeightsUnavailableError, match=r"cannot read the weights in .*model\.safetensors"):
-        SRNN.from_pretrained(saved)
-
-
-def test_the_halves_of_two_models_are_refused(saved, tmp_path):
+def test_a_truncated_file_and_that_of_another_model_are_refused(saved, tmp_path):
+    whole = (saved / FILE).read_bytes()
+    for kept in (0, 5, 1000, 100_000):
+        (saved / FILE).write_bytes(whole[:kept])
+        with pytest.raises(WeightsUnavailableError, match=r"cannot read the weights in .*model\.safetensors"):
+            SRNN.from_pretrained(saved)
     create_model("srnn_test_resnet", num_classes=3).save_pretrained(tmp_path / "other")
     (tmp_path / "other" / FILE).replace(saved / FILE)
     with pytest.raises(WeightsUnavailableError, match="the config of one model and the weights of another: save it"):
