@@ -80,7 +80,9 @@ def test_csv_has_every_figure_and_rows_are_compared_on_the_same_images():
         two.compare("a", "c")
 
 
-def test_three_files_are_written_and_an_interruption_leaves_them_whole(model, fruit, tmp_path):
+def test_three_files_are_written_and_an_interruption_or_a_full_disk_leaves_none_that_disagree(
+    model, fruit, tmp_path, monkeypatch
+):
     output = tmp_path / "new" / "folder"
     found = evaluate(model, fruit, output=output)
     before, calls = files(output), itertools.count(1)
@@ -102,14 +104,10 @@ def test_three_files_are_written_and_an_interruption_leaves_them_whole(model, fr
     assert after == before
     evaluate(model, fruit, batch_size=4, output=output)
     assert files(output).keys() == before.keys()
-
-
-def test_no_table_stands_beside_other_predictions(model, fruit, tmp_path, monkeypatch):
-    evaluate(model, fruit, output=tmp_path)
     monkeypatch.setattr(Table, "save", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
-        evaluate(model, fruit, output=tmp_path)
-    assert files(tmp_path).keys() == {"predictions.csv"}
+        evaluate(model, fruit, output=output)
+    assert files(output).keys() == {"predictions.csv"}  # no table stands beside other predictions
 
 
 @pytest.mark.parametrize(("path", "reason"), [("file", "it is a file"), ("file/below", "cannot make the folder")])
