@@ -104,6 +104,9 @@ def pool(features: Tensor) -> Tensor:
     return features if features.dim() == 2 else features.mean(dim=1 if features.dim() == 3 else (2, 3))
 
 
+torch.fx.wrap("pool")  # what it does depends on the tensor, which a symbolic trace does not have
+
+
 def _offsets(length: int, tile: int) -> list[int]:
     """Where the fewest tiles begin that cover a length, evenly spaced."""
     count = math.ceil(length / tile)
