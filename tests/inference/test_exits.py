@@ -66,7 +66,7 @@ def test_a_rule_of_ones_own_is_used_wherever_the_others_are(net, answers):
             use(net)
 
 
-def test_a_rule_without_a_score_takes_one_number_whole_where_its_example_is():
+def test_a_rule_without_a_score_takes_a_number_whole_where_its_example_is_and_a_name_belongs_to_one_class():
     @register_exit("third", example=3)
     class Third:
         def __init__(self, count):
@@ -76,10 +76,7 @@ def test_a_rule_without_a_score_takes_one_number_whole_where_its_example_is():
     assert type(exit_rule("third:2").count) is int
     with pytest.raises(ValueError, match="unknown rule 'third'; choose one of confidence, entropy, margin"):
         score_rule("third")
-
-
-def test_a_name_belongs_to_one_class_which_may_be_defined_again():
-    again = first(), first()
+    again = first(), first()  # a class may be defined again
     assert score_rule("first") is again[1]
     with pytest.raises(ValueError, match=r"'margin' is already registered by srnn_zoo\.inference\.exits\.Margin"):
         register_exit("margin")(again[0])
