@@ -60,15 +60,12 @@ def test_the_drawing_grows_with_levels_and_images(tmp_path):
         assert drawn_size(drawing, tmp_path) == pytest.approx((levels * one[0], rows * one[1]), abs=4)
 
 
-def test_each_level_shows_its_size_and_its_classes_and_the_leader_in_colour(tmp_path):
+def test_each_level_shows_its_size_classes_and_the_leader_in_colour_or_that_it_was_not_read(tmp_path):
     texts, svg = drawn(plot_predictions, [prediction(2, path="folder/my cup.png")], tmp_path)
     assert texts.count("my cup.png") == texts.count("32 × 32") == texts.count("64 × 64") == 1
     for text in (*LABELS, "50.0 %", "25.0 %", "12.5 %"):
         assert texts.count(text) == 2
     assert svg.count(f"fill: {BLUE}") == 2
-
-
-def test_a_level_that_was_not_read_is_shown_as_such_and_one_without_an_answer_is_not(tmp_path):
     texts, _ = drawn(plot_predictions, [prediction(3, answers=1)], tmp_path)  # a variant that answers once
     assert [text for text in texts if "×" in text] == ["96 × 96"]
     texts, _ = drawn(plot_predictions, [EARLY, WHOLE._replace(stopped_at=2, gmacs=1.0)], tmp_path)
