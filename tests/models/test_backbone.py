@@ -151,10 +151,12 @@ def test_group_patterns_are_anchored_below_the_prefix():
     }
 
 
-def test_arguments_reach_the_backbone_and_unknown_names_are_refused():
+def test_arguments_reach_the_backbone_and_unknown_names_and_levels_too_small_are_refused():
     blocks = create_model("srnn_test_vit", drop_path_rate=0.2, num_classes=3).backbone.blocks
     assert blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
     with pytest.raises(ValueError, match="unknown timm architecture 'resnet19'; did you mean 'resnet1"):
         create_backbone("resnet19")
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
         create_timm_model("resnet18", nonsense=1)
+    with pytest.raises(ValueError, match="cannot read a level of 8 x 8; it was made for 160 x 160"):
+        create_model("srnn_test_vit", dynamic_img_size=False)([torch.rand(1, 3, 8, 8)])
