@@ -50,6 +50,7 @@ REFUSED = {
         "--budget 1 --rule margins": "unknown rule 'margins'; did you mean 'margin'?",
         "--budget 0": "the first level alone costs",
         "--budget much": "Invalid value for '--budget'",
+        "--target-accuracy 0.5": "is in per cent, above 1 and up to 100",
         "--target-accuracy 100": "no thresholds reach 100 %: the most on these images is",
         "--budget 1 --workers -1": "Invalid value for '--workers'",
         f"--budget 1 --output {IMAGE}/new": "0.png is a file",
