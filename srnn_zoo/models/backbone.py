@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import timm
@@ -83,30 +84,39 @@ def has_nonnegative_features(backbone: nn.Module) -> bool:
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             config = cast("dict[str, Any]", backbone.pretrained_cfg)
             return has_nonnegative_features(create_backbone(config["architecture"]))
-    training = [module for module in backbone.modules() if module.training]
-    backbone.eval()
-    try:
-        features = _probe(backbone)
-    finally:
-        for module in training:
-            module.training = True
+    _, features = probe(backbone)
     return bool((features >= 0).all() and (features > 0).any())
 
 
-def _probe(backbone: nn.Module) -> Tensor:
-    """C of random images: small ones where the backbone reads them, else of its own size."""
+@torch.no_grad()
+def probe(backbone: nn.Module) -> tuple[Tensor, Tensor]:
+    """Two random images and C of them, `(2, D)`: small images where the backbone reads them, else of its own size."""
     parameter, native, multiple = next(backbone.parameters()), native_size(backbone), reads(backbone).multiple
     channels = int(getattr(backbone, "in_chans", 3))
     small = multiple * -(-96 // multiple)
     generator = torch.Generator().manual_seed(0)
     for size in ((min(small, native[0]), min(small, native[1])), native):
         images = torch.randn(2, channels, *size, generator=generator) * torch.tensor([0.3, 3.0]).view(2, 1, 1, 1)
+        images = images.to(parameter.device, parameter.dtype)
         try:
-            return backbone(images.to(parameter.device, parameter.dtype)).float()
+            with evaluation_mode(backbone):
+                return images, backbone(images)
         except (AssertionError, IndexError, RuntimeError):
             if size == native:
                 raise
     raise AssertionError("unreachable: the native size either returns or raises")
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """The module and its parts in evaluation mode; afterwards each is as it was."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def srnn_config(config: dict[str, Any], scales: Sequence[float] = (0.5, 1.0)) -> dict[str, Any]:

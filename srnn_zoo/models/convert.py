@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backbone import create_timm_model
+from .backbone import create_timm_model, evaluation_mode
 from .norms import state_of_level
 from .sizes import native_size
 
@@ -87,13 +87,8 @@ def _check_same(model: Any, base_cnn: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, model.in_chans, *native_size(model.backbone), generator=generator)
     images = images.to(parameter.device, parameter.dtype)
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with evaluation_mode(model):
         ours, theirs = model([images]).float(), base_cnn(images).float()
-    finally:
-        for module in training:
-            module.training = True
     if not torch.allclose(ours.log_softmax(1), theirs.log_softmax(1), rtol=1e-3, atol=1e-3):
         raise ValueError(
             f"timm's {type(base_cnn).__name__} does more than its backbone and one linear layer, or the model's "

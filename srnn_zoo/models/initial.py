@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from srnn_zoo.weights.files import digest
 from srnn_zoo.weights.saved import SavedModel
 
+from .backbone import evaluation_mode, probe
 from .cells import create_cell
 from .norms import spread_state
 
@@ -49,8 +50,7 @@ def init_from_base_cnn(model: Any, base_cnn: nn.Module, classifier: bool = True)
     classes = int(base.num_classes)
     if not classifier or classes == 0 or classes != model.num_classes:
         return
-    name = model.pretrained_cfg["architecture"]
-    weight, bias = _linear_parameters(base.get_classifier(), model.num_features, name)
+    weight, bias = _linear_parameters(model, base)
     for head in (*model.exit_classifiers, model.fc):
         head.load_state_dict({"weight": weight, "bias": bias})
     cell = model.cell.state_dict()
@@ -105,22 +105,59 @@ def load_saved(model: Any, saved: SavedModel, config: PretrainedCfg) -> None:
 
 
 @torch.no_grad()
-def _linear_parameters(classifier: Any, dim: int, name: str) -> tuple[Tensor, Tensor]:
-    """Weight (K, D) and bias (K) of a classifier; what timm folds into it besides one linear layer is folded in."""
-    inner = getattr(classifier, "fc", classifier)  # a few architectures return the pooling head around it
+def _linear_parameters(model: Any, base_cnn: Any) -> tuple[Tensor, Tensor]:
+    """Weight (K, D) and bias (K) that turn C(x) into what the base CNN says of x, to within rounding.
+
+    timm names a classifier, but some networks do more between C and their answer (batch norm, a second classifier). So
+    the candidates are compared on images, and the closest is taken.
+    """
+    images, features = probe(model.backbone)
+    with evaluation_mode(base_cnn):
+        expected = base_cnn(images.to(next(base_cnn.parameters()))).to(features)
+    tolerance = (1e-3 if expected.dtype in (torch.float32, torch.float64) else 3e-2) * expected.abs().max().double()
+    classifier = base_cnn.get_classifier()
+    found = []
+    for parts in ([classifier], _parents_of_classifiers(base_cnn)):
+        affine = [_affine(part, model.num_features) for part in parts]
+        if affine and None not in affine:
+            weight, bias = (torch.stack(values).mean(dim=0) for values in zip(*affine, strict=True))
+            error = (features.to(weight) @ weight.T + bias - expected.to(weight)).abs().max().nan_to_num(0.0)
+            found.append((error, weight, bias))
+    error, weight, bias = min(found, key=lambda values: values[0], default=(tolerance + 1, None, None))
+    if weight is None or bias is None or error > tolerance:
+        raise ValueError(
+            f"{model.pretrained_cfg['architecture']} has no zero-shot form: its base CNN classifies with "
+            f"{type(classifier).__name__}, not with one linear layer. Use pretrained_backbone=True and train the "
+            "classifier"
+        )
+    return weight, bias
+
+
+def _parents_of_classifiers(base_cnn: Any) -> list[nn.Module]:
+    """The modules that hold the classifiers which timm names, such as a batch norm and a linear layer."""
+    names = base_cnn.pretrained_cfg.get("classifier") or ()
+    parents = [name.rpartition(".")[0] for name in ((names,) if isinstance(names, str) else names)]
+    return [base_cnn.get_submodule(parent) for parent in parents] if all(parents) else []
+
+
+def _affine(module: Any, dim: int) -> tuple[Tensor, Tensor] | None:
+    """Weight (K, D) and bias (K) of a module of features (B, D); None where it is not affine."""
+    inner = getattr(module, "fc", module)  # a few architectures return the pooling head around it
     if isinstance(inner, nn.Linear) or (isinstance(inner, nn.Conv2d) and inner.kernel_size == (1, 1)):
         return inner.weight.flatten(1), inner.weight.new_zeros(len(inner.weight)) if inner.bias is None else inner.bias
-    if isinstance(classifier, nn.Module) and not isinstance(classifier, nn.ModuleList):
-        affine = copy.deepcopy(classifier).double().eval()
-        bias = affine(torch.zeros(1, dim, dtype=torch.float64))
+    if not isinstance(module, nn.Module) or isinstance(module, nn.ModuleList):
+        return None
+    affine = copy.deepcopy(module).double().eval()
+    inputs = torch.linspace(-3, 3, dim, dtype=torch.float64)[None]
+    try:
+        bias = affine(torch.zeros_like(inputs))
         weight = (affine(torch.eye(dim, dtype=torch.float64)) - bias).T
-        probe = torch.linspace(-3, 3, dim, dtype=torch.float64)[None]
-        if torch.allclose(affine(probe), probe @ weight.T + bias):
-            return weight, bias[0]
-    raise ValueError(
-        f"{name} has no zero-shot form: its base CNN classifies with {type(classifier).__name__}, not with one linear "
-        "layer. Use pretrained_backbone=True and train the classifier"
-    )
+        if torch.allclose(affine(inputs), inputs @ weight.T + bias):
+            like = next(module.parameters())
+            return weight.to(like), bias[0].to(like)
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError):  # it reads maps
+        return None
+    return None
 
 
 def _copied_to_every_level(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,6 +24,20 @@ def test_zero_shot_takes_backbone_and_classifier_and_says_so(lite0):
     assert torch.allclose(stem.weight, lite0.backbone.conv_stem.weight.sum(1, keepdim=True))  # adapted as timm does
 
 
+@pytest.mark.parametrize("architecture", ["efficientvit_m0", pytest.param("levit_128s", marks=pytest.mark.slow)])
+def test_what_a_base_cnn_does_before_its_classifier_belongs_to_f(architecture):
+    """A batch norm; in LeViT two classifiers as well, each after its own."""
+    base_cnn = timm.create_model(architecture, num_classes=5).eval()
+    for module in base_cnn.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.uniform_(module.weight, 0.5, 2.0)
+    model = create_model(f"srnn_{architecture}", variant="vanilla", num_classes=5).eval()
+    init_from_base_cnn(model, base_cnn)
+    images = torch.randn(2, 3, 224, 224)
+    torch.testing.assert_close(model([images]), base_cnn(images), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("options", [{"pretrained": True, "num_classes": 10}, {"pretrained_backbone": True}])
 def test_other_classes_or_the_backbone_alone_start_a_new_classifier(lite0, options):
     model = create_model("srnn_tf_efficientnet_lite0", **options)
