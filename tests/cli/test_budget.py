@@ -1,6 +1,5 @@
 """The commands that stop early: predict with a rule or a budget, calibrate, and pareto."""
 
-import csv
 import json
 import re
 import shutil
@@ -48,50 +47,38 @@ def parsed(said):
 
 
 def test_predict_shows_where_every_image_stopped_and_what_was_saved(saved, images):
-    first, both = costs_of(saved)
-    said = run("predict", images, "-m", saved, "--exit", "level:0", "--topk", 2)
-    assert said.code == 0
-    blocks = re.split(r"\n(?=\S)", said.out.rstrip())
-    assert len(blocks) == 12
-    for block in blocks:
-        title, *rows = block.splitlines()[1:]
-        assert re.fullmatch(r"  32 x 32 +64 x 64  not read", title)
-        assert [len(re.findall(r"[\d.]+ %", row)) for row in rows] == [1, 1]
-    assert said.err.splitlines() == [
-        "stopped at  32 x 32: 12 (100 %)  64 x 64: 0 (0 %)",
-        f"{first:.3f} GMACs an image, {100 * (1 - first / both):.1f} % less than the {both:.3f} of all levels",
-    ]
-    said = run("predict", images, "-m", saved, "--exit", "confidence:1.1", "--topk", 2)
-    assert "not read" not in said.out
-    assert said.err.splitlines()[0] == "stopped at  32 x 32: 0 (0 %)  64 x 64: 12 (100 %)"
-    assert f"{both:.3f} GMACs an image, 0.0 % less" in said.err
-
-
-def test_json_has_the_levels_that_were_read_and_what_they_cost(saved, images):
     full = parsed(run("predict", images, "-m", saved, "--json"))
     first = sorted(item["levels"][0]["top"][0]["probability"] for item in full)
-    exit = f"confidence:{(first[4] + first[5]) / 2}"
-    early = parsed(run("predict", images, "-m", saved, "--json", "--exit", exit))
-    assert sorted(item["stopped_at"] for item in early) == [0] * 7 + [1] * 5
-    costs = costs_of(saved)
-    for item, whole in zip(early, full, strict=True):
+    options = ("predict", images, "-m", saved, "--exit", f"confidence:{(first[4] + first[5]) / 2}", "--topk", 2)
+    as_json, said = run(*options, "--json"), run(*options)
+    assert (said.code, said.err) == (as_json.code, as_json.err)
+    costs, blocks = costs_of(saved), re.split(r"\n(?=\S)", said.out.rstrip())
+    for item, whole, block in zip(parsed(as_json), full, blocks, strict=True):
+        last = item["stopped_at"]
         assert item["path"] == whole["path"]
-        assert item["gmacs"] == pytest.approx(costs[item["stopped_at"]])
-        assert len(item["levels"]) == item["stopped_at"] + 1
-        assert item["levels"][-1]["top"][0]["label"] == whole["levels"][item["stopped_at"]]["top"][0]["label"]
+        assert item["gmacs"] == pytest.approx(costs[last])
+        assert len(item["levels"]) == last + 1
+        assert item["levels"][-1]["top"][0]["label"] == whole["levels"][last]["top"][0]["label"]
+        title, *rows = block.splitlines()[1:]
+        assert re.fullmatch(rf"  32 x 32 +64 x 64{'  not read' * (1 - last)}", title)
+        assert [len(re.findall(r"[\d.]+ %", row)) for row in rows] == [last + 1] * 2
+    mean = (7 * costs[0] + 5 * costs[1]) / 12
+    assert said.err.splitlines() == [
+        "stopped at  32 x 32: 7 (58 %)  64 x 64: 5 (42 %)",
+        f"{mean:.3f} GMACs an image, {100 * (1 - mean / costs[1]):.1f} % less than the {costs[1]:.3f} of all levels",
+    ]
 
 
 def test_a_budget_is_a_level_until_calibrate_writes_thresholds_into_the_folder_that_predict_uses(saved, images):
     first, both = costs_of(saved)
-    weights = (saved / "model.safetensors").read_bytes()
+    weights, predict = (saved / "model.safetensors").read_bytes(), ("predict", images, "-m", saved)
     budget = 0.6 * first + 0.4 * both
-    said = run("predict", images, "-m", saved, "--budget", budget, "--json")
+    said = run(*predict, "--json", "--budget", budget)
     assert said.err.startswith("the model was never calibrated: every image stops at 32 x 32, the largest level that")
     assert {item["stopped_at"] for item in parsed(said)} == {0}
 
     said = run("calibrate", images.parent, "--split", "test", "--model", saved, "--budget", budget, *FAST)
-    assert said.code == 0
-    assert said.out.splitlines()[0] == "confidence, on 12 held-out images"
+    assert said.out.startswith("confidence, on 12 held-out images\n")
     assert re.search(r"32 x 32 +[\d.]+ +[\d.]+ %\n +64 x 64 +[\d.]+ %\n", said.out)
     assert said.err.splitlines() == [
         "warning: 12 images are few: their accuracy is known to ±28 points, and thresholds of 200 or more images would "
@@ -103,34 +90,41 @@ def test_a_budget_is_a_level_until_calibrate_writes_thresholds_into_the_folder_t
     assert (saved / "model.safetensors").read_bytes() == weights
     loaded = SRNN.from_pretrained(saved)
     assert loaded.pretrained_cfg["label_names"] == list(NAMES)
-    stored = loaded.metadata["exit"]
-    assert stored["sizes"] == [[32, 32], [64, 64]]
-    assert stored["held_out"]["gmacs"] <= budget
-    assert f"early exit  {stored['held_out']['top1']:6.2f} %  {stored['held_out']['gmacs']:8.3f} GMACs" in said.out
+    stored = loaded.metadata["exit"]["held_out"]
+    assert stored["gmacs"] <= budget
+    assert f"early exit  {stored['top1']:6.2f} %  {stored['gmacs']:8.3f} GMACs" in said.out
 
     for option in (("--exit", "calibrated"), ("--budget", budget)):
-        said = run("predict", images, "-m", saved, "--json", *option)
-        spent = [item["gmacs"] for item in parsed(said)]
-        assert sum(spent) / len(spent) == pytest.approx(stored["held_out"]["gmacs"], abs=1e-6)  # the same images
+        said = run(*predict, "--json", *option)
+        assert sum(item["gmacs"] for item in parsed(said)) / 12 == pytest.approx(stored["gmacs"], abs=1e-6)
         assert said.err.count("\n") == 2
-        reason = refused("predict", images, "-m", saved, "--sizes", "48,96", *option)
+        reason = refused(*predict, "--sizes", "48,96", *option)
         assert "was calibrated for levels of 32 x 32 + 64 x 64; its thresholds say nothing about levels of 48" in reason
-    said = run("predict", images, "-m", saved, "--budget", 100, "--json")
-    assert said.err.startswith("the budget pays for every level: all are read\n")
-    assert {item["stopped_at"] for item in parsed(said)} == {1}
-    assert "not read" not in run("predict", images, "-m", saved).out  # all levels, unless asked
+    said = run(*predict, "--budget", 100)
+    assert said.err.splitlines()[:2] == [
+        "the budget pays for every level: all are read",
+        "stopped at  32 x 32: 0 (0 %)  64 x 64: 12 (100 %)",
+    ]
+    assert f"{both:.3f} GMACs an image, 0.0 % less" in said.err
+    assert said.out == run(*predict).out  # all levels, unless asked
 
 
-def test_calibrate_to_an_accuracy_with_another_rule_sizes_and_folder_which_pareto_follows(saved, images, tmp_path):
-    new = tmp_path / "new"
-    options = ("--target-accuracy", 5, "--rule", "margin", "--sizes", "32,48,64", "--output", new)
-    assert run("calibrate", images, "-m", saved, *options, *FAST).out.startswith("margin, on 12")
+def test_calibrate_and_pareto_take_another_rule_sizes_a_folder_and_a_split_of_a_named_data_set(saved, images, tmp_path):
+    new, data = tmp_path / "new", tmp_path / "data"
+    data.mkdir()
+    (data / "val").symlink_to(images)
+    options = ("-m", saved, "--target-accuracy", 5, "--rule", "margin", "--sizes", "32,48,64", "--output", new, *FAST)
+    said = run("calibrate", "torch/image_folder", "--split", "val", "--data-dir", data, *options)
+    assert said == run("calibrate", images, *options)
+    assert said.out.startswith("margin, on 12")
     assert SRNN.from_pretrained(new).level_sizes() == [(32, 32), (48, 48), (64, 64)]
     assert "exit" not in SRNN.from_pretrained(saved).metadata
     assert run("predict", images, "-m", new, "--exit", "calibrated").code == 0
-    said = run("pareto", images, "-m", new, *FAST)
-    assert (said.code, said.err) == (0, "")
-    assert "early exit, margin" in said.out
+    held_out = ("--calibration-data", images.parent, "--calibration-split", "test", "--rule", "entropy")
+    for options, rule in (((), "margin"), (held_out, "entropy")):
+        said = run("pareto", data, "--split", "val", "-m", new, *options, *FAST)
+        assert (said.code, said.err) == (0, "")
+        assert f"early exit, {rule}" in said.out
     reason = refused("pareto", images, "-m", new, "--sizes", "48,96", *FAST)
     assert "was calibrated for levels of 32 x 32 + 48 x 48 + 64 x 64" in reason
 
@@ -179,31 +173,18 @@ def test_folders_that_do_not_fit_the_model_are_refused(saved, images, tmp_path):
 def test_pareto_shows_writes_and_draws_every_kind_of_point(saved, images, tmp_path):
     table, plot = tmp_path / "pareto.csv", tmp_path / "pareto.png"
     said = run("pareto", images, "-m", saved, "--output", table, "--plot", plot, *FAST)
-    for name in ("early exit, confidence", "level 0", "level 1", "single scale 32 x 32", "single scale 64 x 64"):
+    for name in ("early exit, confidence", "level 0", "level 1", "single scale 32 x 32", "logit ensemble"):
         assert re.search(rf"^{name} +[\d.]+ +[\d.]+ %", said.out, re.MULTILINE)
-    assert "logit ensemble" in said.out
     assert said.err.splitlines() == [
         "the thresholds were chosen on these same images, so the curve promises too much: give "
         "--calibration-data, or calibrate the model first",
         f"written to {table}",
         f"drawn to {plot}",
     ]
-    rows = list(csv.DictReader(table.open(encoding="utf-8")))
-    assert {row["kind"] for row in rows} == {"curve", "level", "single scale", "ensemble"}
+    kinds = {line.split(",")[1] for line in table.read_text().splitlines()[1:]}
+    assert kinds == {"curve", "level", "single scale", "ensemble"}
     with Image.open(plot) as image:
         assert image.width > 1000
-
-
-def test_calibrate_and_pareto_read_a_split_and_a_named_data_set(saved, images, tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "val").symlink_to(images)
-    named = ("torch/image_folder", "--split", "val", "--data-dir", tmp_path / "data")
-    options = ("-m", saved, "--budget", 100, "--output", tmp_path / "new", *FAST)
-    assert run("calibrate", *named, *options) == run("calibrate", images, *options)
-    held_out = ("--calibration-data", images.parent, "--calibration-split", "test")
-    said = run("pareto", tmp_path / "data", "--split", "val", "-m", saved, *held_out, "--rule", "entropy", *FAST)
-    assert (said.code, said.err) == (0, "")
-    assert "early exit, entropy" in said.out
 
 
 @pytest.mark.data
@@ -212,10 +193,10 @@ def test_on_images_of_imagenet_half_the_cost_is_saved_and_thresholds_hold_on_oth
         folder = tmp_path / ("val" if number < 24 else "test") / path.parent.name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / path.name).symlink_to(path)
-    small = srnn_zoo.create_model("srnn_tf_efficientnet_lite0", pretrained=True, img_size=224)
-    small.save_pretrained(tmp_path / "model")
-    half = sum(costs_of(tmp_path / "model")) / 2
-    assert run("calibrate", tmp_path / "val", "-m", tmp_path / "model", "--budget", half, *FAST).code == 0
-    answers = parsed(run("predict", tmp_path / "test", "-m", tmp_path / "model", "--exit", "calibrated", "--json"))
+    net = tmp_path / "net"
+    srnn_zoo.create_model("srnn_tf_efficientnet_lite0", pretrained=True, img_size=224).save_pretrained(net)
+    half = sum(costs_of(net)) / 2
+    assert run("calibrate", tmp_path / "val", "-m", net, "--budget", half, *FAST).code == 0
+    answers = parsed(run("predict", tmp_path / "test", "-m", net, "--exit", "calibrated", "--json"))
     assert 3 < sum(item["stopped_at"] == 0 for item in answers) < 24
     assert sum(item["gmacs"] for item in answers) / 24 == pytest.approx(half, rel=0.4)
