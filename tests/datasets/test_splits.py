@@ -6,16 +6,12 @@ import shutil
 import tarfile
 
 import pytest
-import torch
 from PIL import Image
-from torchvision.transforms.v2.functional import to_pil_image
 
-from srnn_zoo import create_transform
 from srnn_zoo.datasets.images import ImageError, open_image
 from srnn_zoo.datasets.readers import open_labelled, target_indices
 from srnn_zoo.datasets.shards import index_shards
 from srnn_zoo.datasets.splits import ImageSplit, open_data
-from srnn_zoo.transforms.presets import image_transform
 
 from .conftest import nameless
 
@@ -149,11 +145,3 @@ def test_shards_that_are_damaged_are_refused_and_images_skipped(shards):
     shard.write_bytes(b"x" * 2000)
     with pytest.raises(ValueError, match=r"train-1\.tar is no tar file, or a damaged one"):
         open_data("wds/colours", data_dir=shards)
-
-
-def test_only_the_largest_level_travels_and_it_is_the_one_of_the_levels_transform(model):
-    image = to_pil_image(torch.randint(0, 256, (3, 200, 300), dtype=torch.uint8))
-    tensor = image_transform(model)(image)
-    assert tensor.shape == (3, *model.level_sizes()[-1])
-    assert torch.equal(tensor, create_transform(model, sizes=[tensor.shape[-1]])(image)[0])
-    torch.testing.assert_close(tensor, create_transform(model)(image)[-1])
