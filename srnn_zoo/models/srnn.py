@@ -2,6 +2,7 @@
 
 # annotations are evaluated here, as torch.fx copies forward's into the code it writes
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, cast
@@ -58,7 +59,8 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
             name of the base CNN's weights), `dataset`, `metrics` (`{"imagenet-1k": {"top1": 71.5}}`, in per cent),
             `recipe` and `license`. It is saved with the model and comes back.
         zero_shot: whether this is the paper's initialisation of a pretrained classifier. Set where such weights are
-            made or loaded; `train()`, `load_state_dict` and `reset_classifier` clear it.
+            made or loaded; `train()`, `load_state_dict`, `reset_classifier` and any change of the cell or a classifier
+            that autograd can see clear it.
 
     Raises:
         ValueError: for an unknown variant, interpolation, kind of exits or norm, scales that do not grow to 1.0, a
@@ -95,7 +97,6 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
         if img_size is not None:
             self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *pair(img_size))
         self.metadata = cast("dict[str, Any]", {})
-        self.zero_shot = False
         self._stored_args = {}
         if activation == "auto":
             activation = "relu" if has_nonnegative_features(backbone) else "identity"
@@ -283,6 +284,22 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
     def label_names(self) -> tuple[str, ...]:
         """The names of the classes that were saved with the model, in their order; empty where there are none."""
         return tuple(self.pretrained_cfg.get("label_names") or ())
+
+    @property
+    def zero_shot(self) -> bool:
+        """See the attributes of the class."""
+        since = self.__dict__.get("_zero_shot_since")
+        return since is not None and all(map(operator.le, self._versions(), since))
+
+    @zero_shot.setter
+    def zero_shot(self, value: bool) -> None:
+        self._zero_shot_since = self._versions() if value else None
+
+    def _versions(self) -> list[int]:
+        """How often each parameter of the cell and the classifiers was changed in place; 0 for those of a copy."""
+        parts = (self.cell, self.exit_classifiers, self.fc)
+        parameters = (parameter for part in parts for parameter in part.parameters())
+        return [0 if parameter.is_inference() else parameter._version for parameter in parameters]
 
     def train(self, mode: bool = True) -> "SRNN":
         """As `nn.Module.train`; in training mode a model is no longer zero-shot."""

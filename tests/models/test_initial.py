@@ -1,5 +1,7 @@
 """What a new model starts from: the paper's initialisation, from a base CNN."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -54,10 +56,13 @@ def test_zero_shot_is_a_fact_that_training_and_other_weights_end(base_cnn):
         lambda model: model.load_state_dict(model.state_dict()),
         lambda model: init_from_base_cnn(model, base_cnn, classifier=False),
         lambda model: model.reset_classifier(5),
+        lambda model: model.fc.weight.detach().neg_(),
+        lambda model: [*model.cell.parameters()][-1].detach().add_(0.1),
     ):
         model = create_model("srnn_test_resnet", num_classes=5)
         init_from_base_cnn(model, base_cnn)
         assert model.eval().zero_shot
+        assert copy.deepcopy(model).half().zero_shot
         change(model)
         assert not model.zero_shot
     with torch.no_grad():
