@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +13,11 @@ from unittest import mock
 import skimage
 
 from srnn_zoo import cli
+from tests.conftest import ROOT
 
 CAT, COFFEE = (Path(skimage.__file__).parent / "data" / name for name in ("chelsea.png", "coffee.png"))
 COMMAND = (sys.executable, "-m", "srnn_zoo.cli")
+TORCHRUN = "-m torch.distributed.run --standalone --local-addr 127.0.0.1 --nproc_per_node 2".split()
 
 
 class Said(NamedTuple):
@@ -52,3 +55,10 @@ def refused(*args):
     assert said.code == 2, said
     assert said.out == ""
     return said.reason
+
+
+def python(*arguments, cwd=ROOT):
+    """A new Python with these arguments; what it said, and its exit code."""
+    command, environment = [sys.executable, *map(str, arguments)], {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    options = {"env": os.environ | environment, "capture_output": True, "text": True, "timeout": 180}
+    return subprocess.run(command, cwd=cwd, check=False, **options)

@@ -1,9 +1,7 @@
 """`python -m srnn_zoo.cli.run` starts a program as `python` does, and it and its children know every SRNN."""
 
 import json
-import os
 import runpy
-import subprocess
 import sys
 from multiprocessing import spawn
 from pathlib import Path
@@ -11,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from srnn_zoo.cli import run
+
+from .command import TORCHRUN, python
 
 SCRIPT = '''"""A program."""
 import json, os, sys
@@ -42,12 +42,6 @@ if __name__ == "__main__":
         torch.multiprocessing.start_processes(note, arguments, start_method=start_method)
     sys.exit(7)
 '''
-
-
-def python(*arguments, cwd):
-    command = [sys.executable, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 def facts_of_program(folder, *command):
@@ -133,8 +127,7 @@ open(f"{os.environ['RANK']}.txt", "w").write(f"{sys.argv[1:]} {timm.is_model('sr
 @pytest.mark.slow
 def test_torchrun_starts_a_program_by_it_on_several_processes(tmp_path):
     (tmp_path / "train.py").write_text(TRAIN)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc_per_node", "2"]
-    done = python(*launcher, "-m", "srnn_zoo.cli.run", "train.py", "--lr", "1", cwd=tmp_path)
+    done = python(*TORCHRUN, "-m", "srnn_zoo.cli.run", "train.py", "--lr", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["['--lr', '1'] True"] * 2
 

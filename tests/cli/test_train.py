@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,9 +13,8 @@ import torch
 from srnn_zoo import SRNN
 from srnn_zoo.training import Recipe
 from tests.conftest import ROOT, same_weights
-from tests.training.trainings import free_port
 
-from .command import COMMAND, refused, run
+from .command import COMMAND, TORCHRUN, python, refused, run
 
 CLASSES = ("Banana", "Kiwi", "Aubergine", "Carrots", "Red-Beet")
 TINY = ("--model", "srnn_test_resnet", "--no-pretrained", "--sizes", "32,64", "--workers", "0", "--set", "batch_size=8")
@@ -45,16 +43,22 @@ def test_a_folder_of_images_becomes_a_model_that_knows_them(grocery, tmp_path):
     assert 100 * sum(right) / 30 == pytest.approx(top1)
 
 
-def test_recipe_exits_and_norms_are_chosen_by_options(class_folders, tmp_path):
-    recipe = tmp_path / "run" / "recipe.toml"
-    levels = (*TINY, "--variant", "vanilla", "--exits", "separate", "--norm", "per_level", "--set", "loss=anytime")
+def test_options_choose_recipe_exits_norms_and_what_becomes_of_damaged_images(class_folders, tmp_path):
+    (class_folders / "train" / "red" / "2.png").write_bytes(b"")
+    recipe, train = tmp_path / "run" / "recipe.toml", ("train", class_folders, *TINY)
+    train += ("--variant", "vanilla", "--exits", "separate", "--norm", "per_level", "--set", "loss=anytime")
     for folder, *options in (("run", "paper", "--set", "lr=0.5", "--epochs", 2), ("again", recipe)):
-        assert run("train", class_folders, "-o", tmp_path / folder, *levels, "--recipe", *options).code == 0
+        said = run(*train, "-o", tmp_path / folder, "--recipe", *options)
+        assert said.code == 0
+        assert "skipped 1 images that cannot be read, listed in" in said.out
     written = Recipe.from_toml(recipe)
     assert (written.lr, written.epochs, written.batch_size, written.decay_epochs) == (0.5, 2, 8, 30)
     model, again = (SRNN.from_pretrained(tmp_path / folder / "last") for folder in ("run", "again"))
     assert (model.variant, model.exits, model.norm) == ("vanilla", "separate", "per_level")
     assert same_weights(model, again)
+    said = run(*train, "-o", tmp_path / "fatal", "--corrupt", "fatal")
+    assert said.code == 1
+    assert "red/2.png: an empty file" in said.reason
 
 
 def test_a_trained_model_keeps_its_classifier_only_for_the_very_same_classes(class_folders, tmp_path):
@@ -89,16 +93,6 @@ def test_mistakes_are_refused_in_one_sentence(class_folders, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_damaged_images_are_counted_at_the_end_or_fatal(class_folders, tmp_path):
-    (class_folders / "train" / "red" / "2.png").write_bytes(b"")
-    said = run("train", class_folders, "-o", tmp_path / "run", "--epochs", 1, *TINY)
-    assert said.code == 0
-    assert "skipped 1 images that cannot be read, listed in" in said.out
-    said = run("train", class_folders, "-o", tmp_path / "fatal", "--epochs", 1, *TINY, "--corrupt", "fatal")
-    assert said.code == 1
-    assert "red/2.png: an empty file" in said.reason
-
-
 def test_a_signal_to_all_processes_saves_and_says_how_to_resume(class_folders, tmp_path):
     arguments = ["train", str(class_folders), "-o", str(tmp_path / "run"), *TINY]
     arguments += ["--workers", "2", "--epochs", "400", "--cpu"]
@@ -124,20 +118,16 @@ def test_a_signal_to_all_processes_saves_and_says_how_to_resume(class_folders, t
         assert f"resume to go on: srnn-zoo {' '.join(arguments)} --resume" in last
         assert "Traceback" not in err
         lines = len(log.read_text().splitlines())
-    assert "lr 0.5, was 0.003" in run(*arguments, "--resume", "--set", "lr=0.5").reason
+    for options, reason in (((), "holds another run"), (("--resume", "--set", "lr=0.5"), "lr 0.5, was 0.003")):
+        assert reason in refused(*arguments, *options)
 
 
 @pytest.mark.slow
 def test_torchrun_and_accelerate_launch_start_it_unchanged(class_folders, tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    port = str(free_port())
-    for name, launcher in {
-        "torchrun": ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", port, "-m"],
-        "accelerate": ["accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1", "--cpu", "-m"],
-    }.items():
-        command = [sys.executable, "-m", *launcher, "srnn_zoo.cli", "train", str(class_folders), *TINY, "--cpu"]
-        command += ["-o", str(tmp_path / name), "--epochs", "1"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180)
+    train = ["-m", "srnn_zoo.cli", "train", class_folders, *TINY, "--cpu", "--epochs", "1", "-o"]
+    one = ("-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1", "--cpu")
+    for name, launcher in {"torchrun": TORCHRUN, "accelerate": one}.items():
+        done = python(*launcher, *train, tmp_path / name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("best epoch 1") == 1
         assert SRNN.from_pretrained(tmp_path / name / "best").num_classes == 3

@@ -3,9 +3,7 @@
 import csv
 import dataclasses
 import functools
-import os
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -20,9 +18,10 @@ import srnn_zoo
 from srnn_zoo import SRNN
 from srnn_zoo.models.temperatures import fit_temperature
 from srnn_zoo.training import Interrupted, Recipe, fit, image_transform, open_data, recipe
-from tests.conftest import ROOT, same_weights
+from tests.cli.command import TORCHRUN, python
+from tests.conftest import same_weights
 
-from .trainings import TINY, events, free_port, images, one_step, tiny, tiny_without_batch_norm
+from .trainings import TINY, events, images, one_step, tiny, tiny_without_batch_norm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 trained_and_probed = functools.partial(pytest.mark.parametrize, "chosen", ids=["trained", "probed"])
@@ -271,10 +270,8 @@ def test_what_happens_in_another_process_ends_the_run_in_this_one(monkeypatch):
 @pytest.mark.slow
 def test_two_processes_learn_and_measure_as_one(tmp_path):
     code = f"from tests.training.trainings import one_step\none_step({str(tmp_path / 'two')!r}, workers=1)"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
-    launch += ["--no_python", sys.executable, "-c", code]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(launch, check=True, cwd=ROOT, capture_output=True, timeout=120, env=environment)
+    done = python(*TORCHRUN, "--no_python", sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
     model, row = one_step(tmp_path / "one", workers=0)
     start, two = tiny_without_batch_norm().state_dict(), SRNN.from_pretrained(tmp_path / "two" / "last").state_dict()
     gradients = {name: start[name] - value for name, value in model.state_dict().items()}
