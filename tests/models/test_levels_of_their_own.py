@@ -13,6 +13,7 @@ from tests.conftest import same_weights
 from tests.models.harness import ANYTIME, SRNNTests, cut, trained
 
 KINDS = [{"exits": "separate"}, {"norm": "per_level"}, {"norm": "frozen"}, {"exits": "separate", "norm": "per_level"}]
+ALL_KINDS = pytest.mark.parametrize("options", [{}, *KINDS])  # with the one whose levels share everything
 
 
 def own(variant="half_gru", **options):
@@ -54,11 +55,12 @@ def by_hand(model, levels):
     return answers
 
 
+@ALL_KINDS
 @pytest.mark.parametrize("variant", ANYTIME)
 @torch.no_grad()
 def test_every_level_is_read_by_its_own_parts_and_a_state_alone_does_not_know_its_level(variant, options, images):
     model = own(variant, **options).double()
-    levels = model.levels(images.double())
+    levels = [*model.levels(images.double()), torch.randn(4, 3, 96, 96, dtype=torch.float64)]  # more than scales
     expected = by_hand(model, levels)
     for height, (step, answer) in enumerate(zip(model.steps(levels), expected, strict=True), start=1):
         for logits in (step.logits, model(levels[:height]), Anytime(model, f"level:{height - 1}")(levels).logits):
@@ -68,7 +70,7 @@ def test_every_level_is_read_by_its_own_parts_and_a_state_alone_does_not_know_it
     rows = [expected[height - 1][i] for i, height in enumerate(heights)]
     assert torch.allclose(model(Pyramid.pack(cut(levels, heights))), torch.stack(rows), atol=1e-12)
     later = model.steps(levels[1:], state=next(model.steps(levels)).state)
-    if options == {"norm": "frozen"}:
+    if options in ({}, {"norm": "frozen"}):
         assert torch.allclose(next(later).logits, expected[1], atol=1e-12)
     else:
         with pytest.raises(ValueError, match="give the earlier step as state, not its tensor"):
@@ -86,7 +88,8 @@ def test_a_level_updates_its_own_statistics_alone_and_frozen_ones_stay(norm, ima
     assert torch.equal(model(images), model.eval()(images)) == (norm == "frozen")
 
 
-def test_gradients_are_those_of_the_levels_read_by_hand(model, images):
+@ALL_KINDS
+def test_gradients_are_those_of_the_levels_read_by_hand_with_checkpoints_or_without(model, images):
     model = model.double()
     levels = model.levels(images.double())
     checkpointed = copy.deepcopy(model)

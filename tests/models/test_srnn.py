@@ -13,33 +13,20 @@ from srnn_zoo import SRNN, create_model, list_cells
 from srnn_zoo.models.cells import create_cell
 from tests.models.harness import SRNNTests, trained
 
-VARIANTS = list_cells()
 TINY = "srnn_test_resnet"  # 0.5 M parameters, 160 x 160
 
 
 class TestVariants(SRNNTests):
     """Every variant, and what is special to variants."""
 
-    @pytest.fixture(params=VARIANTS)
+    @pytest.fixture(params=list_cells())
     def model(self, request):
         return trained(variant=request.param, std=0.05)
 
     @torch.no_grad()
-    def test_logits_are_the_classifier_of_the_cell_over_any_number_of_levels_in_float64(self, model, images):
-        model, images = model.double(), images.double()
+    def test_the_levels_of_an_image_are_resized_bicubically_and_a_batch_may_be_empty(self, model, images):
         small = F.interpolate(images, (32, 32), mode="bicubic", antialias=True, align_corners=False)
-        assert torch.allclose(model(images), model([small, images]), atol=1e-12)
-        levels = [torch.randn(2, 3, 32 * s, 32 * s, dtype=torch.float64) for s in range(1, 6)]
-        features = [model.backbone(level) for level in levels]
-        for height in (2,) if model.variant == "concat" else range(1, 6):
-            if model.variant == "mean_prob":
-                expected = torch.stack([model.fc(c).softmax(1) for c in features[:height]]).mean(0).log()
-            else:
-                state = model.cell.initial_state(features[0])
-                for c in features[:height]:
-                    state = model.cell(c, state)
-                expected = model.fc(model.cell.output(state))
-            assert torch.allclose(model(levels[:height]), expected, rtol=0, atol=1e-12)
+        assert torch.allclose(model(images), model([small, images]), atol=1e-5)
         assert model(images[:0]).shape == (0, 5)
 
     def test_autocast_channels_last_and_other_dtypes(self, model, images):
@@ -125,13 +112,7 @@ def test_no_weight_decay_names_parameters_of_the_model(tiny, vit):
     assert tiny.no_weight_decay() == set()
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(tiny, images, monkeypatch):
-    plain, checkpointed = copy.deepcopy(tiny).train(), copy.deepcopy(tiny).train()
-    checkpointed.set_grad_checkpointing()
-    for model in (plain, checkpointed):
-        model(images).square().mean().backward()
-    for expected, ours in zip(plain.parameters(), checkpointed.parameters(), strict=True):
-        assert torch.allclose(expected.grad, ours.grad, atol=1e-6)
+def test_reentrant_gradient_checkpointing_is_refused(tiny, monkeypatch):
     monkeypatch.setattr("srnn_zoo.models.protocol.use_reentrant_ckpt", lambda: True)
     with pytest.raises(ValueError, match="non-reentrant"):
         tiny.set_grad_checkpointing()
@@ -195,21 +176,6 @@ def test_what_is_no_pyramid_or_too_small_is_refused_in_one_sentence_and_nan_give
         with pytest.raises(error, match=message):
             model(value)
     assert tiny(torch.full((1, 3, 64, 64), float("nan"))).isnan().all()
-
-
-@pytest.mark.parametrize(
-    "variant", [v if v == "half_gru" else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS]
-)
-def test_a_model_trains_to_zero_loss_on_one_batch(variant):
-    model = create_model(TINY, variant=variant, num_classes=4).train()
-    images, targets = torch.randn(8, 3, 32, 32), torch.arange(8) % 4
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(60):
-        loss = F.cross_entropy(model(images), targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.05
 
 
 def test_the_constructor_composes_any_timm_model_without_classifier_in_its_dtype_and_on_its_device():
