@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 from srnn_zoo import list_cells
 from srnn_zoo.training import Interrupted, fit, open_data, recipe
 from srnn_zoo.training.features import Features, evaluate_features, extract_features, fit_features
-from tests.cli.command import refused, run
 from tests.conftest import same_weights
 
 from .trainings import Hooked, images, tiny
@@ -37,12 +36,14 @@ def fitted(model, features, **settings):
 @pytest.mark.parametrize("options", [{}, {"exits": "separate", "norm": "per_level"}], ids=["shared", "own"])
 @pytest.mark.parametrize("variant", list_cells())
 @torch.no_grad()
-def test_the_answers_on_features_are_the_models_on_images(variant, options):
-    model = tiny(variant=variant, **({} if variant == "concat" else options))
-    data = images(5)
-    found = extract_features(model, DataLoader(data, batch_size=2), progress=False)
+def test_the_answers_on_features_from_a_file_are_the_models_on_images(variant, options, tmp_path):
+    model, data = tiny(variant=variant, **({} if variant == "concat" else options)), images(5)
+    extract_features(model, DataLoader(data, batch_size=2), progress=False).save(tmp_path / "features.safetensors")
     assert model.training
+    found = Features.load(tmp_path / "features.safetensors")
     assert (found.levels.shape, found.sizes) == ((2, 5, 96), ((16, 16), (32, 32)))
+    larger = found.select([1])
+    assert (len(larger), larger.levels.shape, larger.sizes) == (5, (1, 5, 96), ((32, 32),))
     assert torch.equal(found.targets, data.tensors[1])
     answers = evaluate_features(model, found, batch_size=3)
     expected = torch.stack([step.logits for step in model.eval().steps(data.tensors[0])])
@@ -63,10 +64,8 @@ def test_every_cell_is_fitted_and_the_backbone_stays(variant, features):
 
 
 def test_the_same_seed_gives_the_same_probe_and_no_learning_rate_leaves_the_cell(features):
-    first, again, other = (
-        fitted(tiny(exits="separate"), features, epochs=3, lr_cell=0.0, loss="anytime", seed=seed, recurrence=0.25)
-        for seed in (0, 0, 1)
-    )
+    settings = {"epochs": 3, "lr_cell": 0.0, "loss": "anytime", "recurrence": 0.25}
+    first, again, other = (fitted(tiny(exits="separate"), features, seed=seed, **settings) for seed in (0, 0, 1))
     assert same_weights(first, again)
     assert not torch.equal(first.fc.weight, other.fc.weight)
     start = {**tiny(exits="separate").cell.state_dict(), "recurrent.weight": 0.25 * torch.eye(96)}
@@ -79,17 +78,6 @@ def test_optimiser_and_schedule_are_the_recipes(features):
     losses, rates = zip(*(fit_features(tiny(), features, each, progress=False) for each in chosen), strict=True)
     assert rates == (pytest.approx(0.0025), 0.005, pytest.approx(0.0025), pytest.approx(0.0025))  # of one cosine
     assert losses[0] not in losses[2:]
-
-
-def test_features_come_back_from_a_file(features, tmp_path):
-    features.save(tmp_path / "train.safetensors")
-    again = Features.load(tmp_path / "train.safetensors")
-    assert torch.equal(again.levels, features.levels)
-    assert torch.equal(again.targets, features.targets)
-    assert again.sizes == features.sizes
-    assert [p.name for p in tmp_path.iterdir()] == ["train.safetensors"]
-    one = again.select([1])
-    assert (len(one), one.sizes, one.levels.shape) == (80, ((64, 64),), (1, 80, 96))
 
 
 def test_what_cannot_be_fitted_is_refused(features):
@@ -123,24 +111,6 @@ def probe(class_folders):
 
 def cached(folder):
     return sorted((folder / "features").iterdir())
-
-
-def test_the_command_fits_a_probe_and_runs_it_again(class_folders, tmp_path):
-    command = ("train", class_folders, "--recipe", "probe", "-o", tmp_path / "run", "-m", "srnn_test_resnet")
-    command += ("--no-pretrained", "--sizes", "32,64", "--workers", 0, "--cpu", "--epochs", 5)
-    said = run(*command)
-    assert said.code == 0, said.err
-    assert said.out.startswith("best epoch 5: top-1 ")
-    files = [path.stat().st_mtime_ns for path in cached(tmp_path / "run")]
-    assert run(*command, "--resume").code == 0
-    assert [path.stat().st_mtime_ns for path in cached(tmp_path / "run")] == files
-    for wrong, reason in {
-        (): "holds another run",
-        ("--resume", "--set", "lr=0.5"): "lr 0.5, was 0.005",
-        ("--resume", "--variant", "vanilla"): "variant vanilla, was half_gru",
-        ("--set", "mixup=0.2"): "cannot honour mixup=0.2",
-    }.items():
-        assert reason in refused(*command, *wrong)
 
 
 def test_features_serve_every_probe_of_these_files_and_this_backbone(probe, class_folders, tmp_path, monkeypatch):
@@ -200,18 +170,13 @@ def test_any_dataset_is_probed_after_a_stop_too_and_only_folders_of_images_are_c
     assert not (run / "features").exists()
 
 
-@pytest.mark.parametrize(
-    ("model", "settings", "reason"),
-    [
+def test_what_a_probe_cannot_do_is_refused_before_it_begins(probe, tmp_path):
+    for options, settings, reason in (
         ({}, {"mixup": 0.1, "ema_decay": 0.9}, "cannot honour mixup=0.1, ema_decay=0.9: leave that as in the recipe"),
         ({"exits": "separate"}, {}, 'exits="separate" needs loss="anytime"'),
         ({"variant": "concat"}, {"loss": "anytime"}, "variant 'concat' answers after the last level only"),
         ({}, {"loss": "anytime", "anytime_weights": (1.0,)}, "2 levels need as many weights; got 1"),
-    ],
-)
-def test_what_a_probe_cannot_do_is_refused_before_it_begins(probe, tmp_path, model, settings, reason):
-    with pytest.raises(ValueError, match=re.escape(reason)):
-        probe(tmp_path / "run", tiny(3, **model), settings)
-    with pytest.raises(FileNotFoundError, match="holds no probe to resume"):
-        probe(tmp_path / "run", resume=True)
-    assert not (tmp_path / "run").exists()
+    ):
+        with pytest.raises(ValueError, match=re.escape(reason)):
+            probe(tmp_path / "run", tiny(3, **options), settings)
+        assert not (tmp_path / "run").exists()

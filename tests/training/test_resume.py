@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from srnn_zoo import SRNN
-from srnn_zoo.training import Interrupted, fit
+from srnn_zoo.training import Interrupted, Recipe, fit, recipe
 from srnn_zoo.training.state import find_state, read_progress
 from tests.conftest import ROOT, same_weights
 
@@ -94,12 +94,15 @@ def test_a_state_that_was_cut_short_is_never_picked_up(tmp_path):
     resume(run)
 
 
-def test_a_run_is_resumed_only_as_itself_and_takes_no_other_runs_place(tmp_path):
-    run, short = tmp_path / "run", dataclasses.replace(TINY, epochs=1)
-    with pytest.raises(FileNotFoundError, match="run holds no run to resume"):
+@pytest.mark.parametrize("kind", ["run", "probe"])
+def test_a_run_is_resumed_only_as_itself_and_takes_no_other_runs_place(kind, tmp_path):
+    settings = {"epochs": 1, "lr": 0.003, "schedule": "constant"}
+    run, short = tmp_path / "run", recipe("probe", **settings) if kind == "probe" else Recipe(**settings, batch_size=8)
+    with pytest.raises(FileNotFoundError, match=f"run holds no {kind} to resume"):
         fit(tiny(), images(), images(), short, run, resume=True)
+    assert not run.exists()
     fit(tiny(), images(), images(), short, run, workers=0)
-    other, resumed = dataclasses.replace(short, lr=0.5, schedule="step", recurrence=0.25), {"resume": True}
+    other, resumed = dataclasses.replace(short, lr=0.5, schedule="step", recurrence=0.5), {"resume": True}
     named, changes = images(8), r"lr 0.5, was 0.003; .*schedule step, was constant; .*recipe\.toml"
     named.classes = ["a", "b", "c", "d"]
     for model, train, chosen, options, reason in (
