@@ -7,8 +7,10 @@ Give it one checkout or several, to compare them: `git worktree add ../before RE
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -112,6 +114,9 @@ def walk(call: str) -> tuple[int, int]:
     """Files of the package that a call enters, and the different calls from a function of one to one of another."""
     import srnn_zoo
 
+    for module in pkgutil.walk_packages(srnn_zoo.__path__, "srnn_zoo."):  # what an import does is not the call's work
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     root = str(Path(srnn_zoo.__file__).parent)
     entered: set[str] = set()
     between: set[Any] = set()

@@ -10,12 +10,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
-
-from srnn_zoo import __version__
 
 if TYPE_CHECKING:
     from srnn_zoo.datasets.images import Skipped
@@ -215,7 +214,7 @@ def _import(names: list[str] | None) -> None:
 
 def _version(show: bool) -> None:
     if show:
-        typer.echo(f"srnn-zoo {__version__}")
+        typer.echo(f"srnn-zoo {version('srnn-zoo')}")
         raise typer.Exit
 
 
