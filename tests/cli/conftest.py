@@ -31,6 +31,7 @@ def place(tmp_path_factory):
         model = srnn_zoo.create_model("srnn_test_resnet", variant=variant, num_classes=4, img_size=64)
         torch.nn.init.normal_(model.fc.weight, std=2.0)  # pyright: ignore
         model.save_pretrained(place / name, label_names=NAMES)
+    srnn_zoo.create_model("srnn_test_vit").save_pretrained(place / "vit")
     return place
 
 

@@ -23,6 +23,7 @@ REFUSED = {
         "--model srnn_resnet18.tv_in1": "did you mean 'tv_in1k'?",
         "--model local-dir:/nowhere": "/nowhere",
         "--variant half_gur": "unknown variant 'half_gur'; did you mean 'half_gru'?",
+        "--model vit --sizes 50,100": "cannot read a level of 50 x 50",
         "--topk 0": "Invalid value for '--topk'",
         "--batch-size -1": "Invalid value for '--batch-size'",
         "--device nope": "--device nope is not available here",
@@ -90,7 +91,10 @@ REFUSED = {
         "--pretrained zzz": "no weights match 'zzz'; `srnn-zoo list --pretrained`",
         "--variants half": "--variants takes no pattern",
     },
-    "info": {"srnn_resnet_18": "did you mean 'srnn_resnet18'"},
+    "info": {
+        "srnn_resnet_18": "did you mean 'srnn_resnet18'",
+        "srnn_test_coatnet": "cannot read a level of 320 x 320; it was made for 160 x 160",
+    },
     "classify": {IMAGE: "No such command"},
 }
 REFUSED |= {command: {"": "Missing argument"} for command in ("predict ", "evaluate data/test", "curves ")}

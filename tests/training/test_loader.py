@@ -44,8 +44,7 @@ def test_random_numbers_follow_from_the_place_in_the_run_and_not_from_the_worker
 
 def test_loading_leaves_the_main_process_its_random_numbers():
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    batches = TrainBatches(10, 4, 1, 0, 1, 0)
-    iterator = iter(train_loader(Noisy(), batches, 0, pin_memory=False))
+    iterator = iter(train_loader(Noisy(), TrainBatches(10, 4, 1, 0, 1, 0), 0, pin_memory=False))
     torch.set_rng_state(states[2])  # which starting a loader takes one number from
     next(iterator)
     assert random.getstate() == states[0]
