@@ -14,7 +14,7 @@ import srnn_zoo
 from srnn_zoo import SRNN, Weights, create_model, get_weights, list_cells, list_pretrained, register_weights
 from srnn_zoo.models import cells
 from srnn_zoo.models import entries as weights
-from srnn_zoo.models.base_cnn import PIP_FILES, PipFile
+from srnn_zoo.models.base_cnn import PIP_FILES, PipFile, create_base_cnn
 from srnn_zoo.models.create import register
 from srnn_zoo.models.torchvision import register as register_with_torchvision
 from srnn_zoo.weights.files import file_sha256
@@ -62,10 +62,14 @@ def test_the_list_is_three_files_in_every_variant_and_takes_a_pattern():
 
 
 @pytest.mark.parametrize("name", sorted({*list_pretrained(LITE0), *list_pretrained("half_gru_zero_shot")}))
-def test_an_entry_makes_the_model_that_it_describes(name):
-    entry = get_weights(name)
-    model = create_model(name, pretrained=True)
+def test_an_entry_makes_the_model_that_it_describes_from_a_pip_package(name, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    entry, model = get_weights(name), create_model(name, pretrained=True)
+    base_cnn = create_base_cnn(entry.architecture.removeprefix("srnn_"))
+    assert same_weights(model.backbone, base_cnn)
+    assert same_weights(model.fc, base_cnn.get_classifier())
     assert (model.zero_shot, model.variant, model.pretrained_cfg["tag"]) == (True, entry.variant, entry.tag)
+    assert model.num_classes == entry.num_classes == 1000
     assert tuple(model.level_sizes()) == entry.sizes
     for train in (False, True):
         assert str(entry.transforms(train=train)) == str(srnn_zoo.create_transform(model, train=train))
@@ -92,10 +96,13 @@ def test_weights_of_the_hub_work_under_their_tag_everywhere(entry, model, cache,
     assert name in list_pretrained()
     assert name in timm.list_pretrained("srnn_*")
     assert entry.url.endswith("/ada/net/resolve/main/model.safetensors")
+    register_with_torchvision()
+    member = torchvision.models.get_weight("SRNN_TEST_RESNET_Weights.HALF_GRU_IRIS")
     tags = ("half_gru_iris", name, "ada/net", "ada/net@main")
     for loaded in (
         *(create(name, pretrained=True, cache_dir=cache) for create in (create_model, timm.create_model)),
         *(create_model("srnn_test_resnet", weights=given, cache_dir=cache) for given in tags),
+        torchvision.models.get_model("srnn_test_resnet", weights=member, cache_dir=cache),
     ):
         assert same_weights(loaded, model)
         assert loaded.num_classes == 3
@@ -103,20 +110,9 @@ def test_weights_of_the_hub_work_under_their_tag_everywhere(entry, model, cache,
     assert "srnn_test_resnet: weights of ada/net" in caplog.text
     untrained = create_model(name)
     assert (untrained.num_classes, untrained.variant) == (3, "half_gru")
-
-
-def test_torchvision_opens_them_too(entry, model, cache):
-    register_weights(entry)
-    register_with_torchvision()
-    enum = torchvision.models.get_model_weights("srnn_test_resnet")
-    member = torchvision.models.get_weight("SRNN_TEST_RESNET_Weights.HALF_GRU_IRIS")
-    assert member is enum.HALF_GRU_IRIS
-    assert enum.DEFAULT is not member  # of another data set than ImageNet
-    loaded = torchvision.models.get_model("srnn_test_resnet", weights=member, cache_dir=cache)
-    assert same_weights(loaded, model)
-    assert member.url == entry.url
-    assert member.meta["categories"] == list(entry.categories)
-    assert (member.meta["sha256"], member.meta["metrics"]) == (entry.sha256, entry.metrics)
+    assert type(member).DEFAULT is not member  # of another data set than ImageNet
+    facts = {"categories": list(entry.categories), "sha256": entry.sha256, "metrics": entry.metrics}
+    assert (member.url, {key: member.meta[key] for key in facts}) == (entry.url, facts)
     assert str(member.transforms()).count("(320, 320)") == 2
 
 
@@ -161,25 +157,19 @@ def test_entries_that_make_no_sense_and_a_file_of_another_hash_are_refused(entry
         create_model("srnn_test_resnet.half_gru_wrong", pretrained=True, cache_dir=cache)
 
 
-def test_weights_come_from_a_folder_a_file_or_timms_overlay(saved, model, tmp_path):
+def test_weights_come_from_a_folder_a_file_or_timms_overlay(saved, model):
     file = saved / "last.pth.tar"
     torch.save({"state_dict": model.state_dict(), "epoch": 3}, file)
-    for given in (saved, str(saved), saved / FILE, file):
-        loaded = create_model("srnn_test_resnet", weights=given)
+    overlays = ({"file": str(saved / FILE)}, {"state_dict": load_file(saved / FILE)})
+    for loaded in (
+        *(create_model("srnn_test_resnet", weights=given) for given in (saved, str(saved), saved / FILE, file)),
+        timm.create_model("srnn_test_resnet", weights=str(saved), num_classes=3),
+        *(timm.create_model("srnn_test_resnet", pretrained=True, pretrained_cfg_overlay=given) for given in overlays),
+    ):
         assert same_weights(loaded, model)
         assert loaded.num_classes == 3
-    for options in (
-        {"weights": str(saved), "num_classes": 3},
-        {"pretrained": True, "pretrained_cfg_overlay": {"file": str(saved / FILE)}},
-        {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": load_file(saved / FILE)}},
-    ):
-        loaded = timm.create_model("srnn_test_resnet", **options)
-        assert same_weights(loaded, model)
         assert "weights" not in loaded._model_args
         assert "state_dict" not in loaded.pretrained_cfg
-    create_model("srnn_test_resnet", variant="mgu", num_classes=2, scales=(0.25, 1.0)).save_pretrained(tmp_path)
-    loaded = create_model("srnn_test_resnet", weights=tmp_path)
-    assert (loaded.variant, loaded.scales, loaded.num_classes) == ("mgu", (0.25, 1.0), 2)
 
 
 def test_a_cell_that_is_not_registered_here_is_named_with_its_module(saved, monkeypatch):
