@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from srnn_zoo import Pyramid
 from srnn_zoo.inference.answers import CollectedAnswers, collect, ensembles
 
 from .conftest import small_model
@@ -58,6 +59,7 @@ def test_what_cannot_be_collected_and_answers_that_do_not_belong_together_are_re
         raise AssertionError("read on")
 
     two_sizes = [(torch.randn(1, 3, size, size), torch.tensor([0])) for size in (64, 96)]
+    mixed = Pyramid.pack([[torch.rand(3, 32, 32)], [torch.rand(3, 32, 32), torch.rand(3, 64, 64)]])
     logits, targets, gmacs = torch.randn(2, 4, 3), torch.tensor([0, 1, 2, 0]), torch.tensor([1.0, 3.0])
     for make, *given, reason in [
         (collect, net, batch(torch.tensor([0, 10])), "class indices must be 0 to 9, the model's; got 10"),
@@ -66,6 +68,7 @@ def test_what_cannot_be_collected_and_answers_that_do_not_belong_together_are_re
         (collect, net, batch(torch.zeros(2, 10).long()), r"one for each of 2 images; got torch.int64 of .* \(2, 10\)"),
         (collect, net, batch(torch.tensor([1])), r"one for each of 2 images; got torch.int64 of shape \(1,\)"),
         (collect, net, two_sizes, "levels of the same sizes"),
+        (collect, net, [(mixed, torch.tensor([0, 1]))], "same sizes; got a batch of mixed heights"),
         (collect, net, [], "the loader gave no image"),
         (collect, small_model().train(), [], "training mode"),
         (collect, small_model(variant="concat"), [], "cannot stop early"),

@@ -59,7 +59,10 @@ def test_what_was_calibrated_comes_back_with_the_model_and_serves_any_budget_wit
     net.save_pretrained(tmp_path)
     loaded = SRNN.from_pretrained(tmp_path).eval()
     assert loaded.metadata == json.loads(json.dumps(net.metadata))
-    assert vars(Anytime(loaded).exit) == vars(fast.exit)
+    torch.save(fast, tmp_path / "fast.pt")
+    whole = torch.load(tmp_path / "fast.pt", weights_only=False)
+    assert vars(Anytime(loaded).exit) == vars(whole.exit) == vars(fast.exit)
+    assert f"exit={fast.exit}" in repr(fast)
     images = torch.randn(4, 3, 64, 64)
     for ours, theirs in zip(Anytime(loaded)(images), fast(images), strict=True):
         assert torch.equal(ours, theirs)

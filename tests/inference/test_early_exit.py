@@ -21,6 +21,12 @@ def images():
     return torch.randn(9, 3, 64, 64) * torch.logspace(-1, 0.5, 9).view(-1, 1, 1, 1)
 
 
+def mixed_images():
+    """Images of heights 1 to 3 and of two shapes, square and wide."""
+    images = ((2, 16), (3, 16), (1, 24), (3, 24), (3, 16), (2, 24), (1, 16), (3, 24), (2, 16))
+    return [[torch.randn(3, 16 * 2**s, width * 2**s).double() for s in range(height)] for height, width in images]
+
+
 def watch(model, monkeypatch, seconds=0.0):
     """The shapes that its backbone reads from now on, each in these seconds at least."""
     read, features = [], model.level_features
@@ -71,13 +77,25 @@ def test_an_image_that_stops_has_the_logits_of_a_pyramid_cut_there(variant, imag
             assert torch.allclose(logits[index], alone[index][level].logits[0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_level_is_built_and_read_only_for_images_that_are_unsure(net, images, monkeypatch):
+def test_a_level_is_built_and_read_only_for_images_that_are_unsure_and_have_it(net, images, monkeypatch):
     read = watch(net, monkeypatch)
     _, levels, gmacs = Anytime(net, lambda decision: torch.arange(len(decision.logits)) % 3 == 0)(images)
     assert [shape[0] for shape in read] == [9, 6, 4]
     assert levels.tolist() == [0, 1, 2, 0, 2, 1, 0, 2, 2]
     costs = torch.tensor(count_gmacs(net).levels, dtype=torch.float64).cumsum(0)
     assert torch.equal(gmacs, costs[levels].float())
+
+    built, seen = [], []
+
+    def rule(decision):
+        seen.append(decision)
+        return torch.arange(len(decision.logits)) % 2 == 0
+
+    _, levels, gmacs = Anytime(net.double(), rule)(Pyramid.pack(in_sequence(mixed_images(), built)))
+    assert levels.tolist() == [0, 0, 0, 0, 1, 0, 0, 2, 1]  # a rule sees the tallest images first
+    assert [(d.level, len(d.logits), d.answers.shape[1]) for d in seen] == [(0, 7, 1), (1, 2, 2)]
+    assert len(built) == 9 + 3 + 1
+    assert seen[1].gmacs + level_gmacs(net, (64, 96)) == pytest.approx(gmacs.sum().item(), rel=1e-5)
 
 
 def test_logits_that_are_no_numbers_are_never_sure(net, images):
@@ -140,19 +158,6 @@ def test_models_batches_and_rules_that_cannot_stop_early_are_refused(net, images
         fast.train()(images)
 
 
-def test_it_is_a_module_that_is_saved_with_its_model(net, tmp_path):
-    fast = Anytime(net, "confidence:0.9")
-    assert "exit=Confidence(0.9)" in repr(fast)
-    torch.save(fast, tmp_path / "fast.pt")
-    assert torch.load(tmp_path / "fast.pt", weights_only=False).exit.thresholds == 0.9
-
-
-def mixed_images():
-    """Images of heights 1 to 3 and of two shapes, square and wide."""
-    images = ((2, 16), (3, 16), (1, 24), (3, 24), (3, 16), (2, 24), (1, 16), (3, 24), (2, 16))
-    return [[torch.randn(3, 16 * 2**s, width * 2**s).double() for s in range(height)] for height, width in images]
-
-
 @pytest.mark.parametrize("lazy", [False, True], ids=["built", "in sequence"])
 @pytest.mark.parametrize("variant", ANYTIME)
 @torch.no_grad()
@@ -174,20 +179,6 @@ def test_images_of_mixed_heights_stop_as_they_would_alone(variant, lazy):
             assert stopped_at[index] == expected.stopped_at[0]
             assert torch.allclose(logits[index], expected.logits[0], atol=1e-10)
             assert gmacs[index] == pytest.approx(expected.gmacs[0].item())
-
-
-def test_of_mixed_heights_only_what_is_unsure_and_has_the_level_is_built_and_read(net):
-    built, seen = [], []
-
-    def rule(decision):
-        seen.append(decision)
-        return torch.arange(len(decision.logits)) % 2 == 0
-
-    _, levels, gmacs = Anytime(net.double(), rule)(Pyramid.pack(in_sequence(mixed_images(), built)))
-    assert levels.tolist() == [0, 0, 0, 0, 1, 0, 0, 2, 1]  # a rule sees the tallest images first
-    assert [(d.level, len(d.logits), d.answers.shape[1]) for d in seen] == [(0, 7, 1), (1, 2, 2)]
-    assert len(built) == 9 + 3 + 1
-    assert seen[1].gmacs + level_gmacs(net, (64, 96)) == pytest.approx(gmacs.sum().item(), rel=1e-5)
 
 
 def test_the_host_waits_for_the_device_once_a_level(net, images, monkeypatch):

@@ -24,9 +24,8 @@ def first():
     return First
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_a_rule_that_makes_no_sense_is_refused(net):
+    for text, message in (
         ("confidense:0.9", "unknown exit rule 'confidense'; did you mean 'confidence'"),
         ("confidence", r"takes a number after a colon, such as confidence:0\.9"),
         ("confidence:-1", "thresholds must be 0 or more"),
@@ -37,11 +36,9 @@ def first():
         ("patience:2,3", "takes one number, such as patience:2; got '2,3'"),
         ("level:-1", "levels count from 0"),
         ("deadline:0", "a deadline is a positive number of milliseconds; got 0"),
-    ],
-)
-def test_a_rule_that_makes_no_sense_is_refused(text, message, net):
-    with pytest.raises(ValueError, match=message):
-        Anytime(net, text)
+    ):
+        with pytest.raises(ValueError, match=message):
+            Anytime(net, text)
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")

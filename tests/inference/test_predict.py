@@ -1,6 +1,9 @@
-"""Prediction over image files: order, batches, reading ahead, and answers level by level."""
+"""Prediction over images in any form: order, batches, reading ahead, answers level by level, and what is meant."""
 
+import json
+import math
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from PIL import Image
 import srnn_zoo
 from srnn_zoo.datasets.images import Skipped, open_or_skip
 from srnn_zoo.inference.predict import Prediction, predict
+from tests.cli.command import run
 
 from .conftest import small_model
 
@@ -37,6 +41,23 @@ def images(tmp_path_factory):
 def probabilities(answers):
     """Of all classes `(levels, classes)`, in the order of their names."""
     return torch.tensor([[p for _, p in sorted(answer.top)] for answer in answers])
+
+
+def test_one_image_may_be_a_path_an_image_bytes_or_an_array(model, images):
+    file, image = images[0], Image.open(images[0])
+    (expected,) = predict(model, [file])
+    for given in (str(file), file, image, file.read_bytes(), np.asarray(image), [image], (x for x in [file])):
+        (said,) = predict(model, given)
+        assert said.answers == expected.answers
+        assert said.path in (str(file), "image 0")
+    assert [x.path for x in predict(model, [image, str(file), b"no image"])] == ["image 0", str(file), "image 2"]
+    for given, error, message in (
+        ([3], TypeError, "image 0 must be a path, a PIL image, bytes or an array; got int"),
+        ([image, np.zeros((3, 8, 8))], ValueError, r"image 1: an array must be uint8 \(H, W\) or .*; got float64 of"),
+        (np.zeros((8, 8, 4), np.uint8), ValueError, r"got uint8 of shape \(8, 8, 4\)"),
+    ):
+        with pytest.raises(error, match=message):
+            list(predict(model, given))
 
 
 def test_results_come_in_the_order_of_the_paths_with_unreadable_ones_in_their_places(model, images, tmp_path):
@@ -140,3 +161,27 @@ def test_no_thread_is_left_where_the_caller_stops_or_the_network_fails(model, im
         list(predict(model, images, batch_size=2))
     assert set(threading.enumerate()) == before
     assert caught.tb is not None  # and with it the frames that were at work
+
+
+def test_mistakes_of_the_first_day_are_one_clear_sentence(model):
+    create = partial(srnn_zoo.create_model, "srnn_resnet18")
+    for call, error, message in (
+        (lambda: create("half_gru"), TypeError, "pretrained must .* is variant='half_gru'"),
+        (lambda: create(num_classes="5"), ValueError, "num_classes must be a whole .* got '5'"),
+        (lambda: model(Image.new("L", (64, 64))), TypeError, r"a Pyramid; got Image \(srnn_zoo.create_transform"),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_a_plot_holds_the_first_of_many_images_and_probabilities_that_are_no_numbers_are_null_in_json(model, tmp_path):
+    model.get_parameter("fc.bias").data.fill_(math.nan)
+    model.save_pretrained(tmp_path / "net")
+    for number in range(14):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{number}.png")
+    said = run("predict", tmp_path, "--model", tmp_path / "net", "--json", "--plot", tmp_path / "out.jpg")
+    answers = [json.loads(line, parse_constant=pytest.fail) for line in said.out.splitlines()]
+    top = [entry for answer in answers for level in answer["levels"] for entry in level["top"]]
+    assert [entry["probability"] for entry in top] == [None] * 10 * 14
+    assert said.err.endswith("out.jpg: the first 12 of 14 images\n")
+    assert (tmp_path / "out.jpg").stat().st_size > 10_000
