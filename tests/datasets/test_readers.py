@@ -1,6 +1,6 @@
 """Labelled images: folders, tars, data sets of timm's and open ones, and whose names decide which class is which."""
 
-import tarfile
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -37,8 +37,9 @@ def check_fruit(images, names):
 def test_class_names_come_from_the_config_else_they_are_numbers():
     model = nameless(2)
     assert class_names(model) == label_names(model) == ["class 0", "class 1"]
+    assert model.label_names == ()
     model.pretrained_cfg["label_names"] = ("n01", "n02")
-    assert class_names(model) == ["n01", "n02"]
+    assert class_names(model) == [*model.label_names] == ["n01", "n02"]
     model.pretrained_cfg["label_descriptions"] = {"n02": "oat milk, from oats"}
     assert class_names(model) == ["n01", "oat milk, from oats"]
     assert class_indices(model) == {"n01": 0, "n02": 1, "oat milk, from oats": 1}
@@ -132,10 +133,7 @@ def test_a_registered_reader_opens_names_and_files(folder, named, monkeypatch):
 
 def pack(folder):
     """A tar of the images of a folder."""
-    with tarfile.open(packed := folder.with_suffix(".tar"), "w") as tar:
-        for path in sorted(folder.glob("*/*.*")):
-            tar.add(path, path.relative_to(folder))
-    return packed
+    return Path(shutil.make_archive(folder, "tar", folder))
 
 
 @pytest.mark.parametrize(
@@ -163,11 +161,10 @@ def test_damaged_tars_and_data_sets_with_a_transform_are_refused(folder):
             open_labelled(make(folder / "val", transform=np.asarray))
 
 
-class Digits(list):
-    classes = tuple(f"digit {number}" for number in range(10))
-
-
 def test_a_data_sets_own_order_holds_where_the_model_has_no_names():
+    class Digits(list):
+        classes = tuple(f"digit {number}" for number in range(10))
+
     images = open_labelled(Digits((Image.new("L", (20, 20), number), number) for number in (7, 0, 9)))
     assert [(images[index].name, images[index].target) for index in (0, 2)] == [("Digits[0]", 7), ("Digits[2]", 9)]
     assert images[1].image.getextrema() == (0, 0)

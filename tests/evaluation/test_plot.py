@@ -21,6 +21,12 @@ SIZES = (32, 64, 96)
 BLUE, ORANGE, GREEN, GREY = "#2a6fb0", "#d9772b", "#3a9467", "#8a8f99"
 HOSTILE = ["$x$ and $y$", "50 $", r"$\frac{$", r"a_b^c_{d}\n", r"\$\%\& <b>", "{}"]
 HOSTILE += ["_hidden", "日本 ☕ 🐈", "two\nlines", ""]
+A_CURVE = [Curve("a", (0,), (50,))]
+CURVE = [Point("confidence", "curve", 1 + cost, 60 + 8 * cost**0.5, (), (0.5,)) for cost in (0, 0.5, 1, 1.5, 2, 3, 4)]
+OTHERS = [Point(f"level {n}", "level", 1 + n, 60.0 + n) for n in range(14)]  # more than there are colours
+OTHERS += [Point(f"single scale {n} x {n}", "single scale", 1 + n, 60.0) for n in (1, 2)]
+OTHERS += [Point("logit ensemble", "ensemble", 5.0, 76.0), Point("probability ensemble", "ensemble", 5.0, 75.5)]
+HEADER = "epoch,lr,train_loss,val_loss,val_top1,val_top5,seconds"
 
 
 def prediction(levels=1, labels=LABELS, path="cup.png", channels=3, answers=3):
@@ -48,9 +54,6 @@ def drawn(plot, what, folder, **options):
         plot(what, folder / "plot.svg", **options)
     svg = (folder / "plot.svg").read_text(encoding="utf-8")
     return [html.unescape(text) for text in re.findall(r"<text [^>]*>([^<]*)</text>", svg)], svg
-
-
-# --- predictions ------------------------------------------------------------------------------------------------------
 
 
 def test_the_drawing_grows_with_levels_and_images(tmp_path):
@@ -102,14 +105,9 @@ def test_long_names_and_many_classes_are_cut_and_a_file_name_that_is_no_text_is_
     assert texts.count("caf\N{REPLACEMENT CHARACTER}.png") == 1
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-A_CURVE = [Curve("a", (0,), (50,))]
-
-
-@pytest.mark.parametrize(
-    ("plot", "file", "reason"),
-    [
+def test_files_that_cannot_be_written_nothing_to_draw_and_lines_outside_are_refused(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    for plot, file, reason in (
         (check_plot_file, "plot", "cannot write 'plot'"),
         (check_plot_file, "plot.pgf", "cannot write 'plot.pgf'"),  # would need LaTeX
         (check_plot_file, "no such folder/plot.png", "no folder .*no such folder to write to"),
@@ -120,12 +118,9 @@ A_CURVE = [Curve("a", (0,), (50,))]
         (partial(plot_curves, []), "plot.png", "no curves to draw"),
         (partial(plot_curves, A_CURVE, lines={"b": 101.0}), "plot.png", "'b' must be an error .*, 0 to 100; got 101"),
         (partial(plot_curves, A_CURVE, lines={"b": float("nan")}), "plot.png", "got nan"),
-    ],
-)
-def test_files_that_cannot_be_written_nothing_to_draw_and_lines_outside_are_refused(plot, file, reason, tmp_path):
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(ValueError, match=reason):
-        plot(file=tmp_path / file)
+    ):
+        with pytest.raises(ValueError, match=reason):
+            plot(file=tmp_path / file)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
 
 
@@ -143,14 +138,6 @@ def test_the_suffix_chooses_the_format_and_a_folder_without_permission_is_refuse
         check_plot_file(tmp_path / "plot.png")
 
 
-# --- accuracy against cost --------------------------------------------------------------------------------------------
-
-CURVE = [Point("confidence", "curve", 1 + cost, 60 + 8 * cost**0.5, (), (0.5,)) for cost in (0, 0.5, 1, 1.5, 2, 3, 4)]
-OTHERS = [Point(f"level {n}", "level", 1 + n, 60.0 + n) for n in range(14)]  # more than there are colours
-OTHERS += [Point(f"single scale {n} x {n}", "single scale", 1 + n, 60.0) for n in (1, 2)]
-OTHERS += [Point("logit ensemble", "ensemble", 5.0, 76.0), Point("probability ensemble", "ensemble", 5.0, 75.5)]
-
-
 def test_every_point_of_a_curve_has_its_name_and_a_look_of_its_own(tmp_path):
     names = [point.name for point in OTHERS]
     texts, svg = drawn(plot_pareto, [*CURVE, *OTHERS], tmp_path)
@@ -164,11 +151,6 @@ def test_every_point_of_a_curve_has_its_name_and_a_look_of_its_own(tmp_path):
     assert len(set(looks.values())) == len(OTHERS) + 1
     optimistic = [dataclasses.replace(point, optimistic=True) for point in CURVE]
     assert "thresholds chosen on the same images" in drawn(plot_pareto, optimistic, tmp_path)[1]
-
-
-# --- learning curves --------------------------------------------------------------------------------------------------
-
-HEADER = "epoch,lr,train_loss,val_loss,val_top1,val_top5,seconds"
 
 
 def line(epoch, top1):
@@ -194,9 +176,8 @@ def test_a_log_is_read_as_errors_by_epoch_and_must_be_there(tmp_path):
         read_curve(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("lines", "reason"),
-    [
+def test_logs_that_are_none_are_refused_with_the_line(tmp_path):
+    for lines, reason in (
         ([], r"lacks the columns epoch, .*seconds; a log has epoch,lr"),
         ([HEADER], "has no epoch yet"),
         ([HEADER.replace("val_top1,", "")], "lacks the columns val_top1; a log has"),
@@ -208,11 +189,9 @@ def test_a_log_is_read_as_errors_by_epoch_and_must_be_there(tmp_path):
         ([HEADER, line(0, 100.5)], "got '100.5'"),
         ([HEADER, '"' + line(0, 60)], "is damaged: unexpected end of data"),
         (["\udcff\udcfe"], r"log\.csv is damaged: 'utf-8'"),
-    ],
-)
-def test_logs_that_are_none_are_refused_with_the_line(lines, reason, tmp_path):
-    with pytest.raises(ValueError, match=reason):
-        read_curve(write(tmp_path, *lines))
+    ):
+        with pytest.raises(ValueError, match=reason):
+            read_curve(write(tmp_path, *lines))
 
 
 def test_every_curve_and_line_is_drawn_at_its_errors_and_named(tmp_path):
