@@ -1,14 +1,11 @@
 """Batches of labelled images for a model: its own classes and levels, from any data set, and what was skipped."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from PIL import Image
 
 import srnn_zoo
-from srnn_zoo.datasets.loader import ImageLoader, load_batches
-from srnn_zoo.datasets.readers import open_labelled
+from srnn_zoo.datasets.loader import ImageLoader
 
 from .test_readers import stream
 
@@ -29,16 +26,6 @@ def test_batches_hold_what_can_be_read_and_the_rest_is_reported(batch_size, work
         assert torch.equal(level[0], wanted)
 
 
-def test_an_image_is_read_once_for_several_transforms(named, folder):
-    transforms = [srnn_zoo.create_transform(named, sizes=sizes) for sizes in ([48, 96, 128], [32])]
-    [batch] = load_batches(open_labelled(folder / "val"), transforms, batch_size=5)
-    sizes = [[level.shape[-1] for level in levels] for levels in batch.levels]
-    assert sizes == [[48, 96, 128], [32]]
-    assert all(len(level) == 4 for levels in batch.levels for level in levels)
-    assert [Path(name).name for name in batch.names] == ["0.png", "1.png", "0.png", "1.png"]
-    assert batch.targets == [0, 0, 1, 1]  # the data set's own
-
-
 @pytest.mark.parametrize("workers", [0, 3])
 def test_streams_and_lists_are_read_in_order(workers, named):
     loader = ImageLoader(stream([2, 0, 1]), named, batch_size=2, workers=workers)
@@ -48,5 +35,3 @@ def test_streams_and_lists_are_read_in_order(workers, named):
     [(levels, targets)] = ImageLoader(images, named, sizes=[48, 96])
     assert targets.tolist() == [3, 1]
     assert [level.shape for level in levels] == [(2, 3, 48, 48), (2, 3, 96, 96)]
-    with pytest.raises(ValueError, match=r"\[1\] has target 4; the model has classes 0 to 3"):
-        list(ImageLoader(stream([3, 4]), named))
