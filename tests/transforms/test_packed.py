@@ -17,6 +17,7 @@ from torch import nn
 from srnn_zoo import LazyLevels, PackedPyramid, Pyramid, ScalePyramid, create_model, create_transform
 from tests.models.harness import ANYTIME, in_sequence, one_by_one, trained
 
+BASES = st.sampled_from([(16, 16), (16, 24), (24, 16), (16, 32)])
 FEW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -45,9 +46,6 @@ def assert_as(model, pyramid, images):
     assert (found[0][0] - found[1][0]).abs().max() <= 1e-10
     for ours, expected in zip(*found, strict=True):
         assert (ours - expected).abs().max() <= 1e-10 * max(1, expected.abs().max().item())
-
-
-BASES = st.sampled_from([(16, 16), (16, 24), (24, 16), (16, 32)])
 
 
 @FEW
@@ -93,10 +91,9 @@ def test_concat_reads_shapes_of_its_own_height_and_refuses_others():
     assert_as(model, Pyramid.pack(images_of(shapes)), images_of(shapes))
     (step,) = model.steps(Pyramid.pack(images_of(shapes)))
     assert (step.level, step.size) == (1, (32, 48))
-    mixed = Pyramid.pack(squares([2, 1]))
     for read in (model, model.forward_features, lambda x: list(model.steps(x))):
         with pytest.raises(ValueError, match="fuses exactly 2 levels; got 1"):
-            read(mixed)
+            read(Pyramid.pack(squares([2, 1])))
 
 
 def unbuilt(sizes):

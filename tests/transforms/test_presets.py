@@ -109,7 +109,6 @@ def test_what_makes_no_levels_is_refused_in_one_sentence(model, image):
     of_32 = ScalePyramid.variable(32, min_height=2)
     for read, given_image, error, message in (
         (transform, uint8.long(), ValueError, "uint8, from 0 to 255, or float, from 0 to 1; got int64 from 0 to 255"),
-        (transform, uint8.short(), ValueError, "got int16 from 0 to 255"),
         (transform, uint8 > 9, ValueError, "got bool from 0 to 1"),
         (transform, uint8.float(), ValueError, "got float32 from 0 to 255"),
         (transform, uint8 / 255 * float("nan"), ValueError, "got float32 from nan to nan"),
@@ -191,9 +190,8 @@ def test_variable_levels_are_built_in_sequence_or_flipped_and_jittered_at_native
     assert [level.shape for level in first] == [(3, 16, 16), (3, 32, 32)]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_options_that_make_no_pyramid_are_refused_in_one_sentence():
+    for options, message in (
         ({"sizes": ()}, "at least one level"),
         ({"sizes": (64, 32)}, "must grow, smallest first"),
         ({"sizes": (32, 32)}, "must grow"),
@@ -211,8 +209,6 @@ def test_variable_levels_are_built_in_sequence_or_flipped_and_jittered_at_native
         ({"small": "pad"}, 'small must be "refuse" or "upsample"; got \'pad\''),
         ({"multiple": 0}, "multiple must be a whole number"),
         ({"interpolation": "bicubik"}, "unknown interpolation 'bicubik'; did you mean 'bicubic'"),
-    ],
-)
-def test_options_that_make_no_pyramid_are_refused_in_one_sentence(options, message):
-    with pytest.raises(ValueError, match=message):
-        (ScalePyramid if "sizes" in options else ScalePyramid.variable)(**options)
+    ):
+        with pytest.raises(ValueError, match=message):
+            (ScalePyramid if "sizes" in options else ScalePyramid.variable)(**options)

@@ -17,6 +17,8 @@ from torchvision.transforms.v2 import functional as TF
 from srnn_zoo import Pyramid, ScalePyramid, create_model, create_transform
 from srnn_zoo.transforms.pyramid import INTERPOLATIONS, build_levels, level_size, resize, scale_ratios
 
+SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60))
+
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_levels_have_the_scales_sizes_and_each_is_resized_from_the_image_itself(interpolation):
@@ -37,9 +39,6 @@ def test_level_sizes_are_the_nearest_multiples(length, scale, multiple):
     size = level_size(length, *scale_ratios((scale, 1.0) if scale < 1 else (1.0,))[0], multiple)
     assert size % multiple == 0
     assert abs(size - length * scale) <= multiple / 2 + 1e-3 * length
-
-
-SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60))
 
 
 @given(size=SIZES, target=SIZES, interpolation=st.sampled_from(sorted(INTERPOLATIONS)))
@@ -111,9 +110,8 @@ def level(*shape, dtype=torch.float32):
     return torch.zeros(shape, dtype=dtype)
 
 
-@pytest.mark.parametrize(
-    ("call", "argument", "message"),
-    [
+def test_what_makes_no_pyramid_is_refused_in_one_sentence():
+    for call, argument, message in (
         (Pyramid, [], "at least one level"),
         (Pyramid, [level(3, 8, 8)], r"\(B, C, H, W\); got shape \(3, 8, 8\)"),
         (Pyramid, [level(1, 3, 16, 16), level(1, 3, 8, 8)], "levels must grow, smallest first; got 16 x 16 then 8 x 8"),
@@ -138,8 +136,6 @@ def level(*shape, dtype=torch.float32):
         (partial(Pyramid.from_images, interpolation="nearest"), level(1, 3, 9, 9), "unknown interpolation 'nearest'"),
         (Pyramid.from_images, level(3, 16, 16), r"float \(B, C, H, W\); got torch.float32, shape \(3, 16, 16\)"),
         (Pyramid.from_images, level(1, 3, 16, 16, dtype=torch.uint8), "must be float"),
-    ],
-)
-def test_what_makes_no_pyramid_is_refused_in_one_sentence(call, argument, message):
-    with pytest.raises(TypeError if "tensors" in message else ValueError, match=message):
-        call(argument)
+    ):
+        with pytest.raises(TypeError if "tensors" in message else ValueError, match=message):
+            call(argument)
