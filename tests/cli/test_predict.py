@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -118,10 +119,7 @@ def test_without_weights_or_network_one_line_says_how_to_go_on(monkeypatch):
     ],
 )
 def test_work_that_fails_ends_in_one_line(error, code, reason, place, monkeypatch):
-    def echo(_):
-        raise error
-
-    monkeypatch.setattr("typer.echo", echo)
+    monkeypatch.setattr("typer.echo", Mock(side_effect=error))
     version = [] if isinstance(error, KeyboardInterrupt) else [("--version",)]  # typer ends it by itself
     for args in (("predict", COFFEE, "-m", place / "a"), ("list", "resnet18"), *version):
         if isinstance(error, KeyError):

@@ -111,8 +111,7 @@ def test_an_error_is_reported_with_the_line_of_the_program(start, tmp_path):
     (tmp_path / "wrong.py").write_text("import sys\n\nraise LookupError('no such flower')\n")
     with pytest.raises(LookupError, match="no such flower") as caught:
         start("wrong.py")
-    assert caught.traceback[-1].path == tmp_path / "wrong.py"
-    assert caught.traceback[-1].lineno == 2
+    assert (caught.traceback[-1].path, caught.traceback[-1].lineno) == (tmp_path / "wrong.py", 2)
     (tmp_path / "needy.py").write_text("import no_such_flower\n")
     with pytest.raises(ModuleNotFoundError, match="no_such_flower"):
         start("-m", "needy")

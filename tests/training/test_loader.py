@@ -71,16 +71,13 @@ def test_workers_end_by_a_signal_of_the_main_process_alone():
 
 
 @pytest.mark.parametrize(("processes", "steps"), [(1, 1), (2, 1), (1, 2), (2, 2), (3, 2)])
-def test_processes_and_steps_share_an_update_of_the_same_images(processes, steps):
+def test_processes_and_steps_share_an_update_of_the_same_images_or_it_is_refused(processes, steps):
     updates = list(TrainBatches(40, 12, 1, seed=5, num_processes=1, process=0))
     shares = [list(TrainBatches(40, 12, steps, 5, processes, process)) for process in range(processes)]
     for number, whole in enumerate(updates):
         pieces = [key for share in shares for piece in share[number * steps : (number + 1) * steps] for key in piece]
         assert sorted(pieces) == sorted(whole)
     assert len({key for update in updates for key in update}) == 36
-
-
-def test_updates_that_cannot_be_shared_are_refused():
     with pytest.raises(ValueError, match=r"a multiple of processes x grad_accum_steps, 2 x 2; got 6"):
         TrainBatches(50, 6, 2, 0, 2, 0)
 
