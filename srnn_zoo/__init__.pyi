@@ -1,7 +1,12 @@
 """What `from srnn_zoo import …` gives: `__init__.py` imports each name when it is first used."""
 
+from . import datasets as datasets
 from . import evaluation as evaluation
+from . import inference as inference
+from . import models as models
 from . import training as training
+from . import transforms as transforms
+from . import weights as weights
 from ._errors import WeightsUnavailableError as WeightsUnavailableError
 from .inference.answers import collect as collect
 from .inference.calibrate import budget_rule as budget_rule

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, cast
 
@@ -85,7 +84,7 @@ def read(backbone: nn.Module, images: Tensor, tile: tuple[int, int] | None = Non
     """
     if tile is None or images.shape[-2:] == tile:
         return pool(backbone(images))
-    height, width = images.shape[-2:]
+    height, width = (int(length) for length in images.shape[-2:])  # how many tiles is part of a graph
     if height < tile[0] or width < tile[1]:
         factor = max(tile[0] / height, tile[1] / width)
         height, width = max(tile[0], round(height * factor)), max(tile[1], round(width * factor))
@@ -109,5 +108,5 @@ torch.fx.wrap("pool")  # what it does depends on the tensor, which a symbolic tr
 
 def _offsets(length: int, tile: int) -> list[int]:
     """Where the fewest tiles begin that cover a length, evenly spaced."""
-    count = math.ceil(length / tile)
-    return [round(index * (length - tile) / max(1, count - 1)) for index in range(count)]
+    count = -(-length // tile)
+    return [index * (length - tile) // max(1, count - 1) for index in range(count)]
