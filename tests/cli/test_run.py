@@ -117,18 +117,13 @@ def test_an_error_is_reported_with_the_line_of_the_program(start, tmp_path):
         start("-m", "needy")
 
 
-TRAIN = """
-import os, sys, timm
-open(f"{os.environ['RANK']}.txt", "w").write(f"{sys.argv[1:]} {timm.is_model('srnn_resnet18')}")
-"""
-
-
 @pytest.mark.slow
 def test_torchrun_starts_a_program_by_it_on_several_processes(tmp_path):
-    (tmp_path / "train.py").write_text(TRAIN)
+    write = "print(sys.argv[1:], timm.is_model('srnn_resnet18'), file=open(os.environ['RANK'], 'w'))"
+    (tmp_path / "train.py").write_text(f"import os, sys, timm\n{write}")
     done = python(*TORCHRUN, "-m", "srnn_zoo.cli.run", "train.py", "--lr", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["['--lr', '1'] True"] * 2
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["['--lr', '1'] True\n"] * 2
 
 
 def test_what_cannot_be_run_is_said_in_a_sentence_and_help_says_how(start, tmp_path, capsys):
