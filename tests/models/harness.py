@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from srnn_zoo import SRNN, LazyLevels, Pyramid, create_model, list_cells
+from srnn_zoo import SRNN, LazyLevels, Pyramid, count_gmacs, create_model, list_cells
 from tests.conftest import same_weights
 
 ANYTIME = [cell for cell in list_cells() if cell != "concat"]
@@ -69,10 +69,11 @@ class SRNNTests:
     @torch.no_grad()
     def test_steps_are_the_pyramid_cut_at_each_level_and_go_on_when_larger_levels_arrive(self, model, images):
         levels = model.levels(images)
-        steps = list(model.steps(images))
+        steps, costs = list(model.steps(images)), count_gmacs(model, images.shape[-2:]).levels
         assert [step.level for step in steps] == list(range(len(levels)))[0 if model.cell.anytime else -1 :]
         for step in steps:
             assert step.size == tuple(levels[step.level].shape[-2:])
+            assert step.gmacs == pytest.approx(sum(costs[: step.level + 1]))
             assert torch.equal(step.logits, model(levels[: step.level + 1]))
         if model.cell.anytime:
             first, *whole = model.steps(levels)

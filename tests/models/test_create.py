@@ -110,6 +110,11 @@ def test_a_wrong_name_or_option_is_met_with_the_closest():
         ("srnn_test_resnet", {"interpolation": "bicubik"}, ValueError, "did you mean 'bicubic'"),
         ("srnn_test_resnet", {"scales": (1.0, 0.5)}, ValueError, "must grow, smallest first"),
         ("srnn_test_resnet", {"img_size": 0}, ValueError, "must be positive"),
+        ("srnn_test_resnet", {"norm": "per_levle"}, ValueError, "unknown norm 'per_levle'; did you mean 'per_level'"),
+        ("srnn_test_vit", {"exits": "seperate"}, ValueError, "kind of exits 'seperate'; did you mean 'separate'"),
+        ("srnn_test_vit", {"exits": "separate", "variant": "concat"}, ValueError, "answers after the last level only"),
+        ("srnn_levit_128s", {"norm": "frozen", "scales": (1.0,)}, ValueError, "is for batch norm of maps; .* are not"),
+        ("srnn_test_vit", {"norm": "per_level"}, ValueError, 'this backbone has none: leave norm="shared"'),
     ):
         with pytest.raises(error, match=message):
             create_model(name, **options)

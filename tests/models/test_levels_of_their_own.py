@@ -166,15 +166,3 @@ def test_every_batch_norm_of_a_backbone_is_found(architecture):
         init_from_base_cnn(one, copy.deepcopy(shared.backbone), classifier=False)
     images = torch.randn(1, 3, 64, 64)
     assert torch.equal(model.forward_features(images), shared.forward_features(images))
-
-
-def test_what_makes_no_sense_is_refused():
-    for name, options, message in (
-        ("test_resnet", {"norm": "per_levle"}, "unknown norm 'per_levle'; did you mean 'per_level'"),
-        ("test_resnet", {"exits": "seperate"}, "unknown kind of exits 'seperate'; did you mean 'separate'"),
-        ("levit_128s", {"norm": "frozen", "scales": (1.0,)}, "is for batch norm of maps; .* are not"),
-        ("test_vit", {"norm": "per_level"}, 'this backbone has none: leave norm="shared"'),
-        ("test_resnet", {"exits": "separate", "variant": "concat"}, "answers after the last level only"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            create_model(f"srnn_{name}", **options)

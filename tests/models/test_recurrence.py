@@ -1,10 +1,9 @@
-"""Steps: a level is built and read when it is asked for, says what it has cost, and a state can be continued later."""
+"""Steps: a level is built and read when it is asked for, and a state can be continued later."""
 
 import pytest
 import torch
 
-from srnn_zoo import Pyramid, count_gmacs
-from srnn_zoo.models.recurrence import scan
+from srnn_zoo import Pyramid
 from srnn_zoo.transforms import pyramid
 from tests.models.harness import trained
 
@@ -31,23 +30,9 @@ def test_a_level_is_built_and_read_only_when_it_is_asked_for(model, images, monk
 
 
 @torch.no_grad()
-def test_a_step_says_what_it_has_cost_and_its_state_goes_on_when_a_larger_image_arrives(model, images):
-    costs = count_gmacs(model).levels
-    assert [s.gmacs for s in model.steps(images)] == pytest.approx([sum(costs[: level + 1]) for level in range(3)])
-    levels = model.levels(images)
-    *_, thumbnail = model.steps(levels[:1])
-    *_, last = model.steps(levels[1:], state=thumbnail.state)
-    assert torch.equal(last.logits, model(images))
-
-
-@torch.no_grad()
-def test_later_levels_may_have_fewer_images_and_logits_follow_from_features(model):
+def test_logits_follow_from_features(model):
     model = model.double()
     features = torch.rand(3, 4, model.num_features, dtype=torch.float64)
-    states = list(scan(model.cell, [level[: 4 - s] for s, level in enumerate(features)]))
-    assert [len(state) for state in states] == [4, 3, 2]
-    assert torch.allclose(states[-1], list(scan(model.cell, features[:, :2]))[-1], atol=1e-12)
-    assert torch.equal(states[-1], next(scan(model.cell, [features[2, :2]], states[1])))
     every = list(model.exit_logits(features))
     assert torch.equal(every[-1], model.forward_head(model.fuse(list(features))))
     assert torch.allclose(every[0], model.state_logits(model.cell(features[0], torch.zeros_like(features[0]))))

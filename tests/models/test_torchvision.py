@@ -7,12 +7,13 @@ import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
 from torchvision.models import Weights, WeightsEnum
 
 import srnn_zoo
 from srnn_zoo.models import entries as srnn_weights
 from srnn_zoo.models.torchvision import register
-from tests.conftest import same_weights
+from tests.conftest import SKIMAGE, same_weights
 
 models = torchvision.models
 ZERO_SHOT = "srnn_tf_efficientnet_lite0.half_gru_zero_shot_in1k"
@@ -26,9 +27,7 @@ def lite0_weights():
 
 @pytest.fixture
 def image():
-    noise = torch.rand(3, 30, 40, generator=torch.Generator().manual_seed(0))
-    tensor = torch.nn.functional.interpolate(noise[None], (300, 400), mode="bicubic").clamp(0, 1)[0]
-    return torchvision.transforms.functional.to_pil_image(tensor)
+    return Image.open(SKIMAGE / "chelsea.png")
 
 
 def test_every_srnn_is_registered_and_torchvisions_own_models_and_weights_stay():
