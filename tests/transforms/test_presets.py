@@ -48,7 +48,7 @@ def test_pillow_uint8_and_float_levels_agree_within_the_stated_bounds(image, ima
                 assert distance.mean() <= 0.5
 
 
-def test_a_size_is_a_short_side_or_a_height_and_width(image):
+def test_a_size_is_a_short_side_or_a_height_and_width_and_small_images_are_upsampled_to_it_if_asked(image):
     levels = ScalePyramid((16, (40, 50)))(image)
     assert [(x.height, x.width) for x in levels] == [(16, 24), (40, 50)]
     portrait = image.transpose(Image.Transpose.ROTATE_90)
@@ -56,6 +56,10 @@ def test_a_size_is_a_short_side_or_a_height_and_width(image):
     batch = torch.rand(2, 5, 3, 64, 96)
     for interpolation in ("bicubic", "gaussian"):
         assert ScalePyramid((16,), interpolation)(batch)[0].shape == (2, 5, 3, 16, 24)
+    small, large = Image.new("RGB", (30, 20)), Image.new("RGB", (500, 400))
+    assert [x.size for x in ScalePyramid.variable(32, small="upsample")(small)] == [(32, 32)]
+    two = ScalePyramid.variable(32, max_height=2, min_height=2, small="upsample")
+    assert [x.size for x in two(small)] == [x.size for x in two(large)] == [(32, 32), (64, 64)]
 
 
 def test_the_eval_preset_is_timms_crop_whose_levels_the_model_builds_as_well(lite0, image):
@@ -166,13 +170,6 @@ def test_variable_levels_show_one_centre_crop_resized_from_the_image(image, inte
             (expected,) = ScalePyramid((TF.get_size(level),), interpolation)(cropped)
             difference = np.asarray(level, dtype=float) - np.asarray(expected, dtype=float)
             assert np.abs(difference).max() <= 1
-
-
-def test_small_images_are_upsampled_to_the_least_height_if_asked():
-    small, large = Image.new("RGB", (30, 20)), Image.new("RGB", (500, 400))
-    assert [x.size for x in ScalePyramid.variable(32, small="upsample")(small)] == [(32, 32)]
-    two = ScalePyramid.variable(32, max_height=2, min_height=2, small="upsample")
-    assert [x.size for x in two(small)] == [x.size for x in two(large)] == [(32, 32), (64, 64)]
 
 
 def test_variable_levels_are_built_in_sequence_or_flipped_and_jittered_at_native_resolution(model, image):
