@@ -81,8 +81,8 @@ def test_a_run_leaves_what_others_read_and_models_that_answer_as_it_says(chosen,
     names = {"recipe.toml", "log.csv", "curves.png", "tensorboard", "best", "last", "state"}
     assert {path.name for path in folder.iterdir()} == names | ({"features"} if chosen.freeze_backbone else set())
     assert Recipe.from_toml(folder / "recipe.toml") == chosen
-    with (folder / "log.csv").open() as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    log = csv.DictReader((folder / "log.csv").read_text().splitlines())
+    rows = [{name: float(value) for name, value in row.items()} for row in log]
     assert list(rows[0]) == ["epoch", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "seconds"]
     assert rows == [pytest.approx(row, rel=1e-6) for row in result.history]
     assert [row["epoch"] for row in rows] == ([20] if chosen.freeze_backbone else [1, 2, 3])
@@ -202,8 +202,7 @@ def test_folders_opened_one_by_one_are_refused_where_their_classes_differ(class_
         fit(model, train, val, TINY)
     with pytest.raises(ValueError, match="the model has 4 classes, the training split 3: create it with num_classes=3"):
         fit(tiny(), train, val, TINY)
-    chosen = dataclasses.replace(TINY, epochs=1)
-    assert len(fit(model, class_folders / "train", class_folders / "val", chosen, workers=0).history) == 1
+    assert len(fit(model, class_folders / "train", class_folders / "val", TINY, workers=0).history) == 3
 
 
 def test_optional_packages_are_asked_for_by_name(monkeypatch, tmp_path):
@@ -266,7 +265,6 @@ def test_two_processes_learn_and_measure_as_one(tmp_path):
     gradients = {name: start[name] - value for name, value in model.state_dict().items()}
     torch.testing.assert_close({name: start[name] - two[name] for name in gradients}, gradients, rtol=0, atol=1e-6)
     assert max(gradient.abs().max().item() for gradient in gradients.values()) > 1e-3
-    with (tmp_path / "two" / "log.csv").open() as file:
-        (other,) = csv.DictReader(file)
+    (other,) = csv.DictReader((tmp_path / "two" / "log.csv").read_text().splitlines())
     for name in ("val_top1", "val_top5", "train_loss", "val_loss"):
         assert float(other[name]) == pytest.approx(row[name], rel=1e-5), name

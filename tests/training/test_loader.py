@@ -89,8 +89,10 @@ def test_every_image_is_validated_once_whatever_the_number_of_processes():
         assert sorted(seen) == list(range(10))
 
 
-def test_a_damaged_image_is_replaced_in_training_and_left_out_in_validation(class_folders):
+def test_images_need_a_transform_and_damaged_ones_are_replaced_in_training_and_left_out_in_validation(class_folders):
     data = open_data(class_folders)
+    with pytest.raises(TypeError, match=r"gives \(tensor, class\); image \d+ is Image: give it a transform"):
+        next(iter(eval_loader(data.val, 4, 0, 1, 0, 0, False)))
     data.train.transform = data.val.transform = pil_to_tensor
     victim = data.train.samples[5][0]
     victim.write_bytes(victim.read_bytes()[:300])
@@ -103,8 +105,3 @@ def test_a_damaged_image_is_replaced_in_training_and_left_out_in_validation(clas
     first, *others = eval_loader(data.val, 4, 0, 1, 0, 0, False)
     assert (first.images, len(first.skipped)) == (None, 4)
     assert sum(len(batch.images) for batch in others) == 5
-
-
-def test_images_that_are_no_tensors_are_refused_with_what_is_missing(class_folders):
-    with pytest.raises(TypeError, match=r"gives \(tensor, class\); image \d+ is Image: give it a transform"):
-        next(iter(eval_loader(open_data(class_folders).val, 4, 0, 1, 0, 0, False)))
