@@ -63,6 +63,7 @@ def _facts(model: SRNN) -> dict[str, Any]:
             {"size": list(size), "gmacs": round(gmacs, 3)}
             for size, gmacs in zip(model.level_sizes(), cost.levels, strict=True)
         ],
+        "reads": str(model.reads),
         "head_gmacs": round(cost.head, 4),
         "total_gmacs": round(cost.total, 3),
         "million_parameters": {part: millions(module) for part, module in parts.items()},
@@ -93,6 +94,7 @@ def _facts_as_text(facts: dict[str, Any]) -> str:
         "variant": f"{facts['variant']}, activation {facts['activation']}",
         "parameters": parameters,
         "levels": "  ".join(levels),
+        "reads": facts["reads"],
         "head": f"{facts['head_gmacs']:.4f} GMACs (cell and classifier)",
         "total": f"{facts['total_gmacs']:.3f} GMACs",
         "features": facts["features"],

@@ -22,6 +22,11 @@ class Reads(NamedTuple):
     multiple: int = 1
     tile: tuple[int, int] | None = None
 
+    def __str__(self) -> str:
+        if self.tile is not None:
+            return f"tiles of {self.tile[0]} x {self.tile[1]}"
+        return f"multiples of {self.multiple}" if self.multiple > 1 else "any size"
+
 
 # by timm's module and architecture, the first that fits; others read any size (benchmarks/backbones.py tries every one)
 _RULES: dict[str, int | Literal["stride", "native", "tiles"]] = {

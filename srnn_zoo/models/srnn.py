@@ -62,6 +62,8 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
             made or loaded; `train()`, `load_state_dict`, `reset_classifier` and any change of the cell or a classifier
             that autograd can see clear it.
 
+        reads: which sizes of levels the backbone reads (`models.sizes.Reads`); others are rounded, or cut into tiles.
+
     Raises:
         ValueError: for an unknown variant, interpolation, kind of exits or norm, scales that do not grow to 1.0, a
             `norm` for a backbone without batch norm, and separate exits of a variant that has one exit.

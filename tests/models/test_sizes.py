@@ -19,23 +19,24 @@ class Mean(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "expected"),
+    ("architecture", "expected", "named"),
     [
-        ("test_resnet", Reads()),
-        ("resnetaa50", Reads(32)),
-        ("test_vit", Reads(16)),
-        ("swin_tiny_patch4_window7_224", Reads(4)),
-        ("tresnet_m", Reads(4)),
-        ("gemma4_vit_167m_enc", Reads(48)),
-        ("maxvit_tiny_tf_384", Reads(384)),
-        ("coatnet_0_224", Reads(tile=(224, 224))),
-        ("halo2botnet50ts_256", Reads(tile=(256, 256))),
+        ("test_resnet", Reads(), "any size"),
+        ("resnetaa50", Reads(32), "multiples of 32"),
+        ("test_vit", Reads(16), "multiples of 16"),
+        ("swin_tiny_patch4_window7_224", Reads(4), "multiples of 4"),
+        ("tresnet_m", Reads(4), "multiples of 4"),
+        ("gemma4_vit_167m_enc", Reads(48), "multiples of 48"),
+        ("maxvit_tiny_tf_384", Reads(384), "multiples of 384"),
+        ("coatnet_0_224", Reads(tile=(224, 224)), "tiles of 224 x 224"),
+        ("halo2botnet50ts_256", Reads(tile=(256, 256)), "tiles of 256 x 256"),
     ],
 )
-def test_levels_are_what_the_architecture_reads(architecture, expected):
+def test_levels_are_what_the_architecture_reads(architecture, expected, named):
     with torch.device("meta"):
         backbone = create_backbone(architecture).eval()
         assert reads(backbone) == expected
+        assert str(expected) == named
         size = [2 * expected.multiple * (1 + 400 // expected.multiple) // 2] * 2
         features = read(backbone, torch.empty(2, 3, *size), expected.tile)
         assert features.shape == (2, backbone.head_hidden_size)
