@@ -46,7 +46,7 @@ class HubServer:
         self.faults = []
         self.lock = threading.RLock()
         self.closing = threading.Event()
-        self._listener = ThreadingHTTPServer(("127.0.0.1", 0), lambda *args: Handler(self, *args))
+        self._listener = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._listener.server_port}"
 
     def __enter__(self):
@@ -97,11 +97,7 @@ class Fault:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves one request."""
-
-    def __init__(self, hub, *args):
-        self.hub = hub
-        super().__init__(*args)
+    """Serves one request to `hub`."""
 
     def do_GET(self):
         self.path, _, self.query = self.path.partition("?")

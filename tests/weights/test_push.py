@@ -14,8 +14,7 @@ from tests.conftest import same_weights
 from tests.models.harness import trained
 
 from .test_damage import exit_codes
-
-NAMES = ["setosa", "versicolor", "virginica"]
+from .test_hub import NAMES
 
 
 def test_push_makes_a_repository_that_opens_by_branch_tag_and_commit(hub, cache):
