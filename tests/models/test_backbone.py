@@ -6,12 +6,7 @@ import torch
 from torch import nn
 
 from srnn_zoo import create_model, init_from_base_cnn
-from srnn_zoo.models.backbone import (
-    create_backbone,
-    create_timm_model,
-    has_nonnegative_features,
-    prefix_group_matcher,
-)
+from srnn_zoo.models.backbone import create_backbone, create_timm_model, has_nonnegative_features, prefix_group_matcher
 from tests.models.harness import SRNNTests, trained
 
 # the smallest architecture of every timm module that reads two sizes, and more where their activations differ

@@ -1,6 +1,5 @@
 """Where the weights of a base CNN come from, and what happens without a network."""
 
-import socket
 import time
 
 import pytest
@@ -20,11 +19,9 @@ IMAGES = torch.linspace(-2, 2, 3 * 96 * 96).reshape(1, 3, 96, 96).roll(1111)
 
 
 @pytest.fixture
-def silent_host(monkeypatch):
+def silent_host(hub):
     """A hub that accepts connections and never says a word, which is the worst a network can do."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        redirect_client(monkeypatch, f"http://127.0.0.1:{server.getsockname()[1]}")
-        yield
+    hub.fault("", silent=True)
 
 
 @pytest.fixture(scope="module")

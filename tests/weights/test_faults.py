@@ -1,9 +1,9 @@
 """What networks and hubs do to downloads: told in one sentence, soon, and with no harm done."""
 
 import errno
-import socket
 import time
 from contextlib import contextmanager
+from functools import partial
 from unittest.mock import Mock
 
 import huggingface_hub
@@ -16,15 +16,13 @@ from tests.conftest import same_weights
 from .hub_server import redirect_client
 
 FILE = "model.safetensors"
-CLOSED = "http://127.0.0.1:9"
 
 
 @pytest.fixture(params=["silent", "closed"])
-def dead(request, monkeypatch):
+def dead(request, hub, monkeypatch):
     """Takes the network away when called: a host that accepts and says nothing, or one that is not there."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        silent = f"http://127.0.0.1:{server.getsockname()[1]}"
-        yield lambda: redirect_client(monkeypatch, silent if request.param == "silent" else CLOSED)
+    silence = partial(hub.fault, "", silent=True)
+    return silence if request.param == "silent" else partial(redirect_client, monkeypatch, "http://127.0.0.1:9")
 
 
 @contextmanager
