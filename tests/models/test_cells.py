@@ -88,14 +88,10 @@ def test_a_cell_starts_with_the_identity_and_half_open_gates(variant):
     state = create_cell(variant, DIM).state_dict()
     assert torch.equal(state.pop("recurrent.weight"), torch.eye(DIM))
     assert all(name in ("gate_input.weight", "gate_recurrent.weight") and not x.any() for name, x in state.items())
-    if variant == "half_gru":  # the paper's names
-        assert {name: tuple(x.shape) for name, x in state.items()} == dict.fromkeys(state, (DIM, DIM))
-        assert len(state) == 2
 
 
 def test_what_makes_no_cell_or_no_answer_is_refused():
     for variant, options, message in (
-        ("halfgru", {}, "unknown variant 'halfgru'; did you mean 'half_gru'"),
         ("transformer", {}, "choose one of concat, gru, half_gru"),
         ("vanilla", {"activation": "tanh"}, 'activation must be "relu" or "identity"'),
         ("concat", {"height": 2}, "fuses exactly 2 levels; got 3"),

@@ -118,7 +118,6 @@ def test_they_come_back_from_a_folder_and_a_file_and_what_levels_share_there_is_
         *(create(f"local-dir:{tmp_path / 'own'}", pretrained=True) for create in (timm.create_model, create_model)),
         create_model("srnn_test_resnet", weights=tmp_path / "own" / "model.safetensors"),
     ):
-        assert isinstance(again, SRNN)
         assert (again.exits, again.norm) == (model.exits, model.norm)
         assert same_weights(model, again)
     fewer = SRNN.from_pretrained(tmp_path / "own", num_classes=2)
