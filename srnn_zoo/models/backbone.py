@@ -84,27 +84,30 @@ def has_nonnegative_features(backbone: nn.Module) -> bool:
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             config = cast("dict[str, Any]", backbone.pretrained_cfg)
             return has_nonnegative_features(create_backbone(config["architecture"]))
-    _, features = probe(backbone)
+    (features,) = probe(backbone)
     return bool((features >= 0).all() and (features > 0).any())
 
 
 @torch.no_grad()
-def probe(backbone: nn.Module) -> tuple[Tensor, Tensor]:
-    """Two random images and C of them, `(2, D)`: small images where the backbone reads them, else of its own size."""
-    parameter, native, multiple = next(backbone.parameters()), native_size(backbone), reads(backbone).multiple
+def probe(backbone: nn.Module, *others: nn.Module) -> list[Tensor]:
+    """What a backbone, and others, say of the same two random images: small ones if all read them, else of its size."""
+    native, multiple = native_size(backbone), reads(backbone).multiple
     channels = int(getattr(backbone, "in_chans", 3))
     small = multiple * -(-96 // multiple)
     generator = torch.Generator().manual_seed(0)
     for size in ((min(small, native[0]), min(small, native[1])), native):
         images = torch.randn(2, channels, *size, generator=generator) * torch.tensor([0.3, 3.0]).view(2, 1, 1, 1)
-        images = images.to(parameter.device, parameter.dtype)
         try:
-            with evaluation_mode(backbone):
-                return images, backbone(images)
+            return [_evaluated(network, images) for network in (backbone, *others)]
         except (AssertionError, IndexError, RuntimeError):
             if size == native:
                 raise
     raise AssertionError("unreachable: the native size either returns or raises")
+
+
+def _evaluated(network: nn.Module, images: Tensor) -> Tensor:
+    with evaluation_mode(network):
+        return network(images.to(next(network.parameters())))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from srnn_zoo.weights.files import digest
 from srnn_zoo.weights.saved import SavedModel
 
-from .backbone import evaluation_mode, probe
+from .backbone import probe
 from .cells import create_cell
 from .norms import spread_state
 
@@ -111,9 +111,7 @@ def _linear_parameters(model: Any, base_cnn: Any) -> tuple[Tensor, Tensor]:
     timm names a classifier, but some networks do more between C and their answer (batch norm, a second classifier). So
     the candidates are compared on images, and the closest is taken.
     """
-    images, features = probe(model.backbone)
-    with evaluation_mode(base_cnn):
-        expected = base_cnn(images.to(next(base_cnn.parameters()))).to(features)
+    features, expected = probe(model.backbone, base_cnn)
     tolerance = (1e-3 if expected.dtype in (torch.float32, torch.float64) else 3e-2) * expected.abs().max().double()
     classifier = base_cnn.get_classifier()
     found = []

@@ -26,6 +26,16 @@ def test_zero_shot_takes_backbone_and_classifier_and_says_so(lite0):
     assert torch.allclose(stem.weight, lite0.backbone.conv_stem.weight.sum(1, keepdim=True))  # adapted as timm does
 
 
+def test_a_base_cnn_may_read_its_own_size_only():
+    base_cnn = timm.create_model("vit_tiny_patch16_224", num_classes=5).eval()
+    with pytest.raises(AssertionError):
+        base_cnn(torch.randn(1, 3, 96, 96))
+    model = create_model("srnn_vit_tiny_patch16_224", variant="vanilla", num_classes=5).eval()
+    init_from_base_cnn(model, base_cnn)
+    images = torch.randn(2, 3, 224, 224)
+    assert torch.equal(model([images]), base_cnn(images))
+
+
 @pytest.mark.parametrize("architecture", ["efficientvit_m0", pytest.param("levit_128s", marks=pytest.mark.slow)])
 def test_what_a_base_cnn_does_before_its_classifier_belongs_to_f(architecture):
     """A batch norm; in LeViT two classifiers as well, each after its own."""
