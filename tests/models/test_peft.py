@@ -12,8 +12,7 @@ peft = pytest.importorskip("peft")
 IMAGES = torch.randn(2, 3, 160, 160)
 
 
-@pytest.mark.parametrize("everywhere", [True, False])
-@pytest.mark.parametrize("saved", [["fc"], ["fc", "exit_classifiers.0"]])
+@pytest.mark.parametrize(("saved", "everywhere"), [(["fc"], True), (["fc", "exit_classifiers.0"], False)])
 @pytest.mark.parametrize(
     ("name", "layer"), [("srnn_test_vit", "qkv"), ("srnn_test_resnet", "conv2"), ("srnn_test_convnext", "fc1")]
 )
