@@ -27,7 +27,7 @@ def test_a_torchvision_checkpoint_becomes_a_zero_shot_srnn_and_back(theirs, arch
             nn.init.normal_(module.get_buffer("running_mean"), std=0.1)
             nn.init.uniform_(module.get_buffer("running_var"), 0.5, 1.5)
     torch.save(base_cnn.state_dict(), tmp_path / "base.pth")
-    options = {"num_classes": 5, "pretrained": True, "pretrained_backbone": tmp_path / "base.pth"}
+    options = {"pretrained": True, "pretrained_backbone": tmp_path / "base.pth"}  # its classes come with it
     model = create_model(f"srnn_{architecture}", variant="vanilla", **options).eval()
     assert model.zero_shot
     assert torch.allclose(model([IMAGES]), base_cnn(IMAGES), rtol=1e-4, atol=1e-4)
