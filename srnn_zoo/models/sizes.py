@@ -32,7 +32,7 @@ class Reads(NamedTuple):
 _RULES: dict[str, int | Literal["stride", "native", "tiles"]] = {
     **dict.fromkeys(  # position embeddings, biases, token mixers or windows of one grid
         "beit/* byobnet/*bot* byobnet/lambda_resnet26rpt* cait/* coat/* convit/* efficientformer/* "
-        "efficientformer_v2/* gcvit/* hiera/* levit/* maxxvit/coat* mlp_mixer/* mvitv2/* nest/* pit/* tnt/* "
+        "efficientformer_v2/* gcvit/* hiera/* levit/* maxxvit/*coat* mlp_mixer/* mvitv2/* nest/* pit/* tnt/* "
         "visformer/* vision_transformer_relpos/* volo/*".split(),
         "tiles",
     ),

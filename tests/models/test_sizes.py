@@ -26,7 +26,7 @@ class Mean(nn.Module):
         ("test_vit", Reads(16), "multiples of 16"),
         ("swin_tiny_patch4_window7_224", Reads(4), "multiples of 4"),
         ("tresnet_m", Reads(4), "multiples of 4"),
-        ("coatnet_pico_rw_224", Reads(tile=(224, 224)), "tiles of 224 x 224"),
+        ("test_coatnet", Reads(tile=(160, 160)), "tiles of 160 x 160"),
         pytest.param("gemma4_vit_167m_enc", Reads(48), "multiples of 48", marks=pytest.mark.slow),
         pytest.param("maxvit_tiny_tf_384", Reads(384), "multiples of 384", marks=pytest.mark.slow),
         pytest.param("halo2botnet50ts_256", Reads(tile=(256, 256)), "tiles of 256 x 256", marks=pytest.mark.slow),
