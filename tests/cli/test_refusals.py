@@ -91,7 +91,7 @@ REFUSED = {
     },
     "info": {
         "srnn_resnet_18": "did you mean 'srnn_resnet18'",
-        "srnn_test_coatnet": "cannot read a level of 320 x 320; it was made for 160 x 160",
+        "srnn_inception_v3 --sizes 32,64": "cannot read a level of 32 x 32; it was made for 299 x 299",
     },
     "classify": {IMAGE: "No such command"},
 }
