@@ -106,20 +106,20 @@ def probe(backbone: nn.Module, *others: nn.Module) -> list[Tensor]:
 
 
 def _evaluated(network: nn.Module, images: Tensor) -> Tensor:
-    with evaluation_mode(network):
+    with in_mode(network, training=False):
         return network(images.to(next(network.parameters())))
 
 
 @contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """The module and its parts in evaluation mode; afterwards each is as it was."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
+def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Training or evaluation mode; afterwards every part is in the mode that it was in."""
+    before = {part: part.training for part in module.modules()}
+    module.train(training)
     try:
         yield
     finally:
-        for part in training:
-            part.training = True
+        for part, mode in before.items():
+            part.training = mode
 
 
 def srnn_config(config: dict[str, Any], scales: Sequence[float] = (0.5, 1.0)) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backbone import create_timm_model, evaluation_mode
+from .backbone import create_timm_model, in_mode
 from .norms import state_of_level
 from .sizes import native_size
 
@@ -87,7 +87,7 @@ def _check_same(model: Any, base_cnn: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, model.in_chans, *native_size(model.backbone), generator=generator)
     images = images.to(parameter.device, parameter.dtype)
-    with evaluation_mode(model):
+    with in_mode(model, training=False):
         ours, theirs = model([images]).float(), base_cnn(images).float()
     if not torch.allclose(ours.log_softmax(1), theirs.log_softmax(1), rtol=1e-3, atol=1e-3):
         raise ValueError(

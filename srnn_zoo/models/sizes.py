@@ -99,7 +99,7 @@ def read(backbone: nn.Module, images: Tensor, tile: tuple[int, int] | None = Non
         for top in _offsets(height, tile[0])
         for left in _offsets(width, tile[1])
     ]
-    features = read(backbone, torch.cat(tiles))
+    features = pool(backbone(torch.cat(tiles)))
     return features.unflatten(0, (len(tiles), len(images))).mean(dim=0)
 
 

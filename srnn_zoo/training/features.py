@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from srnn_zoo._errors import WeightsUnavailableError
+from srnn_zoo.models.backbone import in_mode
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.weights.files import read_weights, write_weights
 
@@ -96,7 +96,7 @@ def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) 
     levels: list[Tensor] = []
     targets: list[Tensor] = []
     sizes: tuple[tuple[int, int], ...] = ()
-    with _mode(model, training=False):
+    with in_mode(model, training=False):
         for images, classes in tqdm(loader, desc="features", unit="batch", leave=False, disable=not progress or None):
             moved = model.as_input(images)
             pyramid = model.levels(moved)
@@ -141,7 +141,7 @@ def fit_features(model: SRNN, train: Features, recipe: Recipe, progress: bool = 
     schedule = create_schedule(optimizer, recipe, updates)
     loss = create_loss(recipe)
     loss_sum, lr, update = math.nan, recipe.lr, 0
-    with _mode(model, training=True):
+    with in_mode(model, training=True):
         for _ in trange(recipe.epochs, desc="probe", unit="epoch", leave=False, disable=not progress or None):
             loss_sum = 0.0
             for rows in torch.randperm(len(targets), generator=generator).split(recipe.batch_size):
@@ -163,18 +163,6 @@ def fit_features(model: SRNN, train: Features, recipe: Recipe, progress: bool = 
 def evaluate_features(model: SRNN, features: Features, batch_size: int = 1024) -> Tensor:
     """Logits `(L, N, num_classes)` after every level (of `concat`: after the last), in evaluation mode, on the CPU."""
     like = next(model.fc.parameters())
-    with _mode(model, training=False):
+    with in_mode(model, training=False):
         batches = (x.to(like.device, like.dtype) for x in features.levels.split(batch_size, dim=1))
         return torch.cat([torch.stack(list(model.exit_logits(x))).float().cpu() for x in batches], dim=1)
-
-
-@contextlib.contextmanager
-def _mode(model: SRNN, training: bool) -> Iterator[None]:
-    """Training or evaluation mode; afterwards every module is in the mode that it was in."""
-    before = {module: module.training for module in model.modules()}
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before.items():
-            module.training = mode
