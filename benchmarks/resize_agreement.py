@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import srnn_zoo
 from srnn_zoo.datasets.images import find_images, open_image
-from srnn_zoo.transforms.pyramid import Interpolation
+from srnn_zoo.transforms.resizing import Interpolation
 
 SIZES = (224, 448)
 MODEL = "srnn_tf_efficientnet_lite0"  # gives the transform its crop, mean and std; its weights are not used

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from srnn_zoo.transforms.packed import PackedPyramid, in_order
 from srnn_zoo.transforms.pyramid import Levels, Pyramid, build_levels, check_levels, level_sizes
+from srnn_zoo.transforms.resizing import is_captured
 
 from .norms import select_level
 from .sizes import Reads, family, native_size, read
@@ -35,7 +36,7 @@ class LevelReader:
 
     def levels(self, x: Images) -> list[Tensor]:
         """The levels of an input, smallest first: built from one tensor, or checked where they are given."""
-        if not _is_captured(x):  # a check would become a condition of the graph
+        if not is_captured(x):  # a check would become a condition of the graph
             self._check(x)
         if isinstance(x, Sequence):
             return list(x)
@@ -159,12 +160,6 @@ class LevelReader:
         """`(H, W)` of the largest level that this model is for."""
         height, width = self.pretrained_cfg["input_size"][-2:]
         return height, width
-
-
-def _is_captured(x: Any) -> bool:
-    """Whether a graph is being made for images of other sizes too, and not an answer."""
-    is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.7 has it
-    return torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy) or is_exporting()
 
 
 def _name(dtype: torch.dtype | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from srnn_zoo.transforms.pyramid import resize
+from srnn_zoo.transforms.resizing import resize
 
 
 class Reads(NamedTuple):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from srnn_zoo._errors import unknown_name
 from srnn_zoo.transforms.packed import PackedPyramid
-from srnn_zoo.transforms.pyramid import Interpolation, build_levels, check_interpolation, pair, scale_ratios
+from srnn_zoo.transforms.pyramid import build_levels, pair, scale_ratios
+from srnn_zoo.transforms.resizing import Interpolation, check_interpolation
 from srnn_zoo.weights.hub import HubMixin
 
 from .backbone import (

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from .packed import LazyLevels
-from .pyramid import ANTIALIASED, pair
+from .pyramid import pair
+from .resizing import ANTIALIASED
 from .rgb import upright_rgb
 from .scale_pyramid import ScalePyramid, VariablePyramid
 

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import math
 import operator
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from fractions import Fraction
-from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-from srnn_zoo._errors import unknown_name
 
 from .packed import LazyLevels, PackedPyramid
-
-Interpolation: TypeAlias = str
-"""A name in `INTERPOLATIONS`."""
+from .resizing import check_interpolation, resize
 
 
 class Pyramid(Sequence[Tensor]):
@@ -270,22 +263,7 @@ def build_levels(
     return [images if is_own else resize(images, size, interpolation) for is_own, size in zip(own, sizes, strict=True)]
 
 
-def resize(images: Tensor, size: list[int], interpolation: Interpolation = "bicubic") -> Tensor:
-    """Resize float images `(B, C, H, W)` to `size = [h, w]`, as the interpolation of that name in `INTERPOLATIONS`."""
-    x = images
-    if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
-        x = x.float()  # there is no antialiased half kernel on CPU
-    return INTERPOLATIONS[interpolation](x, size).to(images.dtype)
-
-
 torch.fx.wrap("resize")  # its choice of dtype depends on the tensor, which a symbolic trace does not have
-
-
-def check_interpolation(interpolation: str) -> str:
-    """The name itself, or an error with the closest ones."""
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(unknown_name("interpolation", interpolation, INTERPOLATIONS))
-    return interpolation
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
@@ -297,40 +275,3 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     if height < 1 or width < 1:
         raise ValueError(f"sizes must be positive; got {height} x {width}")
     return height, width
-
-
-def _antialiased(images: Tensor, size: list[int], mode: str) -> Tensor:
-    return F.interpolate(images, size=size, mode=mode, align_corners=False, antialias=True)
-
-
-def _gaussian(images: Tensor, size: list[int]) -> Tensor:
-    """A level of a true Gaussian pyramid: a blur with σ² = (f² - 1) / 3 for a reduction by f, then sampling.
-
-    That is the variance which Burt & Adelson's kernel (σ = 1 at every halving) has added up to after log2(f) halvings.
-    """
-    x = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
-    x = _blur(x, images.shape[-1] / size[1])
-    x = _blur(x.transpose(-2, -1), images.shape[-2] / size[0]).transpose(-2, -1)
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=False)
-
-
-def _blur(images: Tensor, reduction: float) -> Tensor:
-    """Gaussian blur along the width for a reduction by that factor; edges are repeated."""
-    if reduction <= 1:
-        return images
-    sigma = math.sqrt((reduction * reduction - 1) / 3)
-    radius = math.ceil(4 * sigma)
-    positions = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-    kernel = torch.exp(-0.5 * (positions / sigma) ** 2)
-    weight = (kernel / kernel.sum()).expand(images.shape[1], 1, 1, -1)
-    return F.conv2d(F.pad(images, [radius, radius, 0, 0], mode="replicate"), weight, groups=images.shape[1])
-
-
-ANTIALIASED = ("bicubic", "bilinear")
-"""Interpolations that torch, torchvision and Pillow know by these names."""
-
-INTERPOLATIONS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
-    **{mode: partial(_antialiased, mode=mode) for mode in ANTIALIASED},
-    "gaussian": _gaussian,
-}
-"""How float images `(B, C, H, W)` are resized to `[h, w]`, by name: what is added here works everywhere."""

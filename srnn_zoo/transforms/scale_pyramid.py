@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from .packed import LazyLevels
-from .pyramid import ANTIALIASED, Interpolation, check_interpolation, pair, resize
+from .pyramid import pair
+from .resizing import ANTIALIASED, Interpolation, check_interpolation, resize
 
 ImageT = TypeVar("ImageT", Image.Image, Tensor)
 
@@ -24,7 +25,7 @@ class ScalePyramid:
 
     Args:
         sizes: for every level its short side in pixels, or `(height, width)`; they must grow.
-        interpolation: `"bicubic"` or `"bilinear"`, antialiased, or `"gaussian"` (`transforms.pyramid.INTERPOLATIONS`).
+        interpolation: `"bicubic"` or `"bilinear"`, antialiased, or `"gaussian"` (`transforms.resizing.INTERPOLATIONS`).
 
     Raises:
         ValueError: for sizes that do not grow, are not positive, or are none, and an unknown interpolation.
