@@ -102,15 +102,16 @@ def test_every_module_opens_with_one_sentence_and_stays_readable():
         assert text.count("\n") <= 400, path
 
 
-def test_the_readmes_python_runs(monkeypatch, tmp_path):
-    """Every Python block of README.md, in order, in one namespace, in a folder that holds a photo.jpg."""
+@pytest.mark.parametrize("page", ["README.md", "docs/uses.md"])
+def test_the_python_of_a_page_runs(page, monkeypatch, tmp_path):
+    """Every Python block of a page, in order, in one namespace, in a folder that holds a photo.jpg."""
     from PIL import Image
     from skimage import data
 
     Image.fromarray(data.chelsea()).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
     assert blocks
     namespace = {}
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
+        exec(compile(block, page, "exec"), namespace)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from srnn_zoo._errors import unknown_name
 from srnn_zoo.transforms.packed import PackedPyramid
-from srnn_zoo.transforms.pyramid import build_levels, pair, scale_ratios
+from srnn_zoo.transforms.pyramid import pair, scale_ratios
 from srnn_zoo.transforms.resizing import Interpolation, check_interpolation
 from srnn_zoo.weights.hub import HubMixin
 
@@ -23,15 +23,16 @@ from .backbone import (
     srnn_config,
 )
 from .cells import create_cell
-from .norms import Norm, convert_norms, level_parameters, select_level
+from .maps import LevelMaps
+from .norms import Norm, convert_norms, level_parameters
 from .protocol import TimmProtocol
-from .reading import Images, LevelReader
+from .reading import Images
 from .recurrence import Step, scan, steps
-from .sizes import pool, reads
+from .sizes import reads
 from .temperatures import temperature
 
 
-class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
+class SRNN(HubMixin, TimmProtocol, LevelMaps, nn.Module):
     """Scale-recurrent network (D.-Q. Zhang, 2018, section 3) over any timm backbone, with timm's model protocol.
 
     `model(x)` takes the largest level `(B, C, H, W)` and builds the smaller ones on x's device; `model([x_1, …, x_n])`
@@ -249,39 +250,6 @@ class SRNN(HubMixin, TimmProtocol, LevelReader, nn.Module):
             self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *size)
 
         return set_input_size
-
-    def forward_intermediates(
-        self,
-        x: Images,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        """Spatial maps of the largest level, as timm's method of the same name; arguments as there.
-
-        Returns:
-            The maps with `intermediates_only` (no other level is read then), else `(forward_features(x), maps)`.
-        """
-        backbone = self._backbone_with("forward_intermediates")
-        if isinstance(x, PackedPyramid):
-            raise TypeError("maps are of images of one size: give the images of a packed pyramid one by one (unpack)")
-        options = {"indices": indices, "norm": norm, "output_fmt": output_fmt}
-        if intermediates_only:
-            given = isinstance(x, Sequence)
-            built = x if given else build_levels(x, self._ratios[-1:], self.interpolation, self.reads.multiple)
-            select_level(backbone, len(x) - 1 if given else None)
-            largest = built[-1]
-            self.check_has_map(largest)
-            return backbone.forward_intermediates(largest, stop_early=stop_early, intermediates_only=True, **options)
-        *smaller, largest = self.levels(x)
-        self.check_has_map(largest)
-        features = [self.level_features(level, index) for index, level in enumerate(smaller)]
-        select_level(backbone, len(smaller))
-        final, intermediates = backbone.forward_intermediates(largest, **options)
-        features.append(pool(backbone.forward_head(final, pre_logits=True)))
-        return self.fuse(features), intermediates
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -232,6 +232,6 @@ def test_images_that_make_no_batch_or_that_a_model_cannot_read_are_refused_in_on
         packed = Pyramid.pack(images)
         with pytest.raises(error, match=message):
             model(packed)
-    for call in (model.forward_intermediates, model.levels):
+    for call in (model.forward_intermediates, model.level_maps, model.levels):
         with pytest.raises(TypeError, match=r"PackedPyramid|packed pyramid"):
             call(Pyramid.pack(squares([1, 2])))
