@@ -1,4 +1,4 @@
-"""Every architecture of timm as an SRNN: how it reads levels, and what it costs. Nothing is computed or downloaded.
+"""Every architecture of timm as an SRNN: how it reads levels, its φ and its cost. Nothing is computed or downloaded.
 
 Each model is made on the meta device, where tensors have shapes and no values. It reads two levels of its own sizes,
 which are counted, and an image of an odd size and shape. The table is written row by row: an interrupted run goes on.
@@ -10,7 +10,6 @@ import argparse
 import csv
 import warnings
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -47,7 +46,9 @@ def main() -> None:
 
 def measure(architecture: str) -> Row:
     """The row of an architecture; where it fails, with the reason and empty figures."""
-    figures: Row = dict.fromkeys(("reads", "width", "million_parameters", "levels", "gmacs_small", "gmacs_large"), "")
+    figures: Row = dict.fromkeys(
+        ("reads", "width", "activation", "million_parameters", "levels", "gmacs_small", "gmacs_large"), ""
+    )
     try:
         return {"architecture": architecture, **figures, **_measure(architecture), "failure": ""}
     except Exception as error:  # whatever a backbone raises
@@ -58,8 +59,7 @@ def measure(architecture: str) -> Row:
 @torch.no_grad()
 def _measure(architecture: str) -> Row:
     with torch.device("meta"):
-        options: dict[str, Any] = {"variant": "vanilla", "activation": "relu", "num_classes": 10}
-        model = srnn_zoo.create_model(f"srnn_{architecture}", **options).eval()
+        model = srnn_zoo.create_model(f"srnn_{architecture}", variant="vanilla", num_classes=10).eval()
         height, width = model.img_size
         shape = model(torch.empty(2, model.in_chans, height + 37, width + 21)).shape
     if shape != (2, 10):
@@ -68,6 +68,7 @@ def _measure(architecture: str) -> Row:
     return {
         "reads": str(model.reads),
         "width": model.num_features,
+        "activation": model.cell.activation,
         "million_parameters": f"{sum(parameter.numel() for parameter in model.backbone.parameters()) / 1e6:.2f}",
         "levels": " + ".join(f"{h}x{w}" for h, w in model.level_sizes()),
         "gmacs_small": f"{small:.3f}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from srnn_zoo._errors import unknown_name
 
+from .signs import Signs
 from .sizes import native_size, reads
 
 # Constructor arguments that make an architecture accept images of several sizes, in the order they are tried.
@@ -73,19 +74,15 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-@torch.no_grad()
 def has_nonnegative_features(backbone: nn.Module) -> bool:
     """Whether C(x) is never negative, so that ReLU leaves a pretrained classifier intact.
 
-    Found out by looking: two random images, of low and of high contrast, are passed through the backbone with whatever
-    weights it has. A rectified net cannot give a negative feature; any other gives some among its hundreds.
+    The operations say it, not the values (`models.signs`): a rectified net cannot give a negative feature, whatever its
+    weights are, and these may be on the meta device.
     """
-    if next(backbone.parameters()).is_meta:  # weights without values show nothing; a twin with values does
-        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            config = cast("dict[str, Any]", backbone.pretrained_cfg)
-            return has_nonnegative_features(create_backbone(config["architecture"]))
-    (features,) = probe(backbone)
-    return bool((features >= 0).all() and (features > 0).any())
+    with torch.inference_mode(False), torch.no_grad(), Signs() as signs:  # inference mode hides what operations do
+        (features,) = probe(backbone)
+    return signs.never_negative(features)
 
 
 @torch.no_grad()
@@ -95,8 +92,9 @@ def probe(backbone: nn.Module, *others: nn.Module) -> list[Tensor]:
     channels = int(getattr(backbone, "in_chans", 3))
     small = multiple * -(-96 // multiple)
     generator = torch.Generator().manual_seed(0)
+    contrast = torch.tensor([0.3, 3.0], device="cpu").view(2, 1, 1, 1)
     for size in ((min(small, native[0]), min(small, native[1])), native):
-        images = torch.randn(2, channels, *size, generator=generator) * torch.tensor([0.3, 3.0]).view(2, 1, 1, 1)
+        images = torch.randn(2, channels, *size, generator=generator, device="cpu") * contrast
         try:
             return [_evaluated(network, images) for network in (backbone, *others)]
         except (AssertionError, IndexError, RuntimeError):

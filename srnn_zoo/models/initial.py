@@ -108,14 +108,14 @@ def load_saved(model: Any, saved: SavedModel, config: PretrainedCfg) -> None:
 def _linear_parameters(model: Any, base_cnn: Any) -> tuple[Tensor, Tensor]:
     """Weight (K, D) and bias (K) that turn C(x) into what the base CNN says of x, to within rounding.
 
-    timm names a classifier, but some networks do more between C and their answer (batch norm, a second classifier). So
-    the candidates are compared on images, and the closest is taken.
+    timm names one classifier, or two of which the mean is taken, but some networks do more between C and their answer,
+    such as batch norm. So the candidates are compared on images, and the closest is taken.
     """
     features, expected = probe(model.backbone, base_cnn)
     tolerance = (1e-3 if expected.dtype in (torch.float32, torch.float64) else 3e-2) * expected.abs().max().double()
     classifier = base_cnn.get_classifier()
     found = []
-    for parts in ([classifier], _parents_of_classifiers(base_cnn)):
+    for parts in (classifier if isinstance(classifier, tuple) else (classifier,), _parents_of_classifiers(base_cnn)):
         affine = [_affine(part, model.num_features) for part in parts]
         if affine and None not in affine:
             weight, bias = (torch.stack(values).mean(dim=0) for values in zip(*affine, strict=True))
@@ -124,9 +124,8 @@ def _linear_parameters(model: Any, base_cnn: Any) -> tuple[Tensor, Tensor]:
     error, weight, bias = min(found, key=lambda values: values[0], default=(tolerance + 1, None, None))
     if weight is None or bias is None or error > tolerance:
         raise ValueError(
-            f"{model.pretrained_cfg['architecture']} has no zero-shot form: its base CNN classifies with "
-            f"{type(classifier).__name__}, not with one linear layer. Use pretrained_backbone=True and train the "
-            "classifier"
+            f"{model.pretrained_cfg['architecture']} has no zero-shot form: its base CNN does more to its features "
+            "than one linear layer. Use pretrained_backbone=True and train the classifier"
         )
     return weight, bias
 

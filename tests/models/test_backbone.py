@@ -7,6 +7,7 @@ from torch import nn
 
 from srnn_zoo import create_model, init_from_base_cnn
 from srnn_zoo.models.backbone import create_backbone, create_timm_model, has_nonnegative_features, prefix_group_matcher
+from srnn_zoo.models.signs import Signs
 from tests.models.harness import SRNNTests, trained
 
 # the smallest architecture of every timm module that reads two sizes, and more where their activations differ
@@ -33,14 +34,14 @@ SIZES = {
 
 # those whose features are rectified, and get ReLU; signed ones get the identity
 RECTIFIED = (
-    "mobileone_s1 convmixer_768_32 densenet121 dla46x_c efficientnet_lite0 ghostnet_050 hgnetv2_b0 hrnet_w18_small "
+    "mobileone_s1 densenet121 dla46x_c efficientnet_lite0 ghostnet_050 hrnet_w18_small "
     "lcnetv2_small nasnetalarge pnasnet5large regnetx_002 repghostnet_050 res2next50 resnest14d resnet10t "
     "resnetv2_18 selecsls42 legacy_seresnet18 skresnet18 tresnet_m vgg11 ese_vovnet19b_slim_dw legacy_xception "
     "xception41p halonet26t inception_resnet_v2 inception_v3 inception_v4"
 ).split()
 
-# those whose base CNN has more than one classifier: there is no F to take over
-NOT_ZERO_SHOT = ("crossvit_tiny_240", "efficientvim_m1", "swiftformer_xs")
+# those whose base CNN has classifiers of several features, or takes a maximum: there is no F to take over
+NOT_ZERO_SHOT = ("crossvit_tiny_240", "efficientvim_m1", "volo_d1_224")
 
 # the small ones that every test run tries; `make slow` tries all families
 SAMPLE = (
@@ -55,6 +56,25 @@ ONE_SIZE = (
     "beit_base_patch16_224 test_vit_relpos efficientformer_l1 efficientformerv2_s0 levit_128s convit_tiny nest_tiny "
     "gcvit_xxtiny gmlp_ti16_224 mvitv2_tiny botnet26t_256 coatnet_pico_rw_224"
 ).split()
+
+
+def take_over_classifier(model, base_cnn, architecture):
+    if architecture in NOT_ZERO_SHOT:
+        with pytest.raises(ValueError, match="has no zero-shot form"):
+            init_from_base_cnn(model, base_cnn)
+    else:
+        init_from_base_cnn(model, base_cnn)
+        assert model.zero_shot
+
+
+def check_forward_and_backward(model, levels):
+    """In training mode, finite logits of two images, and finite gradients of all parameters."""
+    logits = model.train()(levels)
+    assert logits.shape == (2, 10)
+    logits.square().mean().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert {name for name, gradient in gradients.items() if gradient is None} <= {"backbone.weights"}  # EfficientViM's
+    assert all(gradient.isfinite().all() for gradient in gradients.values() if gradient is not None)
 
 
 def sampled(names):
@@ -84,12 +104,7 @@ def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture
     activation = "relu" if architecture in RECTIFIED else "identity"
     assert model.cell.activation == model._model_args["activation"] == activation
     base_cnn = create_timm_model(architecture, num_classes=10).eval()
-    if architecture in NOT_ZERO_SHOT:
-        with pytest.raises(ValueError, match="has no zero-shot form"):
-            init_from_base_cnn(model, base_cnn)
-    else:
-        init_from_base_cnn(model, base_cnn)
-        assert model.zero_shot
+    take_over_classifier(model, base_cnn, architecture)
     levels = [torch.randn(2, model.in_chans, size, size) for size in SIZES.get(architecture, (64, 128))]
     with torch.inference_mode():
         if model.zero_shot:
@@ -101,13 +116,12 @@ def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture
         assert torch.allclose(one, expected, rtol=1e-4, atol=1e-5 * one.abs().max().item())
         if architecture in SAMPLE and isinstance(base_cnn.get_classifier(), nn.Linear):  # taken over as it is
             assert torch.equal(one, expected)
-        both = model(levels)
-        assert both.shape == (2, 10)
-        assert both.isfinite().all()
+        assert activation == "identity" or (model.level_features(levels[0]) >= 0).all()
+    check_forward_and_backward(model, levels)
 
 
 @pytest.mark.parametrize("architecture", sampled(ONE_SIZE))
-def test_a_backbone_of_one_size_reads_others_in_tiles(architecture):
+def test_a_backbone_of_one_size_reads_others_in_tiles_and_with_one_level_is_the_base_cnn(architecture):
     model = create_model(f"srnn_{architecture}", variant="mean_logit", num_classes=10).eval()
     height, width = model.reads.tile
     assert model.level_sizes() == [(height, width), (2 * height, 2 * width)]
@@ -117,18 +131,56 @@ def test_a_backbone_of_one_size_reads_others_in_tiles(architecture):
         features = model.backbone(tiles).mean(dim=0, keepdim=True)
         assert torch.allclose(model.level_features(images), features, rtol=1e-3, atol=1e-4)
         assert model(images[..., :-5, :-9]).isfinite().all()
-        assert model([images[..., : height // 2, : width // 3]]).isfinite().all()
+        take_over_classifier(model, base_cnn := create_timm_model(architecture, num_classes=10).eval(), architecture)
+        assert architecture in NOT_ZERO_SHOT or torch.allclose(model([tiles]), base_cnn(tiles), rtol=1e-4, atol=1e-4)
+    check_forward_and_backward(model, [torch.randn(2, 3, height // 2, width // 3), torch.randn(2, 3, height, width)])
 
 
-def test_looking_at_features_leaves_no_trace():
+@pytest.mark.parametrize(
+    ("last", "never_negative"),
+    [
+        ([nn.ReLU()], True),
+        ([nn.ReLU(inplace=True), nn.AvgPool2d(2)], True),
+        ([nn.ReLU6(), nn.MaxPool2d(2), nn.Flatten(), nn.Flatten(0)], True),
+        ([nn.Hardtanh()], False),
+        ([nn.SiLU()], False),
+        ([nn.ReLU(), nn.SiLU()], True),
+        ([nn.ReLU(), nn.BatchNorm2d(4)], False),  # whose shift is trained
+        ([nn.ReLU(), nn.Conv2d(4, 4, 1)], False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@torch.no_grad()
+def test_signs_follow_from_the_operations(last, never_negative, device):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), *last).to(device).eval()
+    with Signs() as signs:
+        features = network(torch.ones(1, 3, 8, 8, device=device))
+    assert signs.never_negative(features) == never_negative
+
+
+@torch.no_grad()
+def test_a_sign_is_lost_when_another_view_of_the_memory_is_written():
+    with Signs() as signs:
+        whole = torch.randn(2, 3).relu()
+        assert signs.never_negative((whole, whole[0], whole + 0.5 * whole, torch.cat([whole, whole])))
+        assert not signs.never_negative(whole - 1)
+        assert not signs.never_negative(-1 * whole)
+        whole[0].sub_(1)
+        assert not signs.never_negative(whole)
+
+
+def test_what_a_backbone_can_give_is_found_out_without_a_trace_and_without_values():
     backbone = create_backbone("test_resnet").train()
     frozen = next(module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)).eval()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     random_state = torch.get_rng_state()
     assert has_nonnegative_features(backbone)
+    with torch.inference_mode():
+        assert has_nonnegative_features(backbone)
     assert (backbone.training, frozen.training) == (True, False)
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
-    with torch.device("meta"):  # weights without values show nothing: a twin is looked at
+    with torch.device("meta"):
         model, signed = create_model("srnn_test_resnet"), create_model("srnn_test_convnext")
     assert {p.device.type for p in model.parameters()} == {"meta"}
     assert (model.cell.activation, signed.cell.activation) == ("relu", "identity")
