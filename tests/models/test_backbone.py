@@ -1,5 +1,7 @@
 """Backbones: what every one must do, one of every timm family, the signed-feature rule, and what adapters rewrite."""
 
+import csv
+
 import pytest
 import timm
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 from srnn_zoo import create_model, init_from_base_cnn
 from srnn_zoo.models.backbone import create_backbone, create_timm_model, has_nonnegative_features, prefix_group_matcher
 from srnn_zoo.models.signs import Signs
+from tests.conftest import ROOT
 from tests.models.harness import SRNNTests, trained
 
 # the smallest architecture of every timm module that reads two sizes, and more where their activations differ
@@ -32,13 +35,9 @@ SIZES = {
     **dict.fromkeys(("halonet26t", "maxvit_pico_rw_256"), (256, 512)),  # halo blocks or windows of 8 at stride 32
 }
 
-# those whose features are rectified, and get ReLU; signed ones get the identity
-RECTIFIED = (
-    "mobileone_s1 densenet121 dla46x_c efficientnet_lite0 ghostnet_050 hrnet_w18_small "
-    "lcnetv2_small nasnetalarge pnasnet5large regnetx_002 repghostnet_050 res2next50 resnest14d resnet10t "
-    "resnetv2_18 selecsls42 legacy_seresnet18 skresnet18 tresnet_m vgg11 ese_vovnet19b_slim_dw legacy_xception "
-    "xception41p halonet26t inception_resnet_v2 inception_v3 inception_v4"
-).split()
+# what the documentation says of every architecture
+with (ROOT / "results" / "backbones.csv").open(encoding="utf-8") as file:
+    ARCHITECTURES = {row["architecture"]: row for row in csv.DictReader(file)}
 
 # those whose base CNN has classifiers of several features, or takes a maximum: there is no F to take over
 NOT_ZERO_SHOT = ("crossvit_tiny_240", "efficientvim_m1", "volo_d1_224")
@@ -56,6 +55,12 @@ ONE_SIZE = (
     "beit_base_patch16_224 test_vit_relpos efficientformer_l1 efficientformerv2_s0 levit_128s convit_tiny nest_tiny "
     "gcvit_xxtiny gmlp_ti16_224 mvitv2_tiny botnet26t_256 coatnet_pico_rw_224"
 ).split()
+
+
+def check_is_as_documented(model, architecture):
+    row = ARCHITECTURES[architecture]
+    assert (str(model.reads), str(model.num_features)) == (row["reads"], row["width"])
+    assert model.cell.activation == model._model_args["activation"] == row["activation"]
 
 
 def take_over_classifier(model, base_cnn, architecture):
@@ -101,8 +106,7 @@ def test_every_timm_family_is_accounted_for():
 @pytest.mark.parametrize("architecture", sampled((*FAMILIES, *SIZES)))
 def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture):
     model = create_model(f"srnn_{architecture}", variant="vanilla", num_classes=10).eval()
-    activation = "relu" if architecture in RECTIFIED else "identity"
-    assert model.cell.activation == model._model_args["activation"] == activation
+    check_is_as_documented(model, architecture)
     base_cnn = create_timm_model(architecture, num_classes=10).eval()
     take_over_classifier(model, base_cnn, architecture)
     levels = [torch.randn(2, model.in_chans, size, size) for size in SIZES.get(architecture, (64, 128))]
@@ -116,13 +120,14 @@ def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture
         assert torch.allclose(one, expected, rtol=1e-4, atol=1e-5 * one.abs().max().item())
         if architecture in SAMPLE and isinstance(base_cnn.get_classifier(), nn.Linear):  # taken over as it is
             assert torch.equal(one, expected)
-        assert activation == "identity" or (model.level_features(levels[0]) >= 0).all()
+        assert model.cell.activation == "identity" or (model.level_features(levels[0]) >= 0).all()
     check_forward_and_backward(model, levels)
 
 
 @pytest.mark.parametrize("architecture", sampled(ONE_SIZE))
 def test_a_backbone_of_one_size_reads_others_in_tiles_and_with_one_level_is_the_base_cnn(architecture):
     model = create_model(f"srnn_{architecture}", variant="mean_logit", num_classes=10).eval()
+    check_is_as_documented(model, architecture)
     height, width = model.reads.tile
     assert model.level_sizes() == [(height, width), (2 * height, 2 * width)]
     images = torch.randn(1, 3, 2 * height, 2 * width)
