@@ -151,8 +151,12 @@ def load(name: str, variant: str | None, sizes: list[int] | None, device: str | 
     return create(name, variant, sizes, pretrained=True).eval().to(chosen)
 
 
-def create(name: str, variant: str | None, sizes: list[int] | None, *, pretrained: bool, **options: Any) -> SRNN:
-    """A model by name, folder or Hub id; exits with the reason where there is none."""
+def create(
+    name: str, variant: str | None, sizes: list[int] | None, *, pretrained: bool, device: str = "cpu", **options: Any
+) -> SRNN:
+    """A model by name, folder or Hub id; exits with the reason where there is none. A saved one is never on meta."""
+    import torch
+
     from srnn_zoo.models.create import create_model
 
     options |= {} if variant is None else {"variant": variant}
@@ -161,7 +165,8 @@ def create(name: str, variant: str | None, sizes: list[int] | None, *, pretraine
     source = _source(name)
     pretrained = pretrained or source.startswith("local-dir:")  # nothing needs downloading
     try:
-        return create_model(source, pretrained=pretrained, **options)
+        with torch.device("cpu" if pretrained else device):
+            return create_model(source, pretrained=pretrained, **options)
     except (OSError, RuntimeError) as error:  # timm's own are RuntimeErrors
         fail(str(error))
 

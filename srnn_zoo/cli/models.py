@@ -42,7 +42,7 @@ def info(
     modules: app.ImportOption = None,
 ) -> None:
     """Show a model's parameters, GMACs of every level, input sizes and licence. Nothing is downloaded."""
-    facts = _facts(app.create(name, variant, app.parse_sizes(sizes), pretrained=False))
+    facts = _facts(app.create(name, variant, app.parse_sizes(sizes), pretrained=False, device="meta"))
     typer.echo(json.dumps(facts) if as_json else _facts_as_text(facts))
 
 
