@@ -84,7 +84,8 @@ def _base_model(model: SRNN) -> str:
     architecture, tag = model.pretrained_cfg["architecture"], model.pretrained_cfg.get("tag") or ""
     entry = find_weights(f"{architecture}.{tag}")
     of_timm = entry.base if entry is not None else f"{architecture.removeprefix('srnn_')}.{tag}".rstrip(".")
-    return model.metadata.get("base_model") or of_timm
+    wrapped = getattr(model.backbone, "arguments", {}).get("net")  # of `SRNN.wrap`
+    return model.metadata.get("base_model") or wrapped or of_timm
 
 
 def _facts_as_text(facts: dict[str, Any]) -> str:

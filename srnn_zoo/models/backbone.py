@@ -97,7 +97,7 @@ def probe(backbone: nn.Module, *others: nn.Module) -> list[Tensor]:
         images = torch.randn(2, channels, *size, generator=generator, device="cpu") * contrast
         try:
             return [_evaluated(network, images) for network in (backbone, *others)]
-        except (AssertionError, IndexError, RuntimeError):
+        except (AssertionError, IndexError, RuntimeError, ValueError):
             if size == native:
                 raise
     raise AssertionError("unreachable: the native size either returns or raises")

@@ -1,15 +1,18 @@
-"""Back from an SRNN to its base CNN: an ordinary timm model that answers as the SRNN does on one level."""
+"""Back from an SRNN to its base CNN: an ordinary model that answers as the SRNN does on one level."""
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .backbone import create_timm_model, in_mode
-from .norms import state_of_level
+from .norms import LevelNorm, state_of_level
 from .sizes import native_size
+from .wrap import WrappedBackbone
 
 _SRNN_ARGUMENTS = (  # what a factory takes for the SRNN, not for its backbone
     "variant scales activation interpolation exits norm num_classes drop_rate global_pool img_size backbone_img_size "
@@ -21,7 +24,9 @@ _SRNN_ARGUMENTS = (  # what a factory takes for the SRNN, not for its backbone
 def to_base_cnn(model: Any) -> nn.Module:
     """The timm model, with its classifier, that gives the same probabilities as an SRNN on one level.
 
-    Its `state_dict()` is a checkpoint of the base CNN, as torchvision and timm write them. There is one where the state
+    Its `state_dict()` is a checkpoint of the base CNN, as torchvision and timm write them. Over a network that is not
+    in timm (`SRNN.wrap`), it is a copy of the backbone and a linear layer: `base_cnn.backbone.net` is a copy of the
+    network, and `base_cnn.fc` the classifier of its pooled features. There is one where the state
     after one level is a multiple of the features: in `vanilla` and the mean ensembles always, in gated cells as long as
     training has not moved the gates. A multiple is folded into the classifier.
 
@@ -38,6 +43,16 @@ def to_base_cnn(model: Any) -> nn.Module:
         raise ValueError(f"variant {model.variant!r} fuses a fixed number of levels: no base CNN does that")
     if model.num_classes == 0:
         raise ValueError("the model has no classifier (num_classes=0), so that there is no base CNN of it")
+    base_cnn = _wrapped_copy(model) if isinstance(model.backbone, WrappedBackbone) else _timm_copy(model)
+    classifier = model.classifier(0)
+    weight = _one_level_factor(model) * classifier.get_parameter("weight")
+    _set_classifier(base_cnn, weight, classifier.get_parameter("bias"))
+    _check_same(model, base_cnn)
+    return base_cnn
+
+
+def _timm_copy(model: Any) -> Any:
+    """The timm model with the backbone's weights, and a classifier that is not set yet."""
     architecture = model.pretrained_cfg["architecture"].removeprefix("srnn_")
     stored = model._model_args
     arguments = {key: value for key, value in stored.items() if key not in _SRNN_ARGUMENTS}
@@ -47,10 +62,17 @@ def to_base_cnn(model: Any) -> nn.Module:
     parameter = next(model.parameters())
     base_cnn.to(parameter.device, parameter.dtype).eval()
     base_cnn.load_state_dict(state_of_level(model.backbone, 0), strict=False)
-    classifier = model.classifier(0)
-    weight = _one_level_factor(model) * classifier.get_parameter("weight")
-    _set_classifier(base_cnn, weight, classifier.get_parameter("bias"))
-    _check_same(model, base_cnn)
+    return base_cnn
+
+
+def _wrapped_copy(model: Any) -> Any:
+    """A copy of a wrapped network with the batch norms of the smallest level, and a classifier that is not set yet."""
+    backbone = copy.deepcopy(model.backbone)
+    for name, module in list(backbone.named_modules()):
+        if isinstance(module, LevelNorm):
+            backbone.set_submodule(name, module[0])
+    base_cnn: Any = nn.Sequential(OrderedDict(backbone=backbone, fc=copy.deepcopy(model.fc))).eval()
+    base_cnn.pretrained_cfg = {**backbone.pretrained_cfg, "classifier": "fc", "num_classes": model.num_classes}
     return base_cnn
 
 

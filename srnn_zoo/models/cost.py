@@ -55,7 +55,7 @@ def level_gmacs(model: Any, size: Size) -> float:
     """GMACs of an SRNN's backbone on one level `(H, W)` of one image."""
     try:
         return backbone_gmacs(model.backbone, size, model.in_chans, model.reads.tile)
-    except (AssertionError, IndexError, RuntimeError) as error:
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         model.explain(error, size)
         raise
 

@@ -34,6 +34,7 @@ from .base_cnn import create_base_cnn
 from .entries import TimmConfig, Weights, add_weights, matching, plan_weights, weights_of
 from .initial import init_from_base_cnn, load_saved
 from .srnn import SRNN
+from .wrap import WRAPPED, as_backbone
 
 PREFIX = "srnn_"
 
@@ -144,7 +145,7 @@ def list_models(pattern: str = "") -> list[str]:
         >>> list_models("srnn_resnet1*")[:2]
         ['srnn_resnet10t', 'srnn_resnet14t']
     """
-    return matching(cast("list[str]", timm.list_models(f"{PREFIX}*")), pattern)
+    return matching(cast("list[str]", timm.list_models(f"{PREFIX}*", exclude_filters=f"{PREFIX}{WRAPPED}")), pattern)
 
 
 def get_factory(name: str) -> ModelFactory[...]:
@@ -185,6 +186,8 @@ def register(architecture: str) -> None:
             license=weights.license or None,
             **weights.preprocessing,
         )
+    if architecture == WRAPPED:
+        configs = {"": PretrainedCfg(architecture=factory.__name__)}
     if configs:
         default_cfgs[factory.__name__] = DefaultCfg(tags=deque(configs), cfgs=configs)
     factory.__module__ = __name__  # timm adds the name to the module's `__all__`
@@ -311,6 +314,8 @@ def _create_backbone(architecture: str, **arguments: Any) -> Any:
     """The backbone, or an error with the closest name for an option that is neither an SRNN's nor the backbone's."""
     options = list(inspect.signature(create_model).parameters)[1:-1]
     try:
+        if architecture == WRAPPED:
+            return as_backbone(**{"net": None, "img_size": (224, 224), **arguments})
         backbone = create_backbone(architecture, **arguments)
     except TypeError as error:
         if (name := unexpected_argument(error)) not in arguments:
@@ -323,5 +328,5 @@ def _create_backbone(architecture: str, **arguments: Any) -> Any:
     return backbone
 
 
-for _architecture in timm.list_models(exclude_filters=f"{PREFIX}*"):
+for _architecture in (*timm.list_models(exclude_filters=f"{PREFIX}*"), WRAPPED):
     register(_architecture)

@@ -24,11 +24,12 @@ class TimmProtocol:
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in the backbone. Non-reentrant only, as the levels share the backbone.
 
-        With a batch norm for each level, every level is one checkpoint; otherwise every block of the backbone is.
+        With a batch norm for each level, or a wrapped network that has no checkpoints, every level is one checkpoint;
+        otherwise every block of the backbone is.
         """
         if enable and use_reentrant_ckpt():
             raise ValueError("an SRNN needs non-reentrant checkpointing: unset TIMM_REENTRANT_CKPT")
-        if self.norm == "per_level":
+        if self.norm == "per_level" or not hasattr(self.backbone, "set_grad_checkpointing"):
             self.checkpoints_levels = enable
         else:
             self.backbone.set_grad_checkpointing(enable)

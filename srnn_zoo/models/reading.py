@@ -94,7 +94,7 @@ class LevelReader:
             return self._backbone_features(level, index)
         except torch.OutOfMemoryError:
             raise
-        except (AssertionError, IndexError, RuntimeError) as error:
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
             self.explain(error, (level.shape[-2], level.shape[-1]), level.dtype)
 
     def explain(self, error: Exception, size: tuple[int, int], dtype: torch.dtype | None = None) -> NoReturn:
@@ -107,8 +107,10 @@ class LevelReader:
         native = native_size(self.backbone)
         if size == native:
             raise error
+        net = getattr(self.backbone, "net", None)  # that was wrapped
+        name = type(net).__name__ if net else f"{self.pretrained_cfg['architecture']!r} ({family(self.backbone)})"
         raise ValueError(
-            f"backbone {self.pretrained_cfg['architecture']!r} ({family(self.backbone)}) cannot read a level of "
+            f"backbone {name} cannot read a level of "
             f"{size[0]} x {size[1]}; it was made for {native[0]} x {native[1]}. It says: {error}"
         ) from error
 

@@ -63,7 +63,9 @@ def native_size(backbone: nn.Module) -> tuple[int, int]:
 
 
 def reads(backbone: nn.Module) -> Reads:
-    """How a backbone of timm's reads levels, by its architecture."""
+    """How a backbone reads levels: one of timm's by its architecture; others know it (`wrap`)."""
+    if isinstance(known := getattr(backbone, "reads", None), Reads):
+        return known
     name = f"{family(backbone)}/{cast('dict[str, Any]', backbone.pretrained_cfg)['architecture']}"
     rule = next((rule for pattern, rule in _RULES.items() if fnmatchcase(name, pattern)), 1)
     if isinstance(rule, int):

@@ -30,9 +30,10 @@ from .reading import Images
 from .recurrence import Step, scan, steps
 from .sizes import reads
 from .temperatures import temperature
+from .wrap import WrapMixin
 
 
-class SRNN(HubMixin, TimmProtocol, LevelMaps, nn.Module):
+class SRNN(WrapMixin, HubMixin, TimmProtocol, LevelMaps, nn.Module):
     """Scale-recurrent network (D.-Q. Zhang, 2018, section 3) over any timm backbone, with timm's model protocol.
 
     `model(x)` takes the largest level `(B, C, H, W)` and builds the smaller ones on x's device; `model([x_1, …, x_n])`
@@ -287,7 +288,8 @@ class SRNN(HubMixin, TimmProtocol, LevelMaps, nn.Module):
         """The factory arguments that make this model again, as timm saves them: read off the model as it is."""
         own = {name: getattr(self, name) for name in ("variant", "scales", "interpolation", "exits", "norm")}
         classes = {"num_classes": self.num_classes} if "num_classes" in self._stored_args else {}
-        return {**self._stored_args, **classes, **own, "activation": self.cell.activation}
+        wrapped = getattr(self.backbone, "arguments", {})  # of a network that is not timm's (`wrap`)
+        return {**self._stored_args, **wrapped, **classes, **own, "activation": self.cell.activation}
 
     @_model_args.setter
     def _model_args(self, args: dict[str, Any]) -> None:

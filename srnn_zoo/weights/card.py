@@ -73,10 +73,12 @@ def model_card(config: Mapping[str, Any], name: str, num_parameters: int) -> str
         num_parameters: how many parameters the model has.
     """
     place = name if "/" in name else f"path/to/{name}".replace('"', r"\"")
+    net = config["model_args"].get("net")  # of a model that was made by SRNN.wrap
     text = _TEXT.format(
         mark=MARK,
         name=name.rpartition("/")[2],
-        backbone=config["architecture"].removeprefix("srnn_"),
+        backbone=f"`{net}`" if net else f"timm's `{config['architecture'].removeprefix('srnn_')}`",
+        net=", net=net" if net else "",
         facts="\n".join(_facts(config, num_parameters)),
         metrics="\n".join(_table(_metrics(config))),
         place=place,
@@ -156,7 +158,7 @@ _TEXT = """{mark}
 
 # {name}
 
-A scale-recurrent network (SRNN; D.-Q. Zhang, 2018) over timm's `{backbone}`, for [srnn-zoo]: one CNN reads every \
+A scale-recurrent network (SRNN; D.-Q. Zhang, 2018) over {backbone}, for [srnn-zoo]: one CNN reads every \
 level of an image pyramid, and a small recurrent cell carries what it saw from the coarse levels to the fine ones. \
 Inference can stop at any level.
 
@@ -167,12 +169,12 @@ Inference can stop at any level.
 ```python
 import srnn_zoo  # pip install srnn-zoo
 
-model = srnn_zoo.SRNN.from_pretrained("{place}").eval()
+model = srnn_zoo.SRNN.from_pretrained("{place}"{net}).eval()
 levels = srnn_zoo.create_transform(model)(image)
 logits = model([level[None] for level in levels])
 ```
 
-After `import srnn_zoo`, `timm.create_model("{address}", pretrained=True)` makes the same model.
+After `import srnn_zoo`, `timm.create_model("{address}", pretrained=True{net})` makes the same model.
 
 ## Cite
 

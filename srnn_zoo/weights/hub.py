@@ -39,6 +39,8 @@ class _Saveable(Protocol):
     num_classes: int
 
     @property
+    def backbone(self) -> nn.Module: ...
+    @property
     def cell(self) -> nn.Module: ...
     @property
     def zero_shot(self) -> bool: ...
@@ -116,7 +118,8 @@ class HubMixin:
             force_download: fetch again what is in the cache.
             num_classes: another width of the classifier, which is then new; the rest is loaded.
             **kwargs: options of the factory (`srnn_zoo.create_model`) in place of the saved ones: `img_size`,
-                `drop_rate`, `in_chans`, ….
+                `drop_rate`, `in_chans`, …; and `net=`, the network of a model that was made by `SRNN.wrap`: its
+                weights become the saved ones.
 
         Raises:
             FileNotFoundError: if there is no such folder, or it lacks a file.
@@ -250,10 +253,15 @@ def _check_comes_back(model: _Saveable) -> None:
     """Refuse a model whose weights do not fit the model that its config makes."""
     name = model.pretrained_cfg["architecture"]
     arguments = {**model._model_args, "num_classes": model.num_classes}
+    stand_in = getattr(model.backbone, "stand_in", None)  # of a network that only the user can make
     with torch.device("meta"):
+        if stand_in is not None:
+            arguments |= {"net": stand_in(), "output": None}
         wanted = {key: value.shape for key, value in timm.create_model(name, **arguments).state_dict().items()}
     state = {key: value.shape for key, value in model.state_dict().items()}
     wrong = [key for key in {**state, **wanted} if state.get(key) != wanted.get(key)]
+    if stand_in is not None:
+        wrong = [key for key in wrong if not key.startswith("backbone.")]
     if not wrong:
         return
     listed = ", ".join(wrong[:_KEYS_LISTED])
