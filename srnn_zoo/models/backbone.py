@@ -90,7 +90,8 @@ def probe(backbone: nn.Module, *others: nn.Module) -> list[Tensor]:
     """What a backbone, and others, say of the same two random images: small ones if all read them, else of its size."""
     native, multiple = native_size(backbone), reads(backbone).multiple
     channels = int(getattr(backbone, "in_chans", 3))
-    small = multiple * -(-96 // multiple)
+    # transformers' Swin shrinks its windows for good when it reads an image that is small for them
+    small = max(native) if hasattr(backbone, "net") else multiple * -(-96 // multiple)
     generator = torch.Generator().manual_seed(0)
     contrast = torch.tensor([0.3, 3.0], device="cpu").view(2, 1, 1, 1)
     for size in ((min(small, native[0]), min(small, native[1])), native):
@@ -116,6 +117,9 @@ def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        for part in before:
+            if isinstance(part, torch.fx.GraphModule):  # torchvision's extractors have a graph for each mode
+                part.train(before[part])
         for part, mode in before.items():
             part.training = mode
 

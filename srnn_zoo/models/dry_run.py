@@ -190,7 +190,7 @@ def first_conv(net: nn.Module) -> tuple[str | None, int]:
     channels = getattr(getattr(net, "config", None), "num_channels", None)
     if isinstance(channels, int):
         return name, channels
-    return name, 3 if module is None else module.in_channels
+    return name, (module.in_channels if module else 0) or 3  # a lazy one has 0 so far
 
 
 def _round(length: int, multiple: int) -> int:

@@ -53,7 +53,7 @@ class LevelMaps(LevelReader):
                 found = found.permute(0, 3, 1, 2)
         except torch.OutOfMemoryError:
             raise
-        except (AssertionError, IndexError, RuntimeError) as error:
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
             self.explain(error, (level.shape[-2], level.shape[-1]), level.dtype)
         if isinstance(found, Tensor) and found.dim() == 4:
             return found

@@ -92,8 +92,6 @@ class WrapMixin:
             raise TypeError(unknown_name("option", min(unknown), known | inspect.signature(cls.wrap).parameters.keys()))
         ratios = scale_ratios(options.get("scales", (0.5, 1.0)))
         module = find_net(net, may_import=True)
-        if options.get("activation", "auto") == "auto" and next(module.parameters()).is_meta:
-            raise ValueError('a network on the meta device does not show its φ: give activation="relu" or "identity"')
         native = own_size(module) or (224, 224)
         if img_size is None:
             levels = [native, *((round(h * d / n), round(w * d / n)) for (h, w), (n, d) in [(native, ratios[0])])]
