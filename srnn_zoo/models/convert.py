@@ -18,17 +18,19 @@ _SRNN_ARGUMENTS = (  # what a factory takes for the SRNN, not for its backbone
     "variant scales activation interpolation exits norm num_classes drop_rate global_pool img_size backbone_img_size "
     "in_chans"
 ).split()
+_KEPT = "mean std interpolation crop_pct crop_mode label_names label_descriptions".split()  # of its config
 
 
 @torch.no_grad()
 def to_base_cnn(model: Any) -> nn.Module:
     """The timm model, with its classifier, that gives the same probabilities as an SRNN on one level.
 
-    Its `state_dict()` is a checkpoint of the base CNN, as torchvision and timm write them. Over a network that is not
-    in timm (`SRNN.wrap`), it is a copy of the backbone and a linear layer: `base_cnn.backbone.net` is a copy of the
-    network, and `base_cnn.fc` the classifier of its pooled features. There is one where the state
-    after one level is a multiple of the features: in `vanilla` and the mean ensembles always, in gated cells as long as
-    training has not moved the gates. A multiple is folded into the classifier.
+    Its `state_dict()` is a checkpoint of the base CNN, as torchvision and timm write them, and its `pretrained_cfg` has
+    the SRNN's preprocessing and names of classes. Over a network that is not in timm (`SRNN.wrap`), it is a copy of the
+    backbone and a linear layer: `base_cnn.backbone.net` is a copy of the network, and `base_cnn.fc` the classifier of
+    its pooled features. There is one where the state after one level is a multiple of the features: in `vanilla` and
+    the mean ensembles always, in gated cells as long as training has not moved the gates. A multiple is folded into the
+    classifier.
 
     Args:
         model: an SRNN with a classifier.
@@ -48,6 +50,9 @@ def to_base_cnn(model: Any) -> nn.Module:
     weight = _one_level_factor(model) * classifier.get_parameter("weight")
     _set_classifier(base_cnn, weight, classifier.get_parameter("bias"))
     _check_same(model, base_cnn)
+    kept = {key: model.pretrained_cfg[key] for key in _KEPT if model.pretrained_cfg.get(key) is not None}
+    kept["num_classes"] = model.num_classes
+    base_cnn.pretrained_cfg = base_cnn.default_cfg = {**base_cnn.pretrained_cfg, **kept}
     return base_cnn
 
 
@@ -72,7 +77,7 @@ def _wrapped_copy(model: Any) -> Any:
         if isinstance(module, LevelNorm):
             backbone.set_submodule(name, module[0])
     base_cnn: Any = nn.Sequential(OrderedDict(backbone=backbone, fc=copy.deepcopy(model.fc))).eval()
-    base_cnn.pretrained_cfg = {**backbone.pretrained_cfg, "classifier": "fc", "num_classes": model.num_classes}
+    base_cnn.pretrained_cfg = {**backbone.pretrained_cfg, "classifier": "fc"}
     return base_cnn
 
 

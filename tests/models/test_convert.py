@@ -1,5 +1,8 @@
 """Checkpoints of the base CNN become SRNNs, and SRNNs that read one level become base CNNs again."""
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -70,3 +73,25 @@ def test_a_trained_vanilla_model_still_has_one_and_what_no_base_cnn_does_is_refu
     ):
         with pytest.raises(ValueError, match=message):
             to_base_cnn(model)
+
+
+def test_timm_alone_opens_a_base_cnn_with_its_classes_and_preprocessing(tmp_path):
+    model = create_model("srnn_test_resnet", num_classes=3).eval()
+    model.pretrained_cfg |= {"mean": (0.1, 0.2, 0.3), "crop_pct": 1.0, "label_names": ["ash", "elm", "oak"]}
+    base_cnn = to_base_cnn(model)
+    torch.save(base_cnn.state_dict(), tmp_path / "trees.pth")
+    timm.models.save_for_hf(base_cnn, tmp_path / "trees", safe_serialization=True)
+    (tmp_path / "open.py").write_text(
+        "import sys, timm, torch\n"
+        "a = timm.create_model('test_resnet', num_classes=3, checkpoint_path='trees.pth').eval()\n"
+        "b = timm.create_model('local-dir:trees', pretrained=True).eval()\n"
+        "config = timm.data.resolve_model_data_config(b)\n"
+        "assert (config['mean'], config['crop_pct']) == ([0.1, 0.2, 0.3], 1.0) and 'srnn_zoo' not in sys.modules\n"
+        "assert b.pretrained_cfg['label_names'] == ['ash', 'elm', 'oak']\n"
+        "images = torch.load('images.pt')\n"
+        "torch.save([a(images), b(images)], 'logits.pt')\n"
+    )
+    torch.save(IMAGES, tmp_path / "images.pt")
+    subprocess.run([sys.executable, "open.py"], cwd=tmp_path, check=True)
+    for logits in torch.load(tmp_path / "logits.pt"):
+        assert torch.allclose(logits.softmax(1), model([IMAGES]).softmax(1), atol=1e-5)
