@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from srnn_zoo.inference.exits import ExitRule
     from srnn_zoo.inference.predict import Answer, Prediction
     from srnn_zoo.models.srnn import SRNN
+    from srnn_zoo.models.tasks import Task
 
 MAX_PLOTTED = 12
 STOP = "Stopping early"  # the group of these options in the help
@@ -72,6 +73,8 @@ def predict(
         app.fail("give --exit or --budget, not both")
     given = None if exit in (None, CALIBRATED) else _parse_exit(exit)
     network = app.load(model, variant, level_sizes, device)
+    if plot is not None and network.task == "regression":
+        app.fail("--plot draws probabilities, and this model is for regression")
     levels = [(size, size) for size in level_sizes] if level_sizes else network.level_sizes()
     rule = _exit_rule(network, levels, given, exit == CALIBRATED, budget)
     results = predict_images(network, paths, sizes=level_sizes, topk=topk, batch_size=batch_size, exit=rule)
@@ -84,7 +87,7 @@ def predict(
             skipped.append(result)
             continue
         with tqdm.external_write_mode():
-            typer.echo(json.dumps(_as_dict(result)) if as_json else _as_text(result))
+            typer.echo(json.dumps(_as_dict(result, network.task)) if as_json else _as_text(result, network.task))
         if result.stopped_at is not None:
             stopped.append((result.stopped_at, result.gmacs or 0.0))
         if plot is not None and len(kept) < MAX_PLOTTED:
@@ -138,11 +141,12 @@ def _exit_rule(
     return rule
 
 
-def _as_dict(prediction: Prediction) -> dict[str, Any]:
+def _as_dict(prediction: Prediction, task: Task) -> dict[str, Any]:
+    kind = "value" if task == "regression" else "probability"
     return {
         "path": prediction.path,
         "levels": [
-            {"size": list(answer.size), "top": [{"label": name, "probability": _finite(p)} for name, p in answer.top]}
+            {"size": list(answer.size), "top": [{"label": name, kind: _finite(p)} for name, p in answer.top]}
             for answer in prediction.answers
         ],
         "notes": list(prediction.notes),
@@ -154,12 +158,13 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None  # JSON has no NaN
 
 
-def _as_text(prediction: Prediction, width: int = 34) -> str:
+def _as_text(prediction: Prediction, task: Task, width: int = 34) -> str:
     """The path, then one column a level with its best classes."""
 
     def cell(answer: Answer, rank: int) -> str:
-        name, probability = answer.top[rank]
-        return f"{name.split(',')[0][: width - 10]:<{width - 9}}{100 * probability:5.1f} %"
+        name, value = answer.top[rank]
+        number = f"{value:7.4g}" if task == "regression" else f"{100 * value:5.1f} %"
+        return f"{name.split(',')[0][: width - 10]:<{width - 9}}{number}"
 
     notes = f"  ({'; '.join(prediction.notes)})" if prediction.notes else ""
     titles = [f"{a.size[0]} x {a.size[1]}" for a in prediction.answers]

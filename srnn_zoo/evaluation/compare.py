@@ -18,6 +18,7 @@ from srnn_zoo.datasets.images import Skipped
 from srnn_zoo.datasets.loader import Batch, load_batches
 from srnn_zoo.datasets.readers import LabelledImages, open_labelled, target_indices
 from srnn_zoo.models.srnn import SRNN
+from srnn_zoo.models.tasks import check_classifies
 
 from .methods import Method, ScoredBatch, base_methods, passes, srnn_method
 from .table import Row, Table, check_folder, predictions_file
@@ -54,8 +55,8 @@ def evaluate(
         progress: whether to show a progress bar on a terminal.
 
     Raises:
-        ValueError: for no model, models in training mode, without classifier or of one name, an unknown reference, a
-            class that a model does not know, no image that can be read; and as `open_labelled`.
+        ValueError: for no model, models in training mode, without classifier, of another task or of one name, an
+            unknown reference, a class that a model does not know, no image that can be read; and as `open_labelled`.
 
     Examples:
         >>> zero_shot = [create_model("srnn_resnet18", pretrained=True, variant=v).eval() for v in ("vanilla", "gru")]
@@ -157,6 +158,7 @@ def _check_model(name: str, model: SRNN) -> None:
         raise ValueError(f"{name}: the model is in training mode; call model.eval() first")
     if model.num_classes == 0:
         raise ValueError(f"{name}: the model has no classifier (num_classes=0)")
+    check_classifies(model, f"{name}: evaluation")
 
 
 def _caption(

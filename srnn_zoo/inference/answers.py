@@ -13,6 +13,7 @@ from srnn_zoo.models.cells import log_mean_probability
 from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
+from srnn_zoo.models.tasks import check_classifies
 from srnn_zoo.transforms.packed import PackedPyramid
 
 
@@ -73,11 +74,13 @@ def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = 
 
     Raises:
         ValueError: for no image, batches of different sizes, classes that are no indices of the model's, a model in
-            training mode or without a classifier, and a variant that cannot stop early.
+            training mode, without a classifier or of another task than classification, and a variant that cannot stop
+            early.
     """
     from tqdm import tqdm
 
     check_every_exit(model)
+    check_classifies(model, "the answers of a data set")
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
     logits, alone, targets = list[Tensor](), list[Tensor](), list[Tensor]()

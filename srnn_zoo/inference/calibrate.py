@@ -12,6 +12,7 @@ from torch import Tensor
 
 from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.models.srnn import SRNN
+from srnn_zoo.models.tasks import check_classifies
 from srnn_zoo.models.temperatures import MIN_IMAGES, fit_temperatures
 from srnn_zoo.transforms.pyramid import pair
 
@@ -54,7 +55,7 @@ def calibrate(
 
     Raises:
         ValueError: if not exactly one aim is given, the budget is below the first level's cost, the accuracy is out of
-            reach or no percentage, the rule is unknown, and for images as `collect` says.
+            reach or no percentage, the rule is unknown, the model is not for classes, and for images as `collect` says.
 
     Examples:
         >>> fast = calibrate(model, val_loader, budget_gmacs=1.0)
@@ -68,6 +69,7 @@ def calibrate(
     if target_accuracy is not None and not 1 < target_accuracy <= 100:
         raise ValueError(f"target_accuracy is in per cent, above 1 and up to 100 (75, not 0.75); got {target_accuracy}")
     score_rule(rule)
+    check_classifies(model, "calibration")
     answers = loader if isinstance(loader, CollectedAnswers) else collect(model, loader)
     _check_calibration_set(model, answers)
     fitted = fit_rule(answers, rule)

@@ -15,7 +15,7 @@ from srnn_zoo.models.recurrence import check_every_exit, scan
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.transforms.packed import PackedPyramid
 
-from .exits import Decision, ExitRule, ScoreRule, exit_rule, stored_rule
+from .exits import Decision, ExitRule, ScoreRule, check_rule, exit_rule, stored_rule
 
 
 class AnytimeOutput(NamedTuple):
@@ -42,7 +42,8 @@ class Anytime(nn.Module):
 
     Raises:
         ValueError: for a model that cannot stop early or has no classifier, an unknown rule, thresholds of the wrong
-            number or out of range, and without `exit` for a model that was never calibrated.
+            number or out of range, a rule that is not for the model's task, and without `exit` for a model that was
+            never calibrated.
 
     Examples:
         >>> fast = Anytime(model.eval(), exit="confidence:0.9")
@@ -54,6 +55,7 @@ class Anytime(nn.Module):
         check_every_exit(model)
         self.model = model
         self.exit: ExitRule = stored_rule(model) if exit is None else exit_rule(exit) if isinstance(exit, str) else exit
+        check_rule(self.exit, model.task)
         if isinstance(self.exit, ScoreRule):
             self.exit.check(len(model.scales))
 
@@ -85,6 +87,7 @@ def stop_early(
     """
     if model.training:  # batch norm would make an image's answer depend on which others are still unsure
         raise ValueError("the model is in training mode; call model.eval() first")
+    check_rule(rule, model.task)
     batch = model.lazy_levels(x)
     if batch.batch_size == 0:
         raise ValueError("a batch needs at least one image; got none")

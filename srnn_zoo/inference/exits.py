@@ -143,6 +143,16 @@ def stored_rule(model: Any, thresholds: Sequence[float] | None = None) -> ScoreR
     return score_rule(name)(stored["thresholds"] if thresholds is None else thresholds, stored["temperatures"])
 
 
+def check_rule(rule: ExitRule, task: str) -> None:
+    """Raise an error for a rule of classes where the model gives several labels at once, or numbers."""
+    if task != "classification" and isinstance(rule, ScoreRule | Patience):
+        name = type(rule).__name__.lower()
+        raise ValueError(
+            f"exit rule {name} looks at one class an image, and this model is for {task}: use level:0, deadline:50 or "
+            "a function of your own"
+        )
+
+
 class ScoreRule:
     """Stop where a score in [0, 1] reaches the level's threshold; above 1 nothing stops, at 0 everything does.
 

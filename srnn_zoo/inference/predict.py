@@ -18,6 +18,7 @@ from srnn_zoo.datasets.classes import class_names
 from srnn_zoo.datasets.images import OpenedImage, Skipped, open_or_skip
 from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
+from srnn_zoo.models.tasks import scores
 from srnn_zoo.transforms.presets import create_transform
 from srnn_zoo.transforms.rgb import upright_rgb
 
@@ -33,7 +34,8 @@ class Answer(NamedTuple):
 
     Attributes:
         size: `(H, W)` of the level in pixels.
-        top: the best classes with their probabilities in [0, 1], best first.
+        top: the best classes with their probabilities in [0, 1], best first. Where the model is for several labels,
+            each has a probability of its own; where it is for numbers, all outputs in their order, as they are.
     """
 
     size: tuple[int, int]
@@ -79,7 +81,7 @@ def predict(
         images: one or several: paths (`srnn_zoo.datasets.images.find_images` lists those of a folder), PIL images,
             files as bytes, or uint8 arrays `(H, W)` or `(H, W, 3)`; taken one batch ahead.
         sizes: sizes of the levels, smallest first, instead of the model's own.
-        topk: how many classes to name; no more than there are.
+        topk: how many classes to name; no more than there are. Numbers of a regression are all given.
         batch_size: images read and classified at a time.
         exit: when an image stops (`srnn_zoo.inference.exits`); the levels after that are not read. By default all are.
 
@@ -88,8 +90,8 @@ def predict(
 
     Raises:
         ValueError: if `topk` or `batch_size` is less than 1, for sizes that do not grow, and for those that the model's
-            backbone cannot read; with `exit` also for a model that cannot stop early, and thresholds of the wrong
-            number.
+            backbone cannot read; with `exit` also for a model that cannot stop early, a rule that is not for its task,
+            and thresholds of the wrong number.
         TypeError: for what is no image.
     """
     for option, value in {"topk": topk, "batch_size": batch_size}.items():
@@ -169,8 +171,10 @@ def _answers(
         steps = [((level.shape[-2], level.shape[-1]), logits) for level, logits in zip(levels, seen, strict=False)]
     for index, (size, logits) in enumerate(steps):
         readers = [answer for answer in found if answer.get("stopped_at", index) >= index]
-        calibrated = (logits.float() / model.temperature(index)).softmax(dim=1)
-        probabilities, classes = calibrated.topk(min(topk, model.num_classes))
-        for answer, p, c in zip(readers, probabilities.tolist(), classes.tolist(), strict=True):
-            answer["answers"] += (Answer(size, tuple((names[k], v) for k, v in zip(c, p, strict=True))),)
+        values = scores(logits.float(), model.task, model.temperature(index))
+        classes = torch.arange(model.num_classes).expand_as(values)
+        if model.task != "regression":
+            values, classes = values.topk(min(topk, model.num_classes))
+        for answer, v, c in zip(readers, values.tolist(), classes.tolist(), strict=True):
+            answer["answers"] += (Answer(size, tuple((names[k], x) for k, x in zip(c, v, strict=True))),)
     return found

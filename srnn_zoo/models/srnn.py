@@ -29,6 +29,7 @@ from .protocol import TimmProtocol
 from .reading import Images
 from .recurrence import Step, scan, steps
 from .sizes import reads
+from .tasks import Task
 from .temperatures import temperature
 from .wrap import WrapMixin
 
@@ -60,7 +61,7 @@ class SRNN(WrapMixin, HubMixin, TimmProtocol, LevelMaps, nn.Module):
         pretrained_cfg: timm's: the preprocessing and what the weights are.
         metadata: what else belongs to the weights, in JSON's types, all optional: `base_model` (a Hub id, or timm's
             name of the base CNN's weights), `dataset`, `metrics` (`{"imagenet-1k": {"top1": 71.5}}`, in per cent),
-            `recipe` and `license`. It is saved with the model and comes back.
+            `recipe`, `license` and `task`. It is saved with the model and comes back.
         zero_shot: whether this is the paper's initialisation of a pretrained classifier. Set where such weights are
             made or loaded; `train()`, `load_state_dict`, `reset_classifier` and any change of the cell or a classifier
             that autograd can see clear it.
@@ -253,6 +254,11 @@ class SRNN(WrapMixin, HubMixin, TimmProtocol, LevelMaps, nn.Module):
         return set_input_size
 
     @property
+    def task(self) -> Task:
+        """What the outputs are: `"classification"`, `"multi_label"` or `"regression"`; `fit` sets it."""
+        return self.metadata.get("task", "classification")
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """The names of the classes that were saved with the model, in their order; empty where there are none."""
         return tuple(self.pretrained_cfg.get("label_names") or ())
@@ -329,5 +335,5 @@ class SRNN(WrapMixin, HubMixin, TimmProtocol, LevelMaps, nn.Module):
         self.zero_shot = False
         for name in ("label_names", "label_descriptions"):
             self.pretrained_cfg.pop(name, None)
-        for name in ("dataset", "metrics", "recipe", "exit", "temperatures"):
+        for name in ("dataset", "metrics", "recipe", "exit", "temperatures", "task"):
             self.metadata.pop(name, None)

@@ -21,6 +21,7 @@ from srnn_zoo.weights.files import read_weights, write_weights
 from .losses import create_loss
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate, scale_recurrence
 from .recipe import Recipe
+from .tasks import training_task
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Features:
 
     Attributes:
         levels: `(L, N, D)`, smallest level first.
-        targets: classes `(N,)`.
+        targets: classes `(N,)`, or labels or numbers `(N, K)`.
         sizes: `(H_s, W_s)` of the levels in pixels.
         skipped: one sentence for every image that could not be read, and is not among them.
     """
@@ -85,7 +86,7 @@ def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) 
 
     Args:
         model: any SRNN.
-        loader: batches of images or levels, all of the same sizes, with their classes `(B,)`.
+        loader: batches of images or levels, all of the same sizes, with their targets.
         progress: whether to show a progress bar.
 
     Raises:
@@ -139,7 +140,7 @@ def fit_features(model: SRNN, train: Features, recipe: Recipe, progress: bool = 
     optimizer = create_optimizer(model, recipe)  # the backbone gets no gradients, so it is not changed
     updates = math.ceil(len(targets) / recipe.batch_size)
     schedule = create_schedule(optimizer, recipe, updates)
-    loss = create_loss(recipe)
+    loss = create_loss(recipe, training_task(model.task))
     loss_sum, lr, update = math.nan, recipe.lr, 0
     with in_mode(model, training=True):
         for _ in trange(recipe.epochs, desc="probe", unit="epoch", leave=False, disable=not progress or None):

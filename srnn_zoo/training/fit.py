@@ -19,6 +19,7 @@ from .probe import probe
 from .recipe import Recipe
 from .run_folder import FitResult, RunFolder
 from .state import Run, StopSignals
+from .tasks import TrainingTask, training_task
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from srnn_zoo.models.srnn import SRNN
+    from srnn_zoo.models.tasks import Task
 
     Images: TypeAlias = Dataset[Any] | str | os.PathLike[str]
 
@@ -39,6 +41,7 @@ def fit(
     recipe: Recipe,
     output: str | os.PathLike[str] | None = None,
     *,
+    task: Task | None = None,
     resume: bool = False,
     corrupt: Literal["skip", "fatal"] = "skip",
     workers: int | None = None,
@@ -50,7 +53,8 @@ def fit(
 ) -> FitResult:
     """Train a model. Afterwards it has the weights of the last epoch, in eval mode; `output` holds the best ones too.
 
-    Its metadata then has a temperature for each level, fitted to the validation split (`SRNN.temperature`).
+    Its metadata then has its task, and for classes a temperature of each level, fitted to the validation split
+    (`SRNN.temperature`).
 
     Every random number follows from the recipe's seed and the place in the run. With the same number of processes, a
     run that was interrupted and resumed ends with the same weights as one that was not, bit by bit on a CPU. Under
@@ -62,12 +66,19 @@ def fit(
 
     Args:
         model: has as many classes as the training split.
-        train: a folder of class folders, or a dataset that gives `(tensor, class)`, the tensor `(C, H, W)` being the
+        train: a folder of class folders, or a dataset that gives `(tensor, target)`, the tensor `(C, H, W)` being the
             largest level, normalised; its `classes`, where it has them, name the classes and stay with the model.
         val: the same for validation.
         recipe: how.
         output: the run's folder: `recipe.toml`, `log.csv`, `curves.png`, `best/` and `last/` (saved models),
             `skipped.txt` and `state/`, from which a run is resumed. None to write nothing.
+        task: what the targets are; by default the model's own task, which is `"classification"` for a new one.
+            `"classification"`: the index of a class; cross-entropy, accuracy.
+            `"multi_label"`: 0 or 1 for each of K labels, `(K,)`; binary cross-entropy, mean average precision and
+            micro-F1 at 0.5. `label_smoothing` ε makes them ε / 2 and 1 - ε / 2.
+            `"regression"`: K numbers `(K,)`; squared error, mean absolute error and the root of the squared one.
+            For the last two, `train` and `val` are datasets, and what only classes have (mixup, cutmix, distillation,
+            the variant `mean_prob`; for numbers label smoothing) is refused.
         resume: go on with the run in `output`.
         corrupt: whether images that cannot be read are skipped and listed, or end the run.
         workers: processes that read images; by default up to four, 0 for none.
@@ -98,7 +109,9 @@ def fit(
     if resume and output is None:
         raise ValueError("resume needs the output folder of the run to go on with")
     folder = RunFolder(Path(output), tensorboard) if output is not None else None
-    train, val = _datasets(model, train, val, recipe)
+    task_of_run = training_task(model.task if task is None else task)
+    task_of_run.check(recipe, model.variant)
+    train, val = _datasets(model, train, val, recipe, task_of_run)
     accelerator = _create_accelerator(recipe, cpu)
     recipe = _fitting_batches(recipe, len(cast(Any, train)), accelerator.num_processes)
     run = Run(
@@ -106,6 +119,7 @@ def fit(
         train=train,
         val=val,
         recipe=recipe,
+        task=task_of_run,
         accelerator=accelerator,
         folder=folder,
         fatal=corrupt == "fatal",
@@ -124,8 +138,10 @@ def fit(
             folder.close()
 
 
-def _datasets(model: SRNN, train: Images, val: Images, recipe: Recipe) -> tuple[Any, Any]:
+def _datasets(model: SRNN, train: Images, val: Images, recipe: Recipe, task: TrainingTask) -> tuple[Any, Any]:
     """Both splits with their transforms; the classes' names go to the model."""
+    if task.name != "classification" and any(isinstance(split, str | os.PathLike) for split in (train, val)):
+        raise ValueError(f"folders give one class an image: for {task.name}, give datasets of (tensor, target)")
     train_set: Any = open_split(train) if isinstance(train, str | os.PathLike) else train
     classes: Sequence[str] | None = getattr(train_set, "classes", None)
     val_set: Any = open_split(val, classes=classes) if isinstance(val, str | os.PathLike) else val

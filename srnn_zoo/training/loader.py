@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,12 +27,12 @@ class Batch(NamedTuple):
     """What a loader gives."""
 
     images: Any  # (B, C, H, W); None where no image of the batch could be read
-    targets: Tensor  # (B,), indices of classes
+    targets: Tensor  # (B,), indices of classes; or (B, K), labels or numbers
     skipped: list[str]  # one sentence for every image that could not be read
 
 
 class DatasetError(TypeError, ValueError):
-    """An item that is no image with its class. The message stays one sentence where a worker process hands it over."""
+    """An item that is no image with its target. The message stays one sentence where a worker process hands it over."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message.rstrip().rpartition("DatasetError: ")[2])
@@ -80,13 +80,17 @@ class TrainBatches(Sampler[list[Key]]):
 
 
 def train_loader(
-    dataset: Dataset[Any], batches: TrainBatches, workers: int, pin_memory: bool, num_classes: int | None = None
+    dataset: Dataset[Any],
+    batches: TrainBatches,
+    workers: int,
+    pin_memory: bool,
+    target: Callable[[Any], Any] = operator.index,
 ) -> DataLoader[Any]:
     """The loader of the training split; an image that cannot be read is replaced by the next one that can.
 
-    Both loaders refuse a target that is no class, with the image that it belongs to.
+    Both loaders refuse a target that `target` raises an error for, with the image that it belongs to.
     """
-    return _loader(_Seeded(dataset, batches.seed, num_classes, replace=True), batches, workers, pin_memory)
+    return _loader(_Seeded(dataset, batches.seed, target, replace=True), batches, workers, pin_memory)
 
 
 def eval_loader(
@@ -97,7 +101,7 @@ def eval_loader(
     process: int,
     workers: int,
     pin_memory: bool,
-    num_classes: int | None = None,
+    target: Callable[[Any], Any] = operator.index,
 ) -> DataLoader[Any]:
     """The loader of one process's share of a split: all shares together have every image once.
 
@@ -106,7 +110,7 @@ def eval_loader(
     share = range(process, len(dataset), num_processes)  # pyright: ignore[reportArgumentType]
     keys = [(0, index) for index in share]
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
-    return _loader(_Seeded(dataset, seed, num_classes, replace=False), batches, workers, pin_memory)
+    return _loader(_Seeded(dataset, seed, target, replace=False), batches, workers, pin_memory)
 
 
 def num_workers(workers: int | None, num_processes: int = 1) -> int:
@@ -122,13 +126,13 @@ def seed_everything(*numbers: int) -> None:
     torch.manual_seed(seed)
 
 
-class _Seeded(Dataset[tuple[Any, int, list[str]]]):
+class _Seeded(Dataset[tuple[Any, Any, list[str]]]):
     """A dataset read by `(epoch, index)`, which determine its random numbers, and which says what it cannot read."""
 
-    def __init__(self, dataset: Any, seed: int, num_classes: int | None, replace: bool) -> None:
-        self.dataset, self.seed, self.num_classes, self.replace = dataset, seed, num_classes, replace
+    def __init__(self, dataset: Any, seed: int, target: Callable[[Any], Any], replace: bool) -> None:
+        self.dataset, self.seed, self.target, self.replace = dataset, seed, target, replace
 
-    def __getitem__(self, key: Key) -> tuple[Any, int, list[str]]:
+    def __getitem__(self, key: Key) -> tuple[Any, Any, list[str]]:
         epoch, index = key
         skipped: list[str] = []
         with _own_random_numbers(self.seed, epoch, index):
@@ -139,20 +143,15 @@ class _Seeded(Dataset[tuple[Any, int, list[str]]]):
                 except ImageError as error:
                     skipped.append(str(error))
                     continue
-                return _checked(image, at), self._class(target, at), skipped
+                return _checked(image, at), self._checked_target(target, at), skipped
         return None, -1, skipped
 
-    def _class(self, target: Any, index: int) -> int:
-        with contextlib.suppress(TypeError):  # of a float, a text, several numbers
-            found = operator.index(target)
-            if self.num_classes is None or 0 <= found < self.num_classes:
-                return found
-        samples = getattr(self.dataset, "samples", None)
-        name = samples[index][0] if samples else f"image {index}"
-        raise DatasetError(
-            f"{name}: the target must be the index of one of the model's {self.num_classes} classes, from 0; "
-            f"got {target!r}"
-        )
+    def _checked_target(self, target: Any, index: int) -> Any:
+        try:
+            return self.target(target)
+        except (TypeError, ValueError) as error:
+            samples = getattr(self.dataset, "samples", None)
+            raise DatasetError(f"{samples[index][0] if samples else f'image {index}'}: {error}") from None
 
 
 @contextlib.contextmanager
@@ -178,12 +177,12 @@ def _checked(image: Any, index: int) -> Any:
     if isinstance(image, Tensor):
         return image
     raise DatasetError(
-        f"a training dataset gives (tensor, class); image {index} is {type(image).__name__}: give it a transform "
+        f"a training dataset gives (tensor, target); image {index} is {type(image).__name__}: give it a transform "
         "that ends with the largest level as one normalised tensor (srnn_zoo.training.image_transform)"
     )
 
 
-def _collate(items: Sequence[tuple[Any, int, list[str]]]) -> Batch:
+def _collate(items: Sequence[tuple[Any, Any, list[str]]]) -> Batch:
     readable = [(image, target) for image, target, _ in items if image is not None]
     skipped = [reason for _, _, reasons in items for reason in reasons]
     if not readable:

@@ -16,6 +16,7 @@ from srnn_zoo.transforms.packed import PackedPyramid
 from srnn_zoo.transforms.pyramid import Pyramid
 
 from .recipe import Recipe
+from .tasks import TrainingTask
 
 
 class EveryExit(nn.Module):
@@ -171,10 +172,9 @@ class TrainingForward(nn.Module):
         return self.read(random_heights(levels) if self.random_heights else levels)
 
 
-def create_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
-    """Cross-entropy of the last level, as in the paper, or of every level."""
-    mixes = recipe.mixup > 0 or recipe.cutmix > 0
-    loss = nn.CrossEntropyLoss(label_smoothing=0.0 if mixes else recipe.label_smoothing)  # mixed targets are smooth
+def create_loss(recipe: Recipe, task: TrainingTask) -> Callable[[Tensor, Tensor], Tensor]:
+    """The task's loss of the last level, as in the paper, or of every level."""
+    loss = task.loss(recipe)
     if recipe.loss == "last":
         return loss
     weights = recipe.anytime_weights or None
@@ -188,9 +188,3 @@ def create_mixup(recipe: Recipe, num_classes: int, batch_size: int) -> Mixup | N
     if batch_size % 2:
         raise ValueError(f"mixup and cutmix mix pairs of images; a process reads {batch_size} at a time")
     return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
-
-
-def count_right(logits: Tensor, targets: Tensor) -> tuple[int, int]:
-    """How many of the images have their class as the first answer, and among the first five."""
-    right = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
-    return int(right[:, 0].sum()), int(right.sum())

@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from srnn_zoo._errors import WeightsUnavailableError
 from srnn_zoo.datasets.splits import ImageSplit
-from srnn_zoo.models.temperatures import fit_temperatures
 from srnn_zoo.transforms.presets import image_transform
 from srnn_zoo.weights.files import digest
 
 from .features import Features, evaluate_features, extract_features, fit_features
 from .loader import eval_loader, num_workers, seed_everything
-from .losses import TrainingForward, count_right
+from .losses import TrainingForward
 from .recipe import PRESETS, Recipe
 from .run_folder import FitResult
 from .state import Interrupted, Run, StopSignals
@@ -60,8 +58,13 @@ def probe(run: Run, resume: bool) -> FitResult:
     seed_everything(recipe.seed)  # of the dropout
     loss, lr = fit_features(model, train, recipe, run.bars)
     answers = evaluate_features(model, val)
-    row = {"epoch": recipe.epochs, "lr": lr, "train_loss": loss, **_measure(answers[-1], val)}
-    model.metadata["temperatures"] = fit_temperatures(answers, val.targets)
+    row = {
+        "epoch": recipe.epochs,
+        "lr": lr,
+        "train_loss": loss,
+        **run.task.measure(run.task.evidence(answers[-1], val.targets)),
+    }
+    run.set_temperatures(model, run.task.temperatures(answers, val.targets))
     row["seconds"] = time.monotonic() - started
     if not math.isfinite(row["val_loss"]):
         raise FloatingPointError(f"the validation loss is {row['val_loss']}: choose a lower lr")
@@ -125,8 +128,8 @@ def _readable(
     recipe = run.recipe
     at_a_time = max(1, _IMAGES_AT_A_TIME // recipe.grad_accum_steps)
     pin_memory = run.accelerator.device.type == "cuda"
-    workers, classes = num_workers(run.workers), run.model.num_classes
-    loader = eval_loader(split, at_a_time, recipe.seed, 1, 0, workers, pin_memory, classes)
+    workers = num_workers(run.workers)
+    loader = eval_loader(split, at_a_time, recipe.seed, 1, 0, workers, pin_memory, run.target)
     readable = False
     for batch in tqdm(loader, desc=f"{name} features", unit="batch", leave=False, disable=not run.bars):
         run.skip(batch.skipped, unreadable)
@@ -156,11 +159,6 @@ def _cache_path(run: Run, split: Any, backbone: str) -> Path | None:
         file = f"{real(path.parent) / path.name}\0{_version(path)}\0{target}\n"
         found.update(file.encode(errors="surrogateescape"))
     return run.folder.path / "features" / f"{found.hexdigest()[:16]}.safetensors"
-
-
-def _measure(logits: Tensor, val: Features) -> dict[str, float]:
-    top1, top5 = (100 * right / len(val) for right in count_right(logits, val.targets))
-    return {"val_loss": F.cross_entropy(logits, val.targets).item(), "val_top1": top1, "val_top5": top5}
 
 
 def _load(path: Path) -> Features | None:

@@ -44,7 +44,7 @@ class Recipe:
         batch_size: images in one update, over all processes and accumulation steps.
         grad_accum_steps: pieces in which a process reads its share of a batch.
         clip_grad: the greatest norm of the gradient; 0 for no limit.
-        label_smoothing: in [0, 1).
+        label_smoothing: in [0, 1); not for numbers.
         mixup: its alpha; 0 for none.
         cutmix: its alpha; 0 for none. With both, a batch has one or the other.
         crop_scale: smallest and largest share of an image's area that a random crop takes.
@@ -58,7 +58,7 @@ class Recipe:
         channels_last: the memory format, faster for convolutions on CPU and GPU.
         grad_checkpointing: compute the backbone's activations twice rather than keep them.
         seed: of every random number.
-        patience: stop after this many epochs without a better validation accuracy; 0 for never.
+        patience: stop after this many epochs without a better one (by validation accuracy); 0 for never.
         loss: `"last"`: of the last level, as in the paper; `"anytime"`: of every level (`AnytimeLoss`).
         anytime_weights: one for every level; none for equal ones.
         distillation: of the last level's answers into the earlier ones, by the anytime loss, in [0, 1].

@@ -15,8 +15,9 @@ from typing import Any
 from srnn_zoo._errors import missing_extra
 
 from .recipe import Recipe
+from .tasks import Classification, TrainingTask
 
-COLUMNS = ("epoch", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "seconds")
+COLUMNS = ("epoch", "lr", "train_loss", "val_loss", *Classification.metrics, "seconds")  # where the task is classes
 
 Row = Mapping[str, float]
 
@@ -31,8 +32,9 @@ class FitResult:
     """The result of a training.
 
     Attributes:
-        history: for every epoch the columns of log.csv: losses, accuracies in per cent, the learning rate, seconds.
-        best: the row of the best epoch, by validation accuracy and then by loss.
+        history: for every epoch the columns of log.csv: losses, accuracies in per cent (or what else the task has), the
+            learning rate, seconds.
+        best: the row of the best epoch, by the task's first metric and then by loss.
         skipped: one sentence for every image that could not be read.
         output: the run's folder.
     """
@@ -60,11 +62,6 @@ class Progress:
     temperatures: list[float] = field(default_factory=list)  # of the levels, fitted to the validation split
 
 
-def merit(row: Row) -> tuple[float, float]:
-    """The best epoch has the greatest: validation accuracy, and at the same accuracy the lower loss."""
-    return row["val_top1"], -row["val_loss"]
-
-
 class RunFolder:
     """The folder of a run. Close it when the run ends."""
 
@@ -83,18 +80,18 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         recipe.to_toml(self.path / "recipe.toml")
 
-    def write_log(self, history: Sequence[Row]) -> None:
+    def write_log(self, history: Sequence[Row], task: TrainingTask) -> None:
         """log.csv, TensorBoard's events of the last epoch, and curves.png where matplotlib is installed."""
         beside = self.path / ".log.csv"
         with beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows([_short(row[name]) for name in COLUMNS] for row in history)
+            writer.writerow(history[-1])
+            writer.writerows([_short(value) for value in row.values()] for row in history)
         beside.replace(self.path / "log.csv")
         if self._tensorboard:
             self._write_events(history)
         if find_spec("matplotlib") is not None:
-            _plot_log(history, self.path / "curves.png")
+            _plot_log(history, task, self.path / "curves.png")
 
     def _write_events(self, history: Sequence[Row]) -> None:
         """One file a run: after an interruption a new one, with the whole history, takes the place of the old one."""
@@ -106,7 +103,7 @@ class RunFolder:
                 old.unlink()
             # the purge makes a TensorBoard that is open forget what it read from the old file
             self._writer, rows = SummaryWriter(os.fspath(self.path / "tensorboard"), purge_step=1), history
-        for row, name in itertools.product(rows, COLUMNS[1:]):
+        for row, name in itertools.product(rows, [*history[-1]][1:]):
             self._writer.add_scalar(name.replace("_", "/", 1), row[name], int(row["epoch"]))
         self._writer.flush()
 
@@ -174,13 +171,13 @@ def _short(value: float) -> float | str:
     return f"{value:.8g}" if isinstance(value, float) else value
 
 
-def _plot_log(history: Sequence[Row], file: Path) -> None:
+def _plot_log(history: Sequence[Row], task: TrainingTask, file: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained", facecolor="white")
     panels = {
         "loss": {"train_loss": "training", "val_loss": "validation"},
-        "validation accuracy (%)": {"val_top1": "top-1", "val_top5": "top-5"},
+        task.ylabel: task.metrics,
     }
     epochs = [row["epoch"] for row in history]
     for axes, (ylabel, columns) in zip(figure.subplots(1, 2), panels.items(), strict=True):

@@ -22,7 +22,8 @@ from srnn_zoo.datasets.images import ImageError
 from srnn_zoo.weights.files import file_sha256
 
 from .recipe import Recipe
-from .run_folder import COLUMNS, FitResult, RunFolder, merit
+from .run_folder import FitResult, RunFolder
+from .tasks import TrainingTask
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,6 +47,7 @@ class Run:
     train: Any
     val: Any
     recipe: Recipe
+    task: TrainingTask
     accelerator: Accelerator
     folder: RunFolder | None
     fatal: bool
@@ -63,12 +65,24 @@ class Run:
 
     def prepare_model(self) -> None:
         """To the device, in the memory format; what belongs to the weights before the training is forgotten."""
-        for name in ("exit", "temperatures"):
+        for name in ("exit", "temperatures", "task"):
             self.model.metadata.pop(name, None)
+        if self.task.name != "classification":
+            self.model.metadata["task"] = self.task.name
         self.model.zero_shot = False
         if (classes := getattr(self.train, "classes", None)) is not None:
             self.model.pretrained_cfg["label_names"] = tuple(classes)
         self.model.to(self.accelerator.device).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
+
+    def target(self, value: Any) -> Any:
+        """What a data set gives as a target, as the loss takes it."""
+        return self.task.target(value, self.model.num_classes)
+
+    @staticmethod
+    def set_temperatures(model: SRNN, temperatures: list[float]) -> None:
+        """Store them with a model, where the task has any."""
+        if temperatures:
+            model.metadata["temperatures"] = temperatures
 
     def describe(self) -> dict[str, Any]:
         """What must be the same when a run is resumed."""
@@ -79,6 +93,7 @@ class Run:
             "variant": model.variant,
             "activation": model.cell.activation,
             "exits": model.exits,
+            "task": self.task.name,
             "norm": model.norm,
             "level sizes": [list(size) for size in model.level_sizes()],
             "classes": list(getattr(self.train, "classes", [])) or model.num_classes,
@@ -111,8 +126,9 @@ class Run:
     def report(self, row: Row) -> None:
         """Log an epoch."""
         _logger.info(
-            "epoch %d/%d  lr %.2g  loss %.3f  val loss %.3f  top-1 %.1f %%  top-5 %.1f %%  %.0f s",
-            *(row["epoch"], self.recipe.epochs, *(row[name] for name in COLUMNS[1:])),
+            "epoch %d/%d  lr %.2g  loss %.3f  val loss %.3f  %s  %.0f s",
+            *(row["epoch"], self.recipe.epochs, row["lr"], row["train_loss"], row["val_loss"]),
+            *(self.task.say(row), row["seconds"]),
         )
 
     def save(self, model: SRNN, history: Sequence[Row], skipped: Sequence[str], *, best: bool) -> None:
@@ -120,14 +136,15 @@ class Run:
         if self.folder is None:
             return
         row = history[-1]
+        metrics = {name.removeprefix("val_"): row[name] for name in self.task.metrics}
         for which in ("best", "last") if best else ("last",):
             model.save_pretrained(
                 self.folder.path / which,
                 dataset=self.dataset,
-                metrics={f"{self.dataset} (val)": {"top1": row["val_top1"], "top5": row["val_top5"]}},
+                metrics={f"{self.dataset} (val)": metrics},
                 recipe={**dataclasses.asdict(self.recipe), "epoch": row["epoch"]},
             )
-        self.folder.write_log(history)
+        self.folder.write_log(history, self.task)
         if skipped:
             lines = "".join(f"{line}\n" for line in skipped)
             # a name may hold bytes that are no text; they stay what they are
@@ -136,7 +153,7 @@ class Run:
     def result(self, history: list[dict[str, float]], skipped: list[str]) -> FitResult:
         """What `fit` returns."""
         folder = None if self.folder is None else self.folder.path
-        return FitResult(history, max(history, key=merit), skipped, folder)
+        return FitResult(history, max(history, key=self.task.merit), skipped, folder)
 
 
 class Interrupted(KeyboardInterrupt):

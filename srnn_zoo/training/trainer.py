@@ -16,17 +16,16 @@ import torch
 from timm.utils import ModelEmaV3
 from timm.utils.distributed import distribute_bn
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from srnn_zoo.datasets.images import ImageError
-from srnn_zoo.models.temperatures import fit_temperatures
 
 from .loader import Batch, TrainBatches, eval_loader, num_workers, seed_everything, train_loader
-from .losses import TrainingForward, count_right, create_loss, create_mixup
+from .losses import TrainingForward, create_loss, create_mixup
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate, scale_recurrence
-from .run_folder import FitResult, Progress, RunFolder, merit
+from .run_folder import FitResult, Progress, RunFolder
 from .state import Interrupted, Run, StopSignals, do_together, find_state, read_progress, write_state
+from .tasks import TrainingTask
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,7 +47,7 @@ class Trainer:
         self._load_data()
         self.net: Any = TrainingForward(self.model, self.recipe)
         self.mixup = create_mixup(self.recipe, self.model.num_classes, self.batches.piece)
-        self.loss = create_loss(self.recipe)
+        self.loss = create_loss(self.recipe, run.task)
         self._losses: list[tuple[Tensor, int]] = []  # of the pieces of an update, on their device, and their images
         self._last_state = 0.0  # when it was written
 
@@ -57,9 +56,9 @@ class Trainer:
         processes = accelerator.num_processes
         share = {"num_processes": processes, "process": accelerator.process_index}
         workers, pin_memory = num_workers(self.run.workers, processes), accelerator.device.type == "cuda"
-        train, val, classes = self.run.train, self.run.val, self.model.num_classes
+        train, val, target = self.run.train, self.run.val, self.run.target
         self.batches = TrainBatches(len(train), recipe.batch_size, recipe.grad_accum_steps, recipe.seed, **share)
-        self.train_loader = train_loader(train, self.batches, workers, pin_memory, classes)
+        self.train_loader = train_loader(train, self.batches, workers, pin_memory, target)
         self.val_loader = eval_loader(
             val,
             self.batches.piece,
@@ -67,7 +66,7 @@ class Trainer:
             **share,
             workers=workers,
             pin_memory=pin_memory,
-            num_classes=classes,
+            target=target,
         )
 
     def _prepare(self) -> None:
@@ -100,7 +99,7 @@ class Trainer:
         if self.ema is not None:
             self.model.load_state_dict(self.ema.module.state_dict())
         self.model.eval()
-        self.model.metadata["temperatures"] = self.progress.temperatures
+        self.run.set_temperatures(self.model, self.progress.temperatures)
         return self.run.result(self.progress.history, self.progress.skipped)
 
     def _new_folder(self) -> None:
@@ -205,15 +204,16 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             distribute_bn(self.model, self.accelerator.num_processes, reduce=True)
             distribute_bn(self.measured, self.accelerator.num_processes, reduce=True)
-        measures, here.temperatures = _validate(self.measured, self.val_loader, self.accelerator, self._between_batches)
-        self.measured.metadata["temperatures"] = here.temperatures
+        task, between = self.run.task, self._between_batches
+        measures, here.temperatures = _validate(self.measured, task, self.val_loader, self.accelerator, between)
+        self.run.set_temperatures(self.measured, here.temperatures)
         self._stop_if(*self._in_any_process(*self._signals()))
         here.seconds += time.monotonic() - started
         loss_sum, images = self._sum(here.loss_sum, here.images)
         row = {"epoch": here.epoch + 1, "lr": here.lr, "train_loss": loss_sum / images, **measures}
         row["seconds"] = here.seconds
         self._check_weights()  # before a model takes a good one's place
-        is_best = not here.history or merit(row) > max(map(merit, here.history))
+        is_best = not here.history or task.merit(row) > max(map(task.merit, here.history))
         here.history.append(row)
         here.epoch, here.update, here.loss_sum, here.images, here.seconds = here.epoch + 1, 0, 0.0, 0, 0.0
         if self.accelerator.is_main_process:
@@ -227,7 +227,7 @@ class Trainer:
         history = self.progress.history
         if not self.recipe.patience or not history:
             return False
-        return len(history) - max(history, key=merit)["epoch"] >= self.recipe.patience
+        return len(history) - max(history, key=self.run.task.merit)["epoch"] >= self.recipe.patience
 
     def _check_weights(self) -> None:
         """A step may break the weights though its loss was finite; such a state must not take a good one's place."""
@@ -292,9 +292,13 @@ class Trainer:
 
 @torch.no_grad()
 def _validate(
-    model: SRNN, loader: Iterable[Batch], accelerator: Accelerator, on_batch: Callable[[Batch], Any]
+    model: SRNN,
+    task: TrainingTask,
+    loader: Iterable[Batch],
+    accelerator: Accelerator,
+    on_batch: Callable[[Batch], Any],
 ) -> tuple[dict[str, float], list[float]]:
-    """`val_loss` (cross-entropy of the last level), `val_top1` and `val_top5` in per cent; and the temperatures.
+    """`val_loss` and the task's metrics of the last level; and the temperatures.
 
     Every image counts once, however many processes share the split, and `on_batch` is called with every batch. The
     temperatures come from the first images of every process.
@@ -303,7 +307,7 @@ def _validate(
 
     model.eval()
     kept: list[tuple[Tensor, Tensor]] = []
-    sums = torch.zeros(4, dtype=torch.float64)  # loss, right at first, right among five, images
+    evidence: list[Tensor] = []
     for batch in loader:
         on_batch(batch)
         if batch.images is None:
@@ -312,16 +316,11 @@ def _validate(
         with accelerator.autocast():
             features = [model.level_features(level, index) for index, level in enumerate(model.levels(images))]
             answers = torch.stack(list(model.exit_logits(features))).float()
-        if sum(len(classes) for _, classes in kept) < _IMAGES_FOR_TEMPERATURES:
+        if sum(len(targets) for _, targets in kept) < _IMAGES_FOR_TEMPERATURES:
             kept.append((answers.cpu(), targets.cpu()))
-        logits = answers[-1]
-        loss = F.cross_entropy(logits, targets, reduction="sum").item()
-        sums += torch.tensor([loss, *count_right(logits, targets), len(targets)], dtype=torch.float64)
-    device_sums = sums.to(accelerator.device, torch.float64 if accelerator.device.type != "mps" else torch.float32)
-    loss, top1, top5, count = accelerator.reduce(device_sums, "sum").tolist()  # pyright: ignore
-    if count == 0:
+        evidence.append(task.evidence(answers[-1], targets).cpu())
+    if not (everywhere := gather_object(evidence)):
         raise ValueError("no image of the validation split can be read")
-    answers, classes = zip(*gather_object(kept), strict=True)
-    temperatures = fit_temperatures(torch.cat(answers, dim=1), torch.cat(classes))
-    measures = {"val_loss": loss / count, "val_top1": 100 * top1 / count, "val_top5": 100 * top5 / count}
-    return measures, temperatures
+    answers, targets = zip(*gather_object(kept), strict=True)
+    temperatures = task.temperatures(torch.cat(answers, dim=1), torch.cat(targets))
+    return task.measure(torch.cat(everywhere)), temperatures

@@ -8,6 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from srnn_zoo._errors import unknown_name
+
+TASKS = ("classification", "multi_label", "regression")
+
 # a card with this line is written anew with every save; a card without it is left alone
 MARK = "<!-- Written by srnn-zoo with every save. Delete this line to keep a text of your own. -->"
 
@@ -25,6 +29,8 @@ def check_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("base_model", "license"):
         if not isinstance(checked.get(key, ""), str):
             raise ValueError(f"{key} must be a text; got {checked[key]!r}")
+    if checked.get("task", "classification") not in TASKS:
+        raise ValueError(unknown_name("task", str(checked["task"]), TASKS))
     dataset = checked.get("dataset", [])
     if not isinstance(dataset, str | list) or not all(isinstance(name, str) for name in dataset):
         raise ValueError(f"dataset must be a name, or a list of names; got {dataset!r}")
@@ -92,10 +98,11 @@ def _hub_metadata(config: Mapping[str, Any], name: str) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     metadata = config["srnn"]["metadata"]
-    base = metadata.get("base_model")
+    base, kind = metadata.get("base_model"), metadata.get("task", "classification")
+    kind = "image-regression" if kind == "regression" else "image-classification"
     results = [
         EvalResult(
-            task_type="image-classification",
+            task_type=kind,
             dataset_type=dataset,
             dataset_name=dataset,
             metric_type="accuracy" if metric == "top1" else metric,
@@ -107,8 +114,8 @@ def _hub_metadata(config: Mapping[str, Any], name: str) -> str:
     data = ModelCardData(
         license=metadata.get("license") or config["pretrained_cfg"].get("license"),
         library_name="srnn-zoo",
-        tags=["image-classification", "timm", "srnn", "scale-recurrent"],
-        pipeline_tag="image-classification",
+        tags=[kind, "timm", "srnn", "scale-recurrent"],
+        pipeline_tag=kind if kind == "image-classification" else None,  # the Hub has none for numbers
         base_model=f"timm/{base}" if base and "/" not in base else base,  # timm's weights have its names on the Hub
         datasets=_datasets(config) or None,
         model_name=name.rpartition("/")[2],
@@ -134,6 +141,7 @@ def _facts(config: Mapping[str, Any], num_parameters: int) -> list[str]:
     facts = {
         "Variant": f"`{args['variant']}`, activation {args['activation']}",
         "Levels": f"{sizes} ({args['interpolation']})",
+        "Task": about["metadata"].get("task"),
         "Classes": config["num_classes"],
         "Parameters": f"{num_parameters / 1e6:.1f} M",
         "State": about["zero_shot"] and "zero-shot: the paper's initialisation, never trained as an SRNN",

@@ -45,6 +45,28 @@ def test_predict_names_the_cat_and_the_espresso_in_columns_or_in_one_json_object
         assert item["levels"][1]["top"][0]["label"] in names
 
 
+def test_labels_have_probabilities_of_their_own_and_numbers_come_as_they_are(images, saved, tmp_path):
+    model = srnn_zoo.SRNN.from_pretrained(saved)
+    for task, kind, first in (
+        ("multi_label", "probability", r"\S+ +[\d.]+ %"),
+        ("regression", "value", r"\S+ +-?[\d.e-]+$"),
+    ):
+        model.metadata["task"] = task
+        model.save_pretrained(tmp_path / task)
+        said, as_json = (
+            run("predict", images / "red" / "0.png", "--model", tmp_path / task, *o) for o in ((), ["--json"])
+        )
+        assert re.search(first, said.out.splitlines()[2])
+        top = json.loads(as_json.out)["levels"][1]["top"]
+        assert len(top) == 4
+        assert (sum(entry[kind] for entry in top) == pytest.approx(1)) is False
+        of_model = (images, "--model", tmp_path / task)
+        for command in (("evaluate", images, tmp_path / task), ("calibrate", *of_model, "--budget", 1)):
+            told = refused(*command)
+            assert f"is about one class an image, and this model is for {task}" in told
+    assert "--plot draws probabilities" in refused("predict", images, "--model", tmp_path / task, "--plot", "a.png")
+
+
 def test_odd_paths_come_back_as_valid_json_and_what_cannot_be_read_is_listed_at_the_end(place, tmp_path, monkeypatch):
     names = ["a b.png", "é 日本.png", "new\nline.png", "$x_{y}$.png", "-m.png"]
     if sys.platform == "linux":

@@ -91,7 +91,7 @@ def test_every_image_is_validated_once_whatever_the_number_of_processes():
 
 def test_images_need_a_transform_and_damaged_ones_are_replaced_in_training_and_left_out_in_validation(class_folders):
     data = open_data(class_folders)
-    with pytest.raises(TypeError, match=r"gives \(tensor, class\); image \d+ is Image: give it a transform"):
+    with pytest.raises(TypeError, match=r"gives \(tensor, target\); image \d+ is Image: give it a transform"):
         next(iter(eval_loader(data.val, 4, 0, 1, 0, 0, False)))
     data.train.transform = data.val.transform = pil_to_tensor
     victim = data.train.samples[5][0]
