@@ -1,12 +1,15 @@
 """The examples run as they are written."""
 
+import copy
 import re
 import runpy
 import sys
 
 import pytest
+import torch
 
 import srnn_zoo
+from tests.cli.command import TORCHRUN, python
 
 from .conftest import ROOT, write_crops
 
@@ -69,6 +72,25 @@ def test_the_hugging_face_trainer_learns_and_saves_an_srnn(run, photos, tmp_path
     assert model.label_names == ("chelsea", "coffee")
     assert model.level_sizes() == [(64, 64), (128, 128)]
     assert not model.zero_shot
+
+
+@pytest.mark.slow
+def test_weights_that_are_spread_over_two_processes_take_the_steps_of_the_whole_model(tmp_path):
+    done = python(*TORCHRUN, ROOT / "examples" / "fsdp2.py", "--output", tmp_path / "trained")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"saved: srnn-zoo info {tmp_path / 'trained'}\n"
+    spread = srnn_zoo.SRNN.from_pretrained(tmp_path / "trained").state_dict()
+    torch.manual_seed(0)
+    model = srnn_zoo.create_model("srnn_test_vit", num_classes=4, img_size=64)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for images, targets in runpy.run_path(str(ROOT / "examples" / "fsdp2.py"))["batches"](3, 8, 64):
+        torch.nn.functional.cross_entropy(model(images), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.testing.assert_close(spread, dict(model.state_dict()), rtol=0, atol=1e-6)
+    for name in ("backbone.blocks.0.mlp.fc1.weight", "cell.gate_input.weight", "fc.weight"):
+        assert (spread[name] - before[name]).abs().max() > 1e-3, name
 
 
 @pytest.mark.parametrize("example", ["finetune.py", "hf_trainer.py"])

@@ -98,6 +98,16 @@ def test_parameter_groups_run_from_stem_to_head_as_the_backbones_do(name, coarse
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
 
 
+def test_timms_layer_decay_gives_rates_that_fall_from_the_head_to_the_stem(vit):
+    optimizer = create_optimizer_v2(vit, opt="adamw", lr=1e-3, layer_decay=0.75)
+    scales = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    rates = {name: scales[id(p)] for name, p in vit.named_parameters()}
+    blocks = [rates[f"backbone.blocks.{index}.attn.qkv.weight"] for index in range(6)]
+    falling = [rates["fc.weight"], *blocks[::-1], rates["backbone.patch_embed.proj.weight"]]
+    assert falling == pytest.approx([0.75**depth for depth in range(8)])
+    assert rates["cell.recurrent.weight"] == 1.0
+
+
 def test_no_weight_decay_names_parameters_of_the_model(tiny, vit):
     parameters = dict(vit.named_parameters())
     named = vit.no_weight_decay() & parameters.keys()
