@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+import torch.distributed.fsdp
 
 import srnn_zoo
 from tests.cli.command import TORCHRUN, python
@@ -75,6 +76,7 @@ def test_the_hugging_face_trainer_learns_and_saves_an_srnn(run, photos, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(torch.distributed.fsdp, "fully_shard"), reason="torch 2.6 made it public")
 def test_weights_that_are_spread_over_two_processes_take_the_steps_of_the_whole_model(tmp_path):
     done = python(*TORCHRUN, ROOT / "examples" / "fsdp2.py", "--output", tmp_path / "trained")
     assert done.returncode == 0, done.stderr
