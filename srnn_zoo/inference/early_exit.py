@@ -44,6 +44,7 @@ class Anytime(nn.Module):
         ValueError: for a model that cannot stop early or has no classifier, an unknown rule, thresholds of the wrong
             number or out of range, a rule that is not for the model's task, and without `exit` for a model that was
             never calibrated.
+        TypeError: for what `torch.compile` returns, which computes all levels at once.
 
     Examples:
         >>> fast = Anytime(model.eval(), exit="confidence:0.9")
@@ -52,6 +53,11 @@ class Anytime(nn.Module):
 
     def __init__(self, model: SRNN, exit: str | ExitRule | None = None) -> None:
         super().__init__()
+        if hasattr(model, "_orig_mod"):
+            raise TypeError(
+                "torch.compile(model) computes all levels at once: call model.compile(dynamic=True), which compiles in "
+                "place what Anytime reads levels with, and give Anytime the model"
+            )
         check_every_exit(model)
         self.model = model
         self.exit: ExitRule = stored_rule(model) if exit is None else exit_rule(exit) if isinstance(exit, str) else exit

@@ -221,6 +221,15 @@ class SRNN(WrapMixin, HubMixin, TimmProtocol, LevelMaps, nn.Module):
         """
         return temperature(self, level)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile in place: `forward` as one graph, and the backbone, by which `steps` and `Anytime` read each level.
+
+        Args:
+            *args, **kwargs: as for `torch.compile`; `dynamic=True` where sizes of images or batches differ.
+        """
+        self.backbone.compile(*args, **kwargs)
+        super().compile(*args, **kwargs)
+
     def steps(self, x: Images, state: Tensor | Step | None = None) -> Iterator[Step]:
         """The answers level by level, smallest first; a level is built and read only when its step is asked for.
 

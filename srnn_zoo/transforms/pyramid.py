@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from .packed import LazyLevels, PackedPyramid
 from .resizing import check_interpolation, resize
@@ -119,6 +120,28 @@ class Pyramid(Sequence[Tensor]):
 
     def __repr__(self) -> str:
         return f"Pyramid(height={self.height}, sizes={self.sizes}, batch_size={self.batch_size})"
+
+
+def _with_keys(pyramid: Pyramid) -> tuple[list[tuple[Any, Any]], None]:
+    return [(pytree.SequenceKey(index), level) for index, level in enumerate(pyramid.levels)], None
+
+
+def _from_leaves(leaves: Iterable[Any], context: Any = None) -> Pyramid:
+    """A pyramid of what a graph has in place of levels: anything, unchecked."""
+    pyramid = Pyramid.__new__(Pyramid)
+    pyramid.levels = tuple(leaves)
+    return pyramid
+
+
+# torch.export, torch.compile and torch.func take a pyramid as they take a list
+pytree.register_pytree_node(
+    Pyramid,
+    lambda pyramid: (list(pyramid.levels), None),
+    _from_leaves,
+    serialized_type_name="srnn_zoo.Pyramid",
+    flatten_with_keys_fn=_with_keys,
+)
+torch.serialization.add_safe_globals([Pyramid])  # the inputs that torch.export.save keeps beside a program
 
 
 class Levels:

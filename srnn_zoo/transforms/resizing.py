@@ -43,7 +43,7 @@ def is_captured(x: Any) -> bool:
 
 def _antialiased(images: Tensor, size: list[int], mode: str) -> Tensor:
     if is_captured(images):  # the kernel is unknown to ExecuTorch, and to OpenVINO in an exported program
-        return _separable(images, size, partial(_antialiasing, kernel=_triangle if mode == "bilinear" else _cubic))
+        return _as_matrices(images, size, mode=mode)
     return F.interpolate(images, size=size, mode=mode, align_corners=False, antialias=True)
 
 
@@ -125,8 +125,19 @@ def _blurring(length: int, target: int, like: Tensor) -> Tensor:
     return (1 - share) * blurred(first) + share * blurred((first + 1).clamp(max=length - 1))
 
 
+def _as_matrices(images: Tensor, size: list[int], *_: object, mode: str) -> Tensor:
+    """What `F.interpolate(images, size, mode=mode, antialias=True)` computes, as two matrix products."""
+    return _separable(images, size, partial(_antialiasing, kernel=_cubic if mode == "bicubic" else _triangle))
+
+
 ANTIALIASED = ("bicubic", "bilinear")
 """Interpolations that torch, torchvision and Pillow know by these names."""
+
+DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {
+    torch.ops.aten._upsample_bicubic2d_aa.vec: partial(_as_matrices, mode="bicubic"),
+    torch.ops.aten._upsample_bilinear2d_aa.vec: partial(_as_matrices, mode="bilinear"),
+}
+"""For `ExportedProgram.run_decompositions`: a backbone's own resizes (a ViT's position embedding) as matrices."""
 
 INTERPOLATIONS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
     **{mode: partial(_antialiased, mode=mode) for mode in ANTIALIASED},

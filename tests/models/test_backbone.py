@@ -94,8 +94,10 @@ class TestBackbones(SRNNTests):
         return trained(f"srnn_{request.param}", variant="vanilla", std=0.05)
 
     @pytest.mark.parametrize("how", ["export", pytest.param("compile", marks=pytest.mark.slow)])
-    def test_other_representations_compute_the_same(self, model, images, how):
-        super().test_other_representations_compute_the_same(model, images, how)  # timm's ViT has no symbolic trace
+    def test_other_representations_compute_the_same_at_other_sizes_too(self, model, how):
+        super().test_other_representations_compute_the_same_at_other_sizes_too(
+            model, how
+        )  # timm's ViT has no symbolic trace
 
 
 def test_every_timm_family_is_accounted_for():

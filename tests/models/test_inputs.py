@@ -65,13 +65,3 @@ def test_maps_alone_are_of_the_levels_that_the_model_builds_and_layers_that_are_
     before = level_gmacs(model, (160, 160))
     model.prune_intermediate_layers([0])
     assert level_gmacs(model, (160, 160)) < before
-
-
-@pytest.mark.slow
-def test_export_takes_a_plain_range_of_sizes():
-    """As wide a range as timm's own ResNet takes: from 33 pixels in the smaller level."""
-    model = create_model("srnn_resnet18", num_classes=3).eval()
-    dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("h", min=66), 3: torch.export.Dim("w", min=66)}
-    program = torch.export.export(model, (torch.randn(2, 3, 160, 192),), dynamic_shapes=(dims,)).module()
-    for images in (torch.randn(1, 3, 66, 131), torch.randn(3, 3, 192, 160)):
-        assert torch.equal(program(images), model(images))
