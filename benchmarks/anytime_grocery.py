@@ -29,7 +29,6 @@ from srnn_zoo.evaluation.plot import plot_pareto
 from srnn_zoo.inference.answers import CollectedAnswers
 from srnn_zoo.inference.curve import Point, pareto, write_pareto
 from srnn_zoo.inference.thresholds import measure
-from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.training import recipe
 from srnn_zoo.training.features import Features, evaluate_features, extract_features, fit_features
 
@@ -111,7 +110,7 @@ class SRNNRun:
         loss = {"loss": "anytime", "distillation": args.distillation, "temperature": 2.0}
         chosen = {split: features_of(data[split], sizes) for split in SPLITS}
         fit(args, self.model, chosen["train"], seed, recurrence=args.recurrence, **loss)
-        costs = torch.tensor([level_gmacs(self.model, size) for size in chosen["test"].sizes]).cumsum(0)
+        costs = torch.tensor([self.model.level_gmacs(size) for size in chosen["test"].sizes]).cumsum(0)
         self.held_out, self.test = (
             CollectedAnswers(evaluate_features(self.model, chosen[s]), chosen[s].targets, costs, chosen[s].sizes)
             for s in ("val", "test")
@@ -178,7 +177,7 @@ def single_scale(args: argparse.Namespace, data: dict[str, Features], size: int)
         fit(args, model, features_of(data["train"], [size]), seed)
         right = evaluate_features(model, test)[0].argmax(1) == test.targets
         accuracies.append(100 * right.double().mean().item())
-    gmacs = level_gmacs(create(args, [size], variant="vanilla"), (size, size))
+    gmacs = create(args, [size], variant="vanilla").level_gmacs((size, size))
     return Point(f"single scale {size} x {size}", "single scale", gmacs, statistics.fmean(accuracies))
 
 

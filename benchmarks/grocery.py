@@ -31,7 +31,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import srnn_zoo
-from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.training import Recipe, fit, image_transform, open_data, open_split, recipe
 from srnn_zoo.training.features import Features, extract_features
 
@@ -223,7 +222,7 @@ def table(args: argparse.Namespace, rows: dict[str, Trial], split: str) -> None:
     for row in summarise(right, losses):
         name = row["method"]
         trial = rows.get(name, Trial(""))
-        costs = [level_gmacs(backbone, (size, size)) for size in sizes_of(args, name, trial)]
+        costs = [backbone.level_gmacs((size, size)) for size in sizes_of(args, name, trial)]
         row = about(args, split, sizes_of(args, "", trial)) | row | {"gmacs": f"{sum(costs):.4f}"}
         if args.probe:
             row["fit_seconds"] = fit_seconds(args, name) if name in rows else ""

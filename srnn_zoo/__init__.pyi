@@ -2,6 +2,7 @@
 
 from . import datasets as datasets
 from . import evaluation as evaluation
+from . import export as export
 from . import inference as inference
 from . import models as models
 from . import training as training
@@ -16,6 +17,7 @@ from .inference.curve import write_pareto as write_pareto
 from .inference.early_exit import Anytime as Anytime
 from .inference.exits import list_exits as list_exits
 from .inference.exits import register_exit as register_exit
+from .inference.exported import open_exported as open_exported
 from .models.cells import Cell as Cell
 from .models.cells import list_cells as list_cells
 from .models.cells import register_cell as register_cell

@@ -140,15 +140,27 @@ def parse_sizes(text: str | None) -> list[int] | None:
 
 
 def load(name: str, variant: str | None, sizes: list[int] | None, device: str | None) -> SRNN:
-    """A pretrained model in eval mode on its device."""
+    """A pretrained model in eval mode on its device, or an exported one."""
     import torch
 
+    from srnn_zoo.inference.exported import is_exported
+
+    if is_exported(name):
+        return _open_exported(name, variant, sizes, device)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=chosen).tolist()  # before the work; "meta" exists, but has no values to give
     except (RuntimeError, AssertionError) as error:
         fail(f"--device {chosen} is not available here ({type(error).__name__}); cpu always is")
     return create(name, variant, sizes, pretrained=True).eval().to(chosen)
+
+
+def _open_exported(name: str, variant: str | None, sizes: list[int] | None, device: str | None) -> SRNN:
+    from srnn_zoo.inference.exported import open_exported
+
+    if variant is not None or device not in (None, "cpu"):
+        fail(f"{name} is an exported model: it has its variant, and runs on the CPU: leave out --variant and --device")
+    return open_exported(name, sizes=sizes)
 
 
 def create(

@@ -179,15 +179,13 @@ def _as_text(prediction: Prediction, task: Task, width: int = 34) -> str:
 
 def _summarise(stopped: list[tuple[int, float]], network: SRNN, levels: list[tuple[int, int]]) -> None:
     """Say how many images stopped at each level, and what they cost on average beside all levels."""
-    from srnn_zoo.models.cost import level_gmacs
-
     count = Counter(level for level, _ in stopped)
     parts = [
         f"{height} x {width}: {count[index]} ({100 * count[index] / len(stopped):.0f} %)"
         for index, (height, width) in enumerate(levels)
     ]
     mean = sum(gmacs for _, gmacs in stopped) / len(stopped)
-    full = sum(level_gmacs(network, size) for size in levels)
+    full = sum(network.level_gmacs(size) for size in levels)
     app.say(f"stopped at  {'  '.join(parts)}")
     app.say(
         f"{mean:.3f} GMACs an image, {max(100 * (1 - mean / full), 0):.1f} % less than the {full:.3f} of all levels"

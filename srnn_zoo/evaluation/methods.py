@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from srnn_zoo.inference.answers import ensembles
-from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.transforms.presets import create_transform
 
@@ -124,7 +123,7 @@ class Method:
         zeros = [self.source.like.new_zeros(1, self.model.num_features) for _ in sizes]
         with torch.no_grad(), FlopCounterMode(display=False) as counter:  # in inference mode older counters see nothing
             self.head(zeros)
-        gmacs = sum(level_gmacs(self.model, size) for size in sizes) + counter.get_total_flops() / 2e9
+        gmacs = sum(self.model.level_gmacs(size) for size in sizes) + counter.get_total_flops() / 2e9
         speed = 1 / sum(clock.seconds_per_image for clock in [*self.source.clocks[self.levels], self.clock])
         return Row(self.name, sizes, torch.cat(self.correct), torch.cat(self.in_top5), gmacs, speed, self.not_finite)
 

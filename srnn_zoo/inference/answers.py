@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from srnn_zoo.models.cells import log_mean_probability
-from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.models.tasks import check_classifies
@@ -104,7 +103,7 @@ def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = 
     return CollectedAnswers(
         logits=torch.cat(logits, dim=1),
         targets=torch.cat(targets).long(),
-        gmacs=torch.tensor([level_gmacs(model, size) for size in sizes], dtype=torch.float64).cumsum(0),
+        gmacs=torch.tensor([model.level_gmacs(size) for size in sizes], dtype=torch.float64).cumsum(0),
         sizes=tuple(sizes),
         single_scales=torch.stack(single_scales),
         logit_ensemble=logit_ensemble,

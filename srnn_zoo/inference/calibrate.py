@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.models.tasks import check_classifies
 from srnn_zoo.models.temperatures import MIN_IMAGES, fit_temperatures
@@ -120,7 +119,7 @@ def budget_rule(
         >>> logits, stopped_at, gmacs = Anytime(model, rule)(images)
     """
     wanted = [pair(size) for size in sizes] if sizes is not None else model.level_sizes()
-    costs = list(itertools.accumulate(level_gmacs(model, size) for size in wanted))
+    costs = list(itertools.accumulate(model.level_gmacs(size) for size in wanted))
     if "exit" not in model.metadata:
         _check_budget(gmacs, costs[0])
         return FixedLevel(max(level for level, cost in enumerate(costs) if _pays(gmacs, cost)))

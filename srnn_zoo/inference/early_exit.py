@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.models.recurrence import check_every_exit, scan
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.transforms.packed import PackedPyramid
@@ -100,7 +99,7 @@ def stop_early(
     sizes = batch.image_sizes
     if isinstance(rule, ScoreRule):
         rule.check(max(map(len, sizes)), mixed=isinstance(batch, PackedPyramid))
-    known = {size: level_gmacs(model, size) for size in set(itertools.chain(*sizes))}
+    known = {size: model.level_gmacs(size) for size in set(itertools.chain(*sizes))}
     costs = [[known[size] for size in of_image] for of_image in sizes]
     device, start = next(model.parameters()).device, time.perf_counter()
 

@@ -48,16 +48,7 @@ def count_gmacs(model: Any, img_size: Size | None = None) -> Cost:
     features = [torch.empty(1, model.num_features, dtype=dtype, device="meta") for _ in sizes]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:  # in inference mode older counters see nothing
         twin.forward_head(twin.fuse(features))
-    return Cost(tuple(level_gmacs(model, size) for size in sizes), counter.get_total_flops() / 2e9)
-
-
-def level_gmacs(model: Any, size: Size) -> float:
-    """GMACs of an SRNN's backbone on one level `(H, W)` of one image."""
-    try:
-        return backbone_gmacs(model.backbone, size, model.in_chans, model.reads.tile)
-    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
-        model.explain(error, size)
-        raise
+    return Cost(tuple(model.level_gmacs(size) for size in sizes), counter.get_total_flops() / 2e9)
 
 
 def backbone_gmacs(backbone: nn.Module, size: Size, in_chans: int = 3, tile: Size | None = None) -> float:

@@ -13,6 +13,7 @@ from srnn_zoo.transforms.packed import PackedPyramid, in_order
 from srnn_zoo.transforms.pyramid import Levels, Pyramid, build_levels, check_levels, level_sizes
 from srnn_zoo.transforms.resizing import is_captured
 
+from .cost import backbone_gmacs
 from .norms import select_level
 from .sizes import Reads, family, native_size, read
 
@@ -147,6 +148,13 @@ class LevelReader:
             order += rows
             del images  # or it would live while the next is built
         return in_order(parts, order)
+
+    def level_gmacs(self, size: tuple[int, int]) -> float:
+        """GMACs of the backbone on one level `(H, W)` of one image: billions of multiply-accumulates."""
+        try:
+            return backbone_gmacs(self.backbone, size, self.in_chans, self.reads.tile)
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+            self.explain(error, size)
 
     def level_sizes(self, img_size: tuple[int, int] | None = None) -> list[tuple[int, int]]:
         """`(H_s, W_s)` of the levels built from an image of that size, by default `img_size`.

@@ -14,7 +14,6 @@ from srnn_zoo.transforms.packed import PackedPyramid
 from srnn_zoo.transforms.pyramid import Levels
 
 from .cells import Cell
-from .cost import level_gmacs
 
 
 def scan(cell: Cell, features: Iterable[Tensor], state: Tensor | None = None) -> Iterator[Tensor]:
@@ -87,4 +86,4 @@ def check_every_exit(model: Any) -> None:
 
 
 def _spent_gmacs(model: Any, sizes: Sequence[tuple[int, int]], earlier: Callable[[], float]) -> float:
-    return earlier() + sum(level_gmacs(model, size) for size in sizes)
+    return earlier() + sum(model.level_gmacs(size) for size in sizes)

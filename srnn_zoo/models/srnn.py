@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from srnn_zoo._errors import unknown_name
+from srnn_zoo.export.export import ExportMixin
 from srnn_zoo.transforms.packed import PackedPyramid
 from srnn_zoo.transforms.pyramid import pair, scale_ratios
 from srnn_zoo.transforms.resizing import Interpolation, check_interpolation
@@ -34,7 +35,7 @@ from .temperatures import temperature
 from .wrap import WrapMixin
 
 
-class SRNN(WrapMixin, HubMixin, TimmProtocol, LevelMaps, nn.Module):
+class SRNN(WrapMixin, HubMixin, ExportMixin, TimmProtocol, LevelMaps, nn.Module):
     """Scale-recurrent network (D.-Q. Zhang, 2018, section 3) over any timm backbone, with timm's model protocol.
 
     `model(x)` takes the largest level `(B, C, H, W)` and builds the smaller ones on x's device; `model([x_1, …, x_n])`

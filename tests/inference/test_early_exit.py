@@ -10,7 +10,6 @@ from torch import Tensor
 from srnn_zoo import Pyramid, count_gmacs
 from srnn_zoo.inference.early_exit import Anytime
 from srnn_zoo.inference.exits import Confidence, Deadline, Decision, Entropy, Margin, exit_rule
-from srnn_zoo.models.cost import level_gmacs
 from tests.models.harness import ANYTIME, in_sequence
 
 from .conftest import small_model
@@ -95,7 +94,7 @@ def test_a_level_is_built_and_read_only_for_images_that_are_unsure_and_have_it(n
     assert levels.tolist() == [0, 0, 0, 0, 1, 0, 0, 2, 1]  # a rule sees the tallest images first
     assert [(d.level, len(d.logits), d.answers.shape[1]) for d in seen] == [(0, 7, 1), (1, 2, 2)]
     assert len(built) == 9 + 3 + 1
-    assert seen[1].gmacs + level_gmacs(net, (64, 96)) == pytest.approx(gmacs.sum().item(), rel=1e-5)
+    assert seen[1].gmacs + net.level_gmacs((64, 96)) == pytest.approx(gmacs.sum().item(), rel=1e-5)
 
 
 def test_logits_that_are_no_numbers_are_never_sure(net, images):

@@ -5,7 +5,6 @@ import torch
 
 from srnn_zoo import count_gmacs, create_model
 from srnn_zoo.models import cost
-from srnn_zoo.models.cost import level_gmacs
 
 
 def test_resnet18_costs_what_is_known_of_it():
@@ -20,13 +19,13 @@ def test_a_backbone_is_counted_once_for_a_size_without_a_copy_of_its_weights(mon
     model = create_model("srnn_test_resnet").half()
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "__deepcopy__", lambda x, memo: pytest.fail("copied weights"))
-        first = level_gmacs(model, (64, 64))
-    assert level_gmacs(model, (128, 128)) == pytest.approx(4 * first)
+        first = model.level_gmacs((64, 64))
+    assert model.level_gmacs((128, 128)) == pytest.approx(4 * first)
     monkeypatch.setattr(cost, "_without_values", None)
-    assert level_gmacs(model, (64, 64)) == first
+    assert model.level_gmacs((64, 64)) == first
     model.backbone = create_model("srnn_test_resnet", stem_width=8).backbone
     with pytest.raises(TypeError):  # another backbone is counted anew
-        level_gmacs(model, (64, 64))
+        model.level_gmacs((64, 64))
 
 
 @pytest.mark.parametrize("name", ["srnn_test_vit3", "srnn_test_convnext", "srnn_test_nfnet"])

@@ -9,7 +9,6 @@ from PIL import Image
 import srnn_zoo
 from srnn_zoo import Anytime, Pyramid, collect, create_model, create_transform
 from srnn_zoo.inference.predict import predict
-from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.training.features import extract_features
 
 
@@ -62,6 +61,6 @@ def test_maps_alone_are_of_the_levels_that_the_model_builds_and_layers_that_are_
     _, maps = model.forward_intermediates(images)
     alone = model.forward_intermediates(images, intermediates_only=True)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(alone, maps, strict=True))
-    before = level_gmacs(model, (160, 160))
+    before = model.level_gmacs((160, 160))
     model.prune_intermediate_layers([0])
-    assert level_gmacs(model, (160, 160)) < before
+    assert model.level_gmacs((160, 160)) < before

@@ -6,7 +6,6 @@ from torch import nn
 
 from srnn_zoo import create_model
 from srnn_zoo.models.backbone import create_backbone
-from srnn_zoo.models.cost import level_gmacs
 from srnn_zoo.models.sizes import Reads, read, reads
 
 
@@ -65,4 +64,4 @@ def test_tiles_cost_what_they_are_are_traced_and_give_no_map():
     with pytest.raises(ValueError, match=r"reads a level of 320 x 320 in tiles of 160 x 160, and has no map of it"):
         model.forward_intermediates(torch.randn(1, 3, 320, 320))
     model = create_model("srnn_pit_ti_224", activation="identity", num_classes=3)
-    assert level_gmacs(model, (448, 300)) == pytest.approx(4 * level_gmacs(model, (224, 224)))
+    assert model.level_gmacs((448, 300)) == pytest.approx(4 * model.level_gmacs((224, 224)))

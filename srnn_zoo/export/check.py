@@ -1,0 +1,113 @@
+"""Every graph, opened again and compared with the model that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srnn_zoo.transforms.presets import create_transform
+
+from .parts import open_graph
+
+TOLERANCE = 1e-4  # times the greatest value that the model itself gives, or 1
+BATCHES = (1, 3)
+
+Size = tuple[int, int]
+
+
+def worst_differences(
+    model: Any, folder: Path, graphs: Mapping[str, Sequence[str]], input: str, any_size: bool, images: Sequence[Any]
+) -> dict[str, float]:
+    """For every graph the greatest absolute difference from the model, over batches of 1 and 3 and two sizes.
+
+    Args:
+        model: in evaluation mode, in float32 on the CPU.
+        folder: where the graphs are.
+        graphs: the files of `"encoders"` and `"steps"`, one for each level, and of the `"whole"`.
+        input: what the whole graph reads, `"image"` or `"levels"`.
+        any_size: whether the graphs read other sizes than the model's own.
+        images: what the model's transform reads.
+
+    Raises:
+        ValueError: where one differs by more than `TOLERANCE`.
+    """
+    names = [name for listed in graphs.values() for name in dict.fromkeys(listed)]
+    comparison = _Comparison(model, {name: open_graph(folder / name) for name in names})
+    for sizes in _sizes(model, any_size):
+        transform = create_transform(model, sizes=sizes)
+        read = list(map(transform, islice(cycle(images), max(BATCHES))))
+        for count in BATCHES:
+            levels = [torch.stack(level) for level in zip(*read[:count], strict=True)]
+            comparison.compare(levels, graphs, input)
+    return comparison.differences
+
+
+class _Comparison:
+    def __init__(self, model: Any, opened: Mapping[str, Any]) -> None:
+        self.model, self.opened = model, opened
+        self.differences = dict.fromkeys(opened, 0.0)
+
+    @torch.no_grad()
+    def compare(self, levels: list[Tensor], graphs: Mapping[str, Sequence[str]], input: str) -> None:
+        """Every graph and the model on the same levels."""
+        for name in graphs.get("whole", ()):
+            image = levels[-1]
+            self._note(
+                name, levels if input == "levels" else [image], [self.model(levels if input == "levels" else image)]
+            )
+        state = None
+        kinds = (graphs.get(kind, ()) for kind in ("encoders", "steps", "classifiers"))
+        for index, (encoder, step, classifier) in enumerate(zip(*kinds, strict=True)):
+            feature = self.model.level_features(levels[index], index)
+            self._note(encoder, [levels[index]], [feature])
+            self._note(classifier, [feature], [self.model.level_logits(feature, index)])
+            before = self.model.cell.initial_state(feature) if state is None else state
+            state = self.model.cell(feature, before)
+            answers = self.model.cell.anytime or index + 1 == len(levels)
+            self._note(step, [feature, before], [state, self.model.state_logits(state, index)] if answers else [state])
+
+    def _note(self, name: str, inputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
+        sizes = " and ".join(" x ".join(map(str, tensor.shape)) for tensor in inputs)
+        try:
+            given = self.opened[name](*(tensor.numpy() for tensor in inputs))
+        except Exception as error:  # each runtime has its own
+            raise ValueError(f"{name} cannot read inputs of {sizes}; nothing was exported ({error})") from error
+        for one, other in zip(wanted, given, strict=True):
+            difference = float(np.abs(one.numpy() - other).max(initial=0.0))
+            limit = TOLERANCE * max(1.0, float(one.abs().max()) if one.numel() else 0.0)
+            if not difference <= limit:  # NaN is no agreement either
+                raise ValueError(
+                    f"{name} does not answer as the model does: it differs by {difference:.2g} on inputs of {sizes}, "
+                    f"where {limit:.2g} is allowed; nothing was exported"
+                )
+            self.differences[name] = max(self.differences[name], difference)
+
+
+def sample_images() -> list[Image.Image]:
+    """Three images of noise with the spectrum of photographs, where amplitudes fall as 1 / frequency."""
+    generator = np.random.default_rng(0)
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(640), np.fft.fftfreq(480)))
+    amplitude = 1 / np.maximum(frequency, 1 / 640)[..., None]
+    images = []
+    for _ in range(3):
+        noise = np.fft.ifft2(
+            np.fft.fft2(generator.normal(size=(480, 640, 3)), axes=(0, 1)) * amplitude, axes=(0, 1)
+        ).real
+        pixels = 128 + 64 * noise / noise.std()
+        images.append(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)))
+    return images
+
+
+def _sizes(model: Any, any_size: bool) -> Iterator[list[Size]]:
+    """The sizes of the model's own levels, and others that are no squares."""
+    yield model.level_sizes()
+    if any_size:
+        height, width = model.img_size
+        yield model.level_sizes((height + 2 * model.reads.multiple, width + width // 4 + 1))
