@@ -7,7 +7,6 @@ import pytest
 
 from tests.cli.command import refused, run
 
-
 pytestmark = pytest.mark.xdist_group("exported")
 
 
