@@ -7,8 +7,6 @@ import pytest
 
 from tests.cli.command import refused, run
 
-pytestmark = pytest.mark.xdist_group("exported")
-
 
 @pytest.fixture(scope="module")
 def exported(place, tmp_path_factory):

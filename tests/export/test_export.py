@@ -20,7 +20,6 @@ from srnn_zoo.transforms.presets import create_transform
 from tests.conftest import SKIMAGE
 from tests.models.harness import trained
 
-pytestmark = pytest.mark.xdist_group("export")  # one export for all that read it
 SLOW = pytest.mark.slow
 
 PHOTOGRAPHS = [SKIMAGE / name for name in ("chelsea.png", "coffee.png", "astronaut.png")]
@@ -41,19 +40,6 @@ def calibrated_model(**options):
     return model
 
 
-@pytest.fixture(scope="module")
-def onnx(tmp_path_factory):
-    """A calibrated model, and the folder that it was exported to."""
-    torch.manual_seed(0)
-    model = calibrated_model()
-    folder = tmp_path_factory.mktemp("exported") / "onnx"
-    done = model.export(folder, images=photographs())
-    assert done.any_size
-    assert set(done.differences) == {"step.onnx", "classifier.onnx", "encoder.onnx", "whole.onnx"}
-    assert max(done.differences.values()) < 1e-4
-    return model, folder
-
-
 def agrees(model, opened, size=(135, 150)):
     """Whether both say the same of images in every way that an SRNN has."""
     images = torch.randn(3, model.in_chans, *size)
@@ -68,9 +54,21 @@ def agrees(model, opened, size=(135, 150)):
         assert all(torch.allclose(one, other, atol=1e-4) for one, other in answers)
 
 
-@torch.no_grad()
-def test_an_onnx_folder_answers_as_the_model_in_steps_anytime_and_predict(onnx):
-    model, folder = onnx
+def test_an_onnx_folder_answers_as_the_model_in_every_way(tmp_path):
+    """One test, as the export takes most of its time."""
+    model, folder = calibrated_model(), tmp_path / "onnx"
+    done = model.export(folder, images=photographs())
+    assert done.any_size
+    assert set(done.differences) == {"step.onnx", "classifier.onnx", "encoder.onnx", "whole.onnx"}
+    assert max(done.differences.values()) < 1e-4
+    with torch.no_grad():
+        open_and_compare(model, folder)
+        compare_the_whole_graph(model, folder)
+    for options in ([], ["--threshold", "0"], ["--threshold", "2"]):
+        compare_run_py(model, folder, tmp_path, options)
+
+
+def open_and_compare(model, folder):
     opened = open_exported(folder, threads=1)
     agrees(model, opened)
     assert (opened.label_names, opened.temperature(1)) == (model.label_names, model.temperature(1))
@@ -80,18 +78,15 @@ def test_an_onnx_folder_answers_as_the_model_in_steps_anytime_and_predict(onnx):
             assert [p for _, p in one.top] == pytest.approx([p for _, p in other.top], abs=1e-4)
 
 
-def test_the_whole_graph_reads_images_of_any_number_height_and_width(onnx):
-    model, folder = onnx
+def compare_the_whole_graph(model, folder):
     graph = run.open_graph(folder / "whole.onnx")
     for shape in ((1, 3, 128, 128), (3, 3, 129, 97), (2, 3, 130, 166)):
         images = torch.randn(shape)
-        with torch.no_grad():
-            np.testing.assert_allclose(graph(images.numpy())[0], model(images), atol=1e-4)
+        np.testing.assert_allclose(graph(images.numpy())[0], model(images), atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [[], ["--threshold", "0"], ["--threshold", "2"]], ids=["calibrated", "0", "2"])
-def test_run_py_answers_as_predict_and_stops_where_it_does(onnx, tmp_path, options):
-    model, folder = onnx
+def compare_run_py(model, folder, tmp_path, options):
+    """In a process without torch, timm and srnn_zoo."""
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     command = [sys.executable, "-S", "-c", _WITHOUT_TORCH, folder / "run.py", *PHOTOGRAPHS, tmp_path / "broken.jpg"]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
