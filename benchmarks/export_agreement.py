@@ -18,7 +18,11 @@ from tqdm import tqdm
 import srnn_zoo
 
 PHOTOGRAPHS = [Path(skimage.__file__).parent / "data" / f"{name}.png" for name in ("astronaut", "chelsea", "coffee")]
-KINDS: list[dict[str, Any]] = [*({"variant": name} for name in srnn_zoo.list_cells()), {"exits": "separate"}, {"norm": "per_level"}]
+KINDS: list[dict[str, Any]] = [
+    *({"variant": name} for name in srnn_zoo.list_cells()),
+    {"exits": "separate"},
+    {"norm": "per_level"},
+]
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.cli.command import refused, run
+from tests.cli.command import python, refused, run
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,13 @@ def test_evaluate_says_the_same(exported, place):
     )
     assert ours == theirs
     assert len(ours) > 5
+
+
+def test_the_command_starts_by_itself(exported):
+    """In a process that has not imported timm before."""
+    done = python("-m", "srnn_zoo.cli", "export", exported / "b", "-o", exported / "it")
+    assert done.returncode == 2
+    assert "holds an exported model already" in done.stderr
 
 
 def test_refusals_are_one_line(exported, place):
