@@ -15,6 +15,7 @@ import torch
 from torch.export import ExportedProgram
 
 from srnn_zoo._errors import missing_extra, unknown_name
+from srnn_zoo.transforms.resizing import DECOMPOSITIONS
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """The names of the formats, and how their files end."""
@@ -65,7 +66,7 @@ def _write_openvino(program: ExportedProgram, path: Path, inputs: Sequence[str],
     import openvino
 
     with _quiet():
-        graph = openvino.convert_model(program)
+        graph = openvino.convert_model(program.run_decompositions(DECOMPOSITIONS))
     for ports, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
         for port, name in zip(ports, names, strict=True):
             port.get_tensor().set_names({name})

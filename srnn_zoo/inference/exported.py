@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -119,6 +120,10 @@ class ExportedSRNN(SRNN):
     def level_gmacs(self, size: tuple[int, int]) -> float:
         if size in self._sizes:
             return self.about["gmacs"][self._sizes.index(size)]
+        if not timm.is_model(self.pretrained_cfg["architecture"].removeprefix("srnn_")):  # a wrapped network
+            raise ValueError(
+                f"what a level of {size[0]} x {size[1]} costs is not known of this model: export it for that"
+            )
         return super().level_gmacs(size)
 
     def save_pretrained(self, *_: Any, **__: Any) -> None:

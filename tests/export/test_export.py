@@ -168,7 +168,7 @@ def test_every_kind_of_model_in_other_runtimes(options, format, tmp_path):
 def test_backbones_of_other_kinds(name, tmp_path):
     options = {} if "mixer" in name else {"img_size": 128}
     model = srnn_zoo.create_model(name, num_classes=5, **options).eval()
-    done = model.export(tmp_path / "it", images=photographs())
+    done = model.export(tmp_path / "it", images=photographs(), format="openvino" if "vit" in name else "onnx")
     assert done.any_size == ("mixer" not in name)
     size = model.img_size
     with torch.no_grad():
@@ -177,6 +177,27 @@ def test_backbones_of_other_kinds(name, tmp_path):
     if "mixer" in name:
         with pytest.raises(ValueError, match=r"exported for levels of 224 x 224 and 448 x 448 alone; got 150 x 150"):
             open_exported(tmp_path / "it")(torch.randn(1, 3, 300, 300))
+
+
+def test_run_py_of_a_multi_label_model_gives_each_class_its_own_probability(tmp_path):
+    export.write_run(tmp_path / "run.py", "onnx", export._preprocessing(trained()), "multi_label")
+    written = {"__name__": "run"}
+    exec((tmp_path / "run.py").read_text(encoding="utf-8"), written)
+    logits = torch.randn(5)
+    np.testing.assert_allclose(written["probabilities"](logits.numpy()), logits.sigmoid(), rtol=1e-6)
+
+
+@torch.no_grad()
+def test_a_wrapped_network(tmp_path):
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 16, 3, 2, 1))
+    model = srnn_zoo.SRNN.wrap(net, num_classes=5, img_size=64).eval()
+    model.export(tmp_path / "it", format="torch", kind="steps")
+    opened = open_exported(tmp_path / "it")
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(Anytime(opened, "level:0")(images).logits, Anytime(model, "level:0")(images).logits)
+    assert opened(torch.randn(1, 3, 96, 80)).shape == (1, 5)
+    with pytest.raises(ValueError, match=r"what a level of .* costs is not known of this model: export it for that"):
+        Anytime(opened, "level:0")(torch.randn(1, 3, 96, 80))
 
 
 def test_same_padding_is_that_of_timm():
