@@ -138,7 +138,7 @@ KINDS = [*({"variant": cell} for cell in list_cells()), {"exits": "separate"}, {
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param(kind, marks=[] if set(kind.values()) & {"lstm", "mean_prob", "per_level"} else [SLOW])
+        pytest.param(kind, marks=[] if set(kind.values()) & {"lstm", "mean_prob"} else [SLOW])
         for kind in KINDS
     ],
     ids=lambda options: "-".join(options.values()),
