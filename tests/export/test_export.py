@@ -137,10 +137,7 @@ KINDS = [*({"variant": cell} for cell in list_cells()), {"exits": "separate"}, {
 
 @pytest.mark.parametrize(
     "options",
-    [
-        pytest.param(kind, marks=[] if set(kind.values()) & {"lstm", "mean_prob"} else [SLOW])
-        for kind in KINDS
-    ],
+    [pytest.param(kind, marks=[] if set(kind.values()) & {"lstm", "mean_prob"} else [SLOW]) for kind in KINDS],
     ids=lambda options: "-".join(options.values()),
 )
 @torch.no_grad()
@@ -207,6 +204,13 @@ def test_same_padding_is_that_of_timm():
         for kernel, stride, dilation in [(3, 2, 1), (5, 2, 1), (1, 2, 1), (2, 3, 1), (3, 1, 2), (7, 4, 1), (3, 2, 2)]:
             expected = get_same_padding(length, kernel, stride, dilation)
             assert _same_padding(length, kernel, stride, dilation) == expected
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "it"
+    trained(img_size=128).export(folder, format="torch", kind="steps")
+    return folder
 
 
 class TestRefusals:
@@ -283,12 +287,6 @@ class TestRefusals:
     def test_a_model_without_classifier(self, tmp_path):
         with pytest.raises(ValueError, match="no classifier"):
             trained(num_classes=0).export(tmp_path / "it")
-
-    @pytest.fixture(scope="class")
-    def exported(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("exported") / "it"
-        trained(img_size=128).export(folder, format="torch", kind="steps")
-        return folder
 
     @pytest.fixture
     def folder(self, exported, tmp_path):
