@@ -102,7 +102,7 @@ def read(backbone: nn.Module, images: Tensor, tile: tuple[int, int] | None = Non
         for left in _offsets(width, tile[1])
     ]
     features = pool(backbone(torch.cat(tiles)))
-    return features.unflatten(0, (len(tiles), len(images))).mean(dim=0)
+    return features.unflatten(0, (len(tiles), images.shape[0])).mean(dim=0)  # a graph would make len() a constant
 
 
 def pool(features: Tensor) -> Tensor:
