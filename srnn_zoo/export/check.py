@@ -14,6 +14,7 @@ from torch import Tensor
 
 from srnn_zoo.transforms.presets import create_transform
 
+from .graphs import Classifier, Encoder, Part, StepGraph, Whole
 from .parts import open_graph
 
 TOLERANCE = 1e-4  # times the greatest value that the model itself gives, or 1
@@ -56,24 +57,21 @@ class _Comparison:
 
     @torch.no_grad()
     def compare(self, levels: list[Tensor], graphs: Mapping[str, Sequence[str]], input: str) -> None:
-        """Every graph and the model on the same levels."""
+        """Every graph, and the part of the model that it was made of, on the same levels."""
         for name in graphs.get("whole", ()):
-            image = levels[-1]
-            self._note(
-                name, levels if input == "levels" else [image], [self.model(levels if input == "levels" else image)]
-            )
+            self._note(name, Whole(self.model), levels if input == "levels" else levels[-1:])
         state = None
         kinds = (graphs.get(kind, ()) for kind in ("encoders", "steps", "classifiers"))
         for index, (encoder, step, classifier) in enumerate(zip(*kinds, strict=True)):
-            feature = self.model.level_features(levels[index], index)
-            self._note(encoder, [levels[index]], [feature])
-            self._note(classifier, [feature], [self.model.level_logits(feature, index)])
+            (feature,) = self._note(encoder, Encoder(self.model, index), [levels[index]])
+            self._note(classifier, Classifier(self.model, index), [feature])
             before = self.model.cell.initial_state(feature) if state is None else state
-            state = self.model.cell(feature, before)
-            answers = self.model.cell.anytime or index + 1 == len(levels)
-            self._note(step, [feature, before], [state, self.model.state_logits(state, index)] if answers else [state])
+            state, *_ = self._note(step, StepGraph(self.model, index), [feature, before])
 
-    def _note(self, name: str, inputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
+    def _note(self, name: str, part: Part, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What the part answers, once the graph is found to answer the same."""
+        found = part(*inputs)
+        wanted = found if isinstance(found, tuple) else (found,)
         sizes = " and ".join(" x ".join(map(str, tensor.shape)) for tensor in inputs)
         try:
             given = self.opened[name](*(tensor.numpy() for tensor in inputs))
@@ -88,6 +86,7 @@ class _Comparison:
                     f"where {limit:.2g} is allowed; nothing was exported"
                 )
             self.differences[name] = max(self.differences[name], difference)
+        return wanted
 
 
 def sample_images() -> list[Image.Image]:

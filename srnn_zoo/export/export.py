@@ -16,10 +16,9 @@ from torch.export import ExportedProgram
 from tqdm import tqdm
 
 from srnn_zoo._errors import unknown_name
-from srnn_zoo.datasets.classes import class_names, label_names
+from srnn_zoo.datasets.classes import class_names
 from srnn_zoo.datasets.images import open_image
-from srnn_zoo.transforms.presets import create_transform
-from srnn_zoo.transforms.resizing import ANTIALIASED
+from srnn_zoo.transforms.presets import ImageAsRead, create_transform, crop_interpolation
 from srnn_zoo.weights.card import plain
 from srnn_zoo.weights.files import file_sha256
 from srnn_zoo.weights.saved import package_version
@@ -130,8 +129,7 @@ class ExportMixin:
             differences = worst_differences(work.model, work.folder, work.graphs, input, work.any_size, pictures)
             if int8 is not None:
                 transform = create_transform(work.model)
-                ranges = list(int8)
-                quantize(work.folder, work.graphs["encoders"], lambda: (transform(_opened(image)) for image in ranges))
+                quantize(work.folder, work.graphs["encoders"], [transform(_opened(image)) for image in int8])
             _write_manifest(model, work, input, differences, quantized=int8 is not None)
             _put(work.folder, place)
         return Export(place, work.any_size, differences)
@@ -164,9 +162,8 @@ class _Work:
             return program
 
         last = encoder(levels[-1])
-        self.any_size &= all(
-            reads(last, model.in_chans, size) for size in sizes
-        )  # a map of 1 x 1 has a graph of its own
+        # a last map of 1 x 1 has a graph of its own
+        self.any_size &= all(reads(last, model.in_chans, size) for size in sizes)
         own = model.norm == "per_level" or not self.any_size
         self._write("encoder", len(levels), own, lambda level: encoder(level) if own else last, ("level",))
 
@@ -234,7 +231,6 @@ def _write_manifest(model: Any, work: _Work, input: str, differences: dict[str, 
         "differences": differences,
         "variant": model.variant,
         "scales": model.scales,
-        "crop_interpolation": model.interpolation if model.interpolation in ANTIALIASED else "bicubic",
         "interpolation": model.interpolation,
         "exits": model.exits,
         "norm": model.norm,
@@ -249,7 +245,6 @@ def _write_manifest(model: Any, work: _Work, input: str, differences: dict[str, 
         "temperatures": [model.temperature(level) for level in range(len(sizes))],
         "zero_shot": model.zero_shot,
         "class_names": class_names(model),
-        "label_names": label_names(model),
         "preprocessing": preprocessing,
         "pretrained_cfg": config,
         "metadata": model.metadata,
@@ -266,7 +261,7 @@ def _preprocessing(model: Any) -> dict[str, Any]:
     config = resolve_model_data_config(model)
     return {
         **{key: config[key] for key in ("mean", "std", "crop_pct", "crop_mode")},
-        "crop_interpolation": model.interpolation if model.interpolation in ANTIALIASED else "bicubic",
+        "crop_interpolation": crop_interpolation(model.interpolation),
         "interpolation": model.interpolation,
-        "mode": {1: "L", 3: "RGB"}.get(model.in_chans),
+        "mode": ImageAsRead(model.in_chans).mode,
     }

@@ -16,50 +16,49 @@ from torch.export import Dim, ExportedProgram
 Size = tuple[int, int]
 
 
-class Encoder(nn.Module):
-    """C(x_s): a level `(B, C, H, W)` to its features `(B, D)`."""
+class Part(nn.Module):
+    """A part of a model that becomes a graph.
 
-    def __init__(self, model: Any, level: int) -> None:
+    Args:
+        model: an SRNN.
+        level: index of the level that it is for.
+    """
+
+    def __init__(self, model: Any, level: int = 0) -> None:
         super().__init__()
-        self.model, self.level = model, level
+        self.model: Any = model
+        self.level = level
+
+
+class Encoder(Part):
+    """C(x_s): a level `(B, C, H, W)` to its features `(B, D)`."""
 
     def forward(self, level: Tensor) -> Tensor:
         return self.model.level_features(level, self.level)
 
 
-class StepGraph(nn.Module):
+class StepGraph(Part):
     """A turn of the loop over scale: features `(B, D)` and a state to the state `(B, S)` and its logits `(B, K)`.
 
     A cell that answers after the last level only gives the state alone before it.
     """
 
-    def __init__(self, model: Any, level: int) -> None:
-        super().__init__()
-        self.model, self.level = model, level
-        self.answers = model.cell.anytime or level + 1 == len(model.scales)
-
     def forward(self, feature: Tensor, state: Tensor) -> tuple[Tensor, ...]:
         state = self.model.cell(feature, state)
-        return (state, self.model.state_logits(state, self.level)) if self.answers else (state,)
+        if self.model.cell.anytime or self.level + 1 == len(self.model.scales):
+            return state, self.model.state_logits(state, self.level)
+        return (state,)
 
 
-class Classifier(nn.Module):
+class Classifier(Part):
     """F(C(x_s)): features `(B, D)` of a level to what the base CNN alone says, `(B, K)`."""
-
-    def __init__(self, model: Any, level: int) -> None:
-        super().__init__()
-        self.model, self.level = model, level
 
     def forward(self, feature: Tensor) -> Tensor:
         return self.model.level_logits(feature, self.level)
 
 
-class Whole(nn.Module):
+class Whole(Part):
     """A model from its largest level, or from all of its levels, to logits `(B, K)`."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, *images: Tensor) -> Tensor:
         return self.model(images[0] if len(images) == 1 else list(images))
@@ -121,7 +120,7 @@ def reads(program: ExportedProgram, in_chans: int, size: Size) -> bool:
     return True
 
 
-def capture(module: nn.Module, inputs: Sequence[Tensor], dynamic: Sequence[dict[int, Any]]) -> ExportedProgram:
+def capture(module: Part, inputs: Sequence[Tensor], dynamic: Sequence[dict[int, Any]]) -> ExportedProgram:
     """`torch.export.export` without gradients, with sizes that may vary as said."""
     with torch.no_grad(), _plain_padding(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -129,7 +128,7 @@ def capture(module: nn.Module, inputs: Sequence[Tensor], dynamic: Sequence[dict[
         return torch.export.export(module, tuple(inputs), dynamic_shapes=shapes)
 
 
-def _any_size_or_one(module: nn.Module, inputs: Sequence[Tensor], fixed: bool) -> tuple[ExportedProgram, bool]:
+def _any_size_or_one(module: Part, inputs: Sequence[Tensor], fixed: bool) -> tuple[ExportedProgram, bool]:
     """A graph for any height and width, else for these ones; the number of images may always vary."""
     every = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     failure: Exception | None = None
@@ -138,7 +137,7 @@ def _any_size_or_one(module: nn.Module, inputs: Sequence[Tensor], fixed: bool) -
             return capture(module, inputs, [dynamic] * len(inputs)), dynamic is every
         except Exception as error:  # each backbone has its own reasons
             failure = error
-    architecture = module.get_submodule("model").pretrained_cfg["architecture"]  # type: ignore[union-attr]
+    architecture = module.model.pretrained_cfg["architecture"]
     raise ValueError(
         f"{architecture} cannot be captured in a graph by torch.export: {_first_line(failure)}"
     ) from failure

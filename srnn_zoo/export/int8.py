@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 
-def quantize(folder: Path, encoders: Sequence[str], images: Callable[[], Iterable[Sequence[Tensor]]]) -> None:
+def quantize(folder: Path, encoders: Sequence[str], images: Sequence[Sequence[Tensor]]) -> None:
     """Quantise encoders in place: weights for each channel, activations by the range they have on some images.
 
     Args:
         folder: where they are.
         encoders: their files, one for each level; levels may share one.
-        images: gives the levels of each image, `(C, H_s, W_s)`, anew whenever it is called.
+        images: the levels of each image, `(C, H_s, W_s)`.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     for name in dict.fromkeys(encoders):
         own = [level for level, encoder in enumerate(encoders) if encoder == name]
-        given = ({"level": levels[level][None].numpy()} for levels in images() for level in own)
+        given = ({"level": levels[level][None].numpy()} for levels in images for level in own)
         prepared, quantized = folder / f"prepared_{name}", folder / f"quantized_{name}"
         quant_pre_process(str(folder / name), str(prepared), skip_symbolic_shape=True)
         quantize_static(

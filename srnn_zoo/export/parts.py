@@ -30,8 +30,9 @@ def open_graph(path: Path, threads: int = 0) -> Graph:
 def write_run(path: Path, format: str, preprocessing: Mapping[str, Any], task: str) -> None:
     """Write `run.py` with the parts that a model needs."""
     source = inspect.getsource(run)
-    how = {"open_graph": format, "crop": preprocessing["crop_mode"], "resize": preprocessing["interpolation"]}
-    for name, kind in {**how, "probabilities": task}.items():
+    crop, resize = preprocessing["crop_mode"], preprocessing["interpolation"]
+    kinds = {"open_graph": format, "frame": crop, "crop": crop, "resize": resize, "probabilities": task}
+    for name, kind in kinds.items():
         if part := globals().get(f"{name}_{kind}"):
             source = _with_part(source, part, name)
     path.write_text(source, encoding="utf-8")
@@ -67,12 +68,9 @@ def open_graph_torch(path, threads=0):
     return run
 
 
-def crop_squash(image, width, height, how):
-    """The middle of an image, whose shape is made that of the largest level."""
-    frame = [math.floor(length / how["crop_pct"]) for length in (width, height)]
-    left, top = round((frame[0] - width) / 2), round((frame[1] - height) / 2)
-    method = Image.Resampling[how["crop_interpolation"].upper()]
-    return image.resize(tuple(frame), method).crop((left, top, left + width, top + height))
+def frame_squash(image, width, height):
+    """The size `(width, height)` of a frame, whose shape the image gets."""
+    return [width, height]
 
 
 def crop_border(image, width, height, how):

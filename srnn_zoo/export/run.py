@@ -36,17 +36,20 @@ def open_graph(path, threads=0):
     return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))
 
 
+def frame(image, width, height):
+    """The size `(width, height)` of an image that just fills a frame, in its own shape."""
+    if width == height:
+        return [int(width * length / min(image.size)) for length in image.size]
+    ratio = min(image.width / width, image.height / height)
+    return [round(length / ratio) for length in image.size]
+
+
 def crop(image, width, height, how):
     """The middle of an image, as large as the largest level."""
-    frame = [math.floor(length / how["crop_pct"]) for length in (width, height)]
-    if width == height:
-        frame = [int(frame[0] * length / min(image.size)) for length in image.size]
-    else:
-        ratio = min(image.width / frame[0], image.height / frame[1])
-        frame = [round(length / ratio) for length in image.size]
-    left, top = round((frame[0] - width) / 2), round((frame[1] - height) / 2)
+    size = frame(image, *(math.floor(length / how["crop_pct"]) for length in (width, height)))
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     method = Image.Resampling[how["crop_interpolation"].upper()]
-    return image.resize(tuple(frame), method).crop((left, top, left + width, top + height))
+    return image.resize(tuple(size), method).crop((left, top, left + width, top + height))
 
 
 def resize(image, width, height, how):

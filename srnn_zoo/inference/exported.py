@@ -120,7 +120,7 @@ class ExportedSRNN(SRNN):
     def level_gmacs(self, size: tuple[int, int]) -> float:
         if size in self._sizes:
             return self.about["gmacs"][self._sizes.index(size)]
-        if not timm.is_model(self.pretrained_cfg["architecture"].removeprefix("srnn_")):  # a wrapped network
+        if not timm.is_model(self.backbone.pretrained_cfg["architecture"]):  # a wrapped network
             raise ValueError(
                 f"what a level of {size[0]} x {size[1]} costs is not known of this model: export it for that"
             )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from torch import Tensor
 
-Task: TypeAlias = Literal["classification", "multi_label", "regression"]
+from srnn_zoo.weights.card import Task
 
 
 def scores(logits: Tensor, task: Task, temperature: float = 1.0) -> Tensor:

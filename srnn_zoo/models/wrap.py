@@ -94,7 +94,8 @@ class WrapMixin:
         module = find_net(net, may_import=True)
         native = own_size(module) or (224, 224)
         if img_size is None:
-            levels = [native, *((round(h * d / n), round(w * d / n)) for (h, w), (n, d) in [(native, ratios[0])])]
+            numerator, denominator = ratios[0]  # of the smallest level, which has the network's own size
+            levels = [native, pair([round(length * denominator / numerator) for length in native])]
         else:
             levels = level_sizes(*pair(img_size), ratios, multiple or 1)
             native = own_size(module) or levels[0]

@@ -178,7 +178,7 @@ def levels_transform(
     largest = pair(pyramid.base_size if isinstance(pyramid, VariablePyramid) else pyramid.sizes[-1])
     options = {
         **augmentation,
-        "interpolation": interpolation if interpolation in ANTIALIASED else "bicubic",
+        "interpolation": crop_interpolation(interpolation),
         **{key: config[key] for key in ("crop_pct", "crop_mode", "mean")},
     }
     crop = create_timm_transform(
@@ -188,6 +188,11 @@ def levels_transform(
         crop = Compose([*crop[0].transforms[1:], *crop[1].transforms] if isinstance(crop, tuple) else [])
     normalize = NormalizeLevels(*(_per_channel(config[key], in_chans) for key in ("mean", "std")))
     return Compose([ImageAsRead(in_chans), crop, pyramid, normalize])
+
+
+def crop_interpolation(interpolation: str) -> str:
+    """How the largest level is cut from an image: as the levels are made, where Pillow knows that."""
+    return interpolation if interpolation in ANTIALIASED else "bicubic"
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

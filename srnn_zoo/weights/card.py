@@ -6,11 +6,12 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from srnn_zoo._errors import unknown_name
 
-TASKS = ("classification", "multi_label", "regression")
+Task: TypeAlias = Literal["classification", "multi_label", "regression"]
+TASKS: tuple[Task, ...] = get_args(Task)
 
 # a card with this line is written anew with every save; a card without it is left alone
 MARK = "<!-- Written by srnn-zoo with every save. Delete this line to keep a text of your own. -->"
