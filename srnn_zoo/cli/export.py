@@ -66,7 +66,9 @@ def export(
     for name, difference in done.differences.items():
         app.say(f"{name}: answers as the model does, to {difference:.1e}")
     sizes_read = "images of any size" if done.any_size else "levels of the model's own sizes alone"
-    app.say(f"exported to {done.folder}, for {sizes_read}; python {output / 'run.py'} IMAGE classifies an image")
+    program = done.folder / "run.py"  # a whole graph alone has none
+    usage = f"; python {output / program.name} IMAGE classifies an image" if program.is_file() else ""
+    app.say(f"exported to {done.folder}, for {sizes_read}{usage}")
     if photographs is not None and int8 is not None:
         _show_cost(network, output, int8, len(photographs), **where)
 

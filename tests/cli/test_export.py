@@ -49,6 +49,13 @@ def test_evaluate_says_the_same(exported, place):
     assert len(ours) > 5
 
 
+def test_a_whole_graph_alone_promises_no_program(place, tmp_path):
+    said = run("export", place / "b", "-o", tmp_path / "it", "--format", "torch", "--kind", "whole")
+    assert said.code == 0, said.err
+    assert "run.py" not in said.err
+    assert not (tmp_path / "it" / "run.py").exists()
+
+
 def test_the_command_starts_by_itself(exported):
     """In a process that has not imported timm before."""
     done = python("-m", "srnn_zoo.cli", "export", exported / "b", "-o", exported / "it")
