@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def worst_differences(
     """
     names = [name for listed in graphs.values() for name in dict.fromkeys(listed)]
     comparison = _Comparison(model, {name: open_graph(folder / name) for name in names})
-    for sizes in _sizes(model, any_size):
+    for sizes in [model.level_sizes(), *([other_sizes(model)] if any_size else [])]:
         transform = create_transform(model, sizes=sizes)
         read = list(map(transform, islice(cycle(images), max(BATCHES))))
         for count in BATCHES:
@@ -104,9 +104,7 @@ def sample_images() -> list[Image.Image]:
     return images
 
 
-def _sizes(model: Any, any_size: bool) -> Iterator[list[Size]]:
-    """The sizes of the model's own levels, and others that are no squares."""
-    yield model.level_sizes()
-    if any_size:
-        height, width = model.img_size
-        yield model.level_sizes((height + 2 * model.reads.multiple, width + width // 4 + 1))
+def other_sizes(model: Any) -> list[Size]:
+    """Sizes of levels that are not the model's own, and no squares."""
+    height, width = model.img_size
+    return model.level_sizes((height + 2 * model.reads.multiple, width + width // 4 + 1))

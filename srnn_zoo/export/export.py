@@ -23,7 +23,7 @@ from srnn_zoo.weights.card import plain
 from srnn_zoo.weights.files import file_sha256
 from srnn_zoo.weights.saved import package_version
 
-from .check import sample_images, worst_differences
+from .check import other_sizes, sample_images, worst_differences
 from .formats import FORMATS, check_format, write_graph
 from .graphs import capture_classifier, capture_encoder, capture_step, capture_whole, for_capture, reads
 from .int8 import quantize
@@ -170,8 +170,10 @@ class _Work:
     def write_whole(self, input: str) -> None:
         """The graph of the whole model."""
         sizes = self.model.level_sizes()
-        program, any_size = capture_whole(self.model, sizes if input == "levels" else sizes[-1:])
-        self.any_size &= any_size
+        inputs = slice(None) if input == "levels" else slice(-1, None)
+        program, any_size = capture_whole(self.model, sizes[inputs])
+        # on a small level a last map of 1 x 1 becomes part of the graph
+        self.any_size &= any_size and reads(program, self.model.in_chans, *other_sizes(self.model)[inputs])
         names = [f"level_{level}" for level in range(len(sizes))] if input == "levels" else ["image"]
         self._write("whole", 1, False, lambda _: program, names)
 

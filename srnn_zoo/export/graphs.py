@@ -111,10 +111,10 @@ def capture_whole(model: Any, sizes: Sequence[Size]) -> tuple[ExportedProgram, b
     return _any_size_or_one(Whole(model), levels, fixed=model.reads.tile is not None)
 
 
-def reads(program: ExportedProgram, in_chans: int, size: Size) -> bool:
-    """Whether a graph of images takes those of a size: it may hold a condition for it."""
+def reads(program: ExportedProgram, in_chans: int, *sizes: Size) -> bool:
+    """Whether a graph takes images of these sizes, one for each input: it may hold a condition for them."""
     try:
-        program.module()(torch.zeros(2, in_chans, *size))
+        program.module()(*(torch.zeros(2, in_chans, *size) for size in sizes))
     except (AssertionError, RuntimeError):
         return False
     return True
