@@ -8,6 +8,7 @@ import functools
 import inspect
 import logging
 import os
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -170,9 +171,8 @@ def register(architecture: str) -> None:
 
     factory = _factory(architecture)
     configs = {
-        name.partition(".")[2]: PretrainedCfg(**srnn_config(vars(config)))
-        for name, config in get_arch_pretrained_cfgs(architecture).items()
-        if config.architecture
+        tag: PretrainedCfg(**srnn_config({**vars(config), "architecture": architecture, "tag": tag or None}))
+        for tag, config in _backbone_configs(architecture).items()
     }
     for weights in weights_of(factory.__name__):  # as all configs here, with twice the backbone's own size (`entries`)
         height, width = weights.sizes[0]
@@ -193,6 +193,16 @@ def register(architecture: str) -> None:
     factory.__module__ = __name__  # timm adds the name to the module's `__all__`
     register_model(factory)
     factory.__module__ = __name__.partition(".")[0]  # where anybody finds it
+
+
+def _backbone_configs(architecture: str) -> dict[str, PretrainedCfg]:
+    """What `get_arch_pretrained_cfgs` gives, by tag, without its deep copies, which take longer than all the rest."""
+    if not timm.is_model(architecture):
+        return {}
+    known = getattr(sys.modules[model_entrypoint(architecture).__module__], "default_cfgs", {}).get(architecture)
+    if isinstance(known, DefaultCfg):
+        return {tag: known.cfgs[tag] for tag in known.tags}
+    return {"": PretrainedCfg(**known)} if known else {}
 
 
 @functools.cache

@@ -160,7 +160,7 @@ def find_weights(name: str) -> Weights | None:
 
 def weights_of(architecture: str) -> list[Weights]:
     """All entries of an architecture such as `srnn_resnet18`, in the order they were registered."""
-    return [weights for weights in _WEIGHTS.values() if weights.architecture == architecture]
+    return [weights for weights in _WEIGHTS.values() if weights.name.startswith(f"{architecture}.")]
 
 
 def best_weights(architecture: str, variant: str) -> Weights | None:
