@@ -2,12 +2,13 @@
 
 Every image is answered by each way in turn, one at a time, so that noise of the machine meets all of them. The kept
 saving is the share of early exit's saving in GMACs that is left in milliseconds. With --int8 the encoder is quantised
-too; every third of the images sets its ranges.
+too; every third image of the folder that it names sets the ranges, 128 at most.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -25,23 +26,28 @@ from srnn_zoo.datasets.loader import ImageLoader
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="srnn_tf_efficientnet_lite0")
+    parser.add_argument("--model", default="srnn_tf_efficientnet_lite0", help="name, or folder of a saved model")
+    parser.add_argument("--data", type=Path, help="DATA/CLASS/image.jpg; by default the ImageNet sample")
     parser.add_argument("--format", default="onnx", help="onnx or openvino")
     parser.add_argument("--exit", default="confidence:0.5", help="when an image stops")
-    parser.add_argument("--limit", type=int, default=300, help="number of images")
-    parser.add_argument("--int8", action="store_true", help="measure an encoder of 8 bits, too")
+    parser.add_argument("--limit", type=int, help="number of images; by default all")
+    parser.add_argument("--int8", type=Path, help="measure an encoder of 8 bits, too, whose ranges these images set")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = srnn_zoo.create_model(args.model, pretrained=True).eval()
-    files = find_images([imagenet_sample()])
+    saved = Path(args.model).is_dir()
+    model = srnn_zoo.SRNN.from_pretrained(args.model) if saved else srnn_zoo.create_model(args.model, pretrained=True)
+    model.eval()
+    data = args.data or imagenet_sample()
     with tempfile.TemporaryDirectory() as name:
         models = {"eager": model, args.format: export(model, Path(name) / "float", format=args.format)}
         if args.int8:
-            models["int8"] = export(model, Path(name) / "int8", kind="steps", int8=files[2::3])
+            files = find_images([args.int8])[2::3]
+            models["int8"] = export(model, Path(name) / "int8", int8=files[:: max(1, len(files) // 128)][:128])
         ways = {
             (runtime, rule): srnn_zoo.Anytime(m, rule) for runtime, m in models.items() for rule in (ALL, args.exit)
         }
-        report(measure(model, ways, args.limit), RESULTS / f"exported_{args.format}.csv")
+        rows = measure(model, ways, ImageLoader(data, model, batch_size=1), args.limit)
+        report(rows, RESULTS / f"exported_{args.format}{f'_{args.data.parent.name}' if args.data else ''}.csv")
 
 
 ALL = "level:1"
@@ -54,13 +60,12 @@ def export(model: srnn_zoo.SRNN, folder: Path, **options: Any) -> srnn_zoo.SRNN:
 
 
 @torch.inference_mode()
-def measure(model: srnn_zoo.SRNN, ways: dict[tuple[str, str], srnn_zoo.Anytime], limit: int) -> list[Row]:
+def measure(
+    model: srnn_zoo.SRNN, ways: dict[tuple[str, str], srnn_zoo.Anytime], loader: ImageLoader, limit: int | None
+) -> list[Row]:
     """A row for every way, from the same images."""
     found: dict[tuple[str, str], list[tuple[float, float, bool]]] = {way: [] for way in ways}
-    loader = ImageLoader(imagenet_sample(), model, batch_size=1)
-    for count, (levels, targets) in enumerate(tqdm(loader, unit="image", total=limit)):
-        if count == limit:
-            break
+    for levels, targets in tqdm(itertools.islice(loader, limit), unit="image", total=limit or len(loader)):
         for way, anytime in ways.items():
             start = time.perf_counter()
             logits, _, gmacs = anytime(levels)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from . import run
@@ -21,10 +22,10 @@ Graph = Callable[..., Sequence[Any]]
 """Arrays to arrays."""
 
 
-def open_graph(path: Path, threads: int = 0) -> Graph:
-    """A graph in any of the formats, as a function from arrays to arrays."""
+def open_graph(path: Path, threads: int | None = None) -> Graph:
+    """A graph in any format, as a function from arrays to arrays; with as many threads as PyTorch by default."""
     openers = {".onnx": run.open_graph, ".xml": open_graph_openvino, ".pt2": open_graph_torch}
-    return openers[path.suffix](path, threads)
+    return openers[path.suffix](path, torch.get_num_threads() if threads is None else threads)
 
 
 def write_run(path: Path, format: str, preprocessing: Mapping[str, Any], task: str) -> None:

@@ -28,7 +28,7 @@ def is_exported(folder: str | os.PathLike[str]) -> bool:
 
 
 def open_exported(
-    folder: str | os.PathLike[str], *, sizes: Sequence[int] | None = None, threads: int = 0
+    folder: str | os.PathLike[str], *, sizes: Sequence[int] | None = None, threads: int | None = None
 ) -> ExportedSRNN:
     """The model that `SRNN.export` wrote, in evaluation mode.
 
@@ -38,7 +38,7 @@ def open_exported(
     Args:
         folder: with step graphs.
         sizes: sizes of the levels, smallest first, instead of those that it was exported for.
-        threads: how many the runtime uses; 0 leaves it to the runtime.
+        threads: how many the runtime uses, by default as many as PyTorch; 0 leaves it to the runtime.
 
     Raises:
         FileNotFoundError: if the folder is no exported model, or lacks a file.
@@ -72,7 +72,7 @@ class ExportedSRNN(SRNN):
         about: what `export.json` says.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any], threads: int = 0) -> None:
+    def __init__(self, folder: Path, about: dict[str, Any], threads: int | None = None) -> None:
         super().__init__(
             ExportedBackbone(about),
             variant="vanilla",  # the exported cell takes its place
