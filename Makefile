@@ -10,10 +10,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n auto
 
 slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow -n auto --dist loadgroup
+	$(BIN)/python -m pytest -m slow -n auto
 
 # the same Hub, by the newest huggingface_hub 1.x, which transformers 5 may not accept: an environment of its own
 test-hub1:

@@ -16,26 +16,15 @@ from srnn_zoo.models import factories
 from .conftest import ROOT
 
 
-@pytest.fixture(scope="session")
-def dist(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
+def test_the_wheel_and_the_source_archive_hold_the_package_its_types_and_its_licence(tmp_path):
+    command = [sys.executable, "-m", "build", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True, text=True)
-    return folder
-
-
-@pytest.mark.xdist_group("dist")
-def test_the_wheel_holds_the_package_its_types_and_its_licence_and_nothing_else(dist):
-    names = set(zipfile.ZipFile(next(dist.glob("*.whl"))).namelist())
+    names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     modules = {f"srnn_zoo/{p.relative_to(ROOT / 'srnn_zoo').as_posix()}" for p in (ROOT / "srnn_zoo").rglob("*.py")}
     info = f"srnn_zoo-{srnn_zoo.__version__}.dist-info"
     metadata = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt")}
     assert names == modules | metadata | {"srnn_zoo/py.typed", "srnn_zoo/__init__.pyi", f"{info}/licenses/LICENSE"}
-
-
-@pytest.mark.xdist_group("dist")
-def test_the_source_archive_builds_the_same(dist):
-    with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = "setup.cfg pyproject.toml README.md LICENSE srnn_zoo/models/cells.py srnn_zoo/py.typed"
     assert set(wanted.split()) <= names
