@@ -1,37 +1,24 @@
 """What `torch.compile` costs in seconds, and what it saves per image: a compiled model against the same model in eager.
 
-Both are timed in every round, one after the other, and the order is swapped every round. The figure is the median over
-the rounds of the ratio of the two times, which other work on the machine disturbs least. The seconds until the first
-answer are those of an empty cache.
+Both are timed in turn. The seconds until the first answer are those of an empty cache.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import statistics
-from pathlib import Path
 
 import torch
-from _common import RESULTS, Row, report
-from head_cost import seconds
-from torch import Tensor
+from _common import Row, alternate, parser, report, seconds
 from torch._inductor.utils import fresh_cache
-from tqdm import trange
 
 import srnn_zoo
 
-WARM_UP_ROUNDS = 2
-
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30, help="rounds for each batch size (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8], help="images in a batch (default: 1 8)")
-    parser.add_argument("--models", nargs="+", default=["srnn_efficientnet_lite0"], help="names of models")
-    parser.add_argument("--csv", type=Path, default=RESULTS / "compiled.csv", help="file to write")
-    args = parser.parse_args()
+    options = parser(__doc__, "compiled.csv", rounds=30)
+    options.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8], help="images in a batch (default: 1 8)")
+    options.add_argument("--models", nargs="+", default=["srnn_efficientnet_lite0"], help="names of models")
+    args = options.parse_args()
 
     torch.set_num_threads(args.threads)
     rows: list[Row] = []
@@ -52,12 +39,9 @@ def compare(model: srnn_zoo.SRNN, batch_size: int, dynamic: bool, rounds: int) -
     with fresh_cache():
         compiled.compile(fullgraph=True, dynamic=dynamic)
         first = seconds(lambda: compiled(images))
-        times = paired(model, compiled, images, rounds)
+        turns = alternate({"eager": lambda: model(images), "compiled": lambda: compiled(images)}, rounds, warm_up=2)
         difference = (compiled(images) - model(images)).abs().max().item()
-    eager_ms, compiled_ms = (1000 * statistics.median(of_all) / batch_size for of_all in zip(*times, strict=True))
-    ratios = [eager / fast for eager, fast in times]
-    low, ratio, high = statistics.quantiles(ratios, n=4)
-    saved = statistics.median(eager - fast for eager, fast in times) / batch_size
+    saved = (turns.median("eager") - turns.median("compiled")) / batch_size
     return {
         "levels": "+".join(str(height) for height, _ in model.level_sizes()),
         "batch_size": batch_size,
@@ -65,23 +49,12 @@ def compare(model: srnn_zoo.SRNN, batch_size: int, dynamic: bool, rounds: int) -
         "threads": torch.get_num_threads(),
         "rounds": rounds,
         "compile_s": f"{first:.1f}",
-        "eager_ms_per_image": f"{eager_ms:.1f}",
-        "compiled_ms_per_image": f"{compiled_ms:.1f}",
-        "speedup_median": f"{ratio:.2f}",
-        "speedup_quartiles": f"{low:.2f} to {high:.2f}",
+        "eager_ms_per_image": f"{1000 * turns.median('eager') / batch_size:.1f}",
+        "compiled_ms_per_image": f"{1000 * turns.median('compiled') / batch_size:.1f}",
+        **turns.ratio("eager", "compiled").columns(digits=2),
         "pays_after_images": f"{first / saved:.0f}" if saved > 0 else "never",
         "max_difference": f"{difference:.1e}",
     }
-
-
-def paired(model: srnn_zoo.SRNN, compiled: srnn_zoo.SRNN, images: Tensor, rounds: int) -> list[tuple[float, float]]:
-    """Seconds of eager and compiled in every round, after a warm-up."""
-    times: list[tuple[float, float]] = []
-    for index in trange(WARM_UP_ROUNDS + rounds, unit="round", disable=None):
-        order = (model, compiled) if index % 2 == 0 else (compiled, model)
-        one, other = (seconds(lambda m=m: m(images)) for m in order)
-        times.append((one, other) if index % 2 == 0 else (other, one))
-    return times[WARM_UP_ROUNDS:]
 
 
 if __name__ == "__main__":
