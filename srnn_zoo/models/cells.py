@@ -129,8 +129,13 @@ class Vanilla(Cell):
 
     def __init__(self, dim: int, activation: Activation = "relu", height: int = 2) -> None:
         super().__init__(dim, activation, height)
-        self.recurrent = nn.Linear(dim, dim, bias=False)
-        nn.init.eye_(self.recurrent.weight)  # U = I, section 4
+        self.recurrent = self.transition()
+
+    def transition(self) -> nn.Module:
+        """U, the identity at the start (section 4)."""
+        matrix = nn.Linear(self.dim, self.dim, bias=False)
+        nn.init.eye_(matrix.weight)
+        return matrix
 
     def forward(self, features: Tensor, state: Tensor) -> Tensor:
         return self.phi(features + self.recurrent(state))  # eq. (1)
@@ -143,10 +148,14 @@ class GatedCell(Vanilla):
 
     def __init__(self, dim: int, activation: Activation = "relu", height: int = 2) -> None:
         super().__init__(dim, activation, height)
-        self.gate_input = nn.Linear(dim, self.num_gates * dim, bias=False)
-        self.gate_recurrent = nn.Linear(dim, self.num_gates * dim, bias=False)
-        nn.init.zeros_(self.gate_input.weight)  # W_z = U_z = 0, section 4: every gate starts half open
-        nn.init.zeros_(self.gate_recurrent.weight)
+        self.gate_input = self.gate_weights()
+        self.gate_recurrent = self.gate_weights()
+
+    def gate_weights(self) -> nn.Module:
+        """W or U_g of all gates, zero at the start (section 4), so that every gate is half open."""
+        matrix = nn.Linear(self.dim, self.num_gates * self.dim, bias=False)
+        nn.init.zeros_(matrix.weight)
+        return matrix
 
     def gates(self, features: Tensor, hidden: Tensor) -> Tensor:
         """All gates, `(B, num_gates * D)`, each in (0, 1)."""

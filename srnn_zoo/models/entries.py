@@ -20,6 +20,7 @@ from srnn_zoo.transforms.pyramid import pair, scale_ratios
 from srnn_zoo.weights.download import split_hub_id
 from srnn_zoo.weights.saved import SavedModel, open_saved
 
+from . import light_cells  # noqa: F401 -- it registers variants
 from .base_cnn import PIP_FILES, PipFile
 from .cells import list_cells
 
@@ -198,7 +199,7 @@ _WEIGHTS: dict[str, Weights] = {}
 for _base, _file in PIP_FILES.items():
     _config = get_arch_pretrained_cfgs(_base)[f"{_base}.in1k"]
     _height, _width = _config.input_size[1:]
-    for _variant in ("half_gru", "vanilla", "gru", "lstm", "mgu", "mean_logit", "mean_prob", "concat"):
+    for _variant in sorted(list_cells(), key=lambda variant: variant != "half_gru"):  # the first tag is the default
         add_weights(
             Weights(
                 name=f"srnn_{_base}.{_variant}_zero_shot_in1k",

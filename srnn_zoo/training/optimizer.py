@@ -99,4 +99,7 @@ def _recurrent_weight(model: SRNN) -> Tensor | None:
 
 
 def _identity(weight: Tensor) -> Tensor:
+    """The weight of U = I: a matrix, or the diagonal of one."""
+    if weight.dim() == 1:
+        return torch.ones_like(weight)
     return torch.eye(len(weight), device=weight.device, dtype=weight.dtype)

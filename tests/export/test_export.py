@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 import srnn_zoo
-from srnn_zoo import Anytime, list_cells, open_exported
+from srnn_zoo import Anytime, open_exported
 from srnn_zoo.export import check, export, formats, run
 from srnn_zoo.export.graphs import _same_padding
 from srnn_zoo.inference.predict import predict
 from srnn_zoo.transforms.presets import create_transform
 from tests.conftest import SKIMAGE
-from tests.models.harness import trained
+from tests.models.harness import CELLS, trained
 
 SLOW = pytest.mark.slow
 
@@ -132,7 +132,7 @@ def test_run_py_reads_the_levels_that_the_models_transform_makes(tmp_path, crop_
                 assert np.abs(one.numpy() - other[0]).mean() < 1e-3
 
 
-KINDS = [*({"variant": cell} for cell in list_cells()), {"exits": "separate"}, {"norm": "per_level"}]
+KINDS = [*({"variant": cell} for cell in CELLS), {"exits": "separate"}, {"norm": "per_level"}]
 
 
 @pytest.mark.parametrize(

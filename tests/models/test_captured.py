@@ -10,9 +10,9 @@ from torch import nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from srnn_zoo import SRNN, Anytime, Pyramid, list_cells
+from srnn_zoo import SRNN, Anytime, Pyramid
 from srnn_zoo.transforms.resizing import DECOMPOSITIONS, INTERPOLATIONS
-from tests.models.harness import ANY_SIZE, trained
+from tests.models.harness import ANY_SIZE, CELLS, trained
 
 SIZES = [(1, 160, 192), (3, 131, 201)]
 
@@ -134,7 +134,7 @@ def test_executorch_agrees(backend, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        *({"variant": cell} for cell in list_cells()),
+        *({"variant": cell} for cell in CELLS),
         {"exits": "separate", "norm": "per_level"},
         *({"interpolation": name} for name in ("bilinear", "gaussian")),
     ],

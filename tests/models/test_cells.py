@@ -9,7 +9,11 @@ from srnn_zoo.models import cells
 from srnn_zoo.models.cells import create_cell
 from srnn_zoo.models.recurrence import scan
 
-RECURRENT = ["vanilla", "half_gru", "gru", "lstm", "mgu"]
+from .harness import full
+
+FULL = ["vanilla", "half_gru", "gru", "lstm", "mgu"]
+LIGHT = [*(f"{variant}_diag" for variant in FULL), *(f"{v}_{u}" for v in FULL[:2] for u in ("scalar", "low_rank"))]
+RECURRENT = [*FULL, *LIGHT]
 ALL = [*RECURRENT, "mean_logit", "mean_prob", "concat"]
 BATCH, DIM = 3, 5
 
@@ -17,6 +21,13 @@ BATCH, DIM = 3, 5
 def reference_state(variant, weights, levels, relu):
     """h_n of one image from its features `(D,)` of every level: the equations, in their order."""
     w = {name.removesuffix(".weight"): value.numpy() for name, value in weights.items()}
+    for name, value in w.items():
+        if value.ndim == 1:  # the diagonals of one matrix after the other
+            of_matrices = np.split(value, max(1, len(value) // DIM))
+            w[name] = np.concatenate([np.diag(np.broadcast_to(diagonal, DIM)) for diagonal in of_matrices])
+    if "recurrent.up" in w:
+        w["recurrent"] = w["recurrent"] + w["recurrent.up"] @ w["recurrent.down"]
+    variant = full(variant)
 
     def phi(x):
         return np.maximum(x, 0) if relu else x
@@ -85,14 +96,16 @@ def test_gradients_are_those_of_finite_differences(variant, activation):
 
 @pytest.mark.parametrize("variant", RECURRENT)
 def test_a_cell_starts_with_the_identity_and_half_open_gates(variant):
-    state = create_cell(variant, DIM).state_dict()
-    assert torch.equal(state.pop("recurrent.weight"), torch.eye(DIM))
-    assert all(name in ("gate_input.weight", "gate_recurrent.weight") and not x.any() for name, x in state.items())
+    cell = create_cell(variant, DIM)
+    gates = [x for name, x in cell.named_parameters() if name in ("gate_input.weight", "gate_recurrent.weight")]
+    assert torch.equal(cell.recurrent(torch.eye(DIM)), torch.eye(DIM))
+    assert len(gates) == (0 if variant.startswith("vanilla") else 2)
+    assert not any(gate.any() for gate in gates)
 
 
 def test_what_makes_no_cell_or_no_answer_is_refused():
     for variant, options, message in (
-        ("transformer", {}, "choose one of concat, gru, half_gru"),
+        ("transformer", {}, "choose one of concat, gru, gru_diag, half_gru"),
         ("vanilla", {"activation": "tanh"}, 'activation must be "relu" or "identity"'),
         ("concat", {"height": 2}, "fuses exactly 2 levels; got 3"),
         ("concat", {"height": 4}, "fuses exactly 4 levels; got 3"),
@@ -113,7 +126,8 @@ def test_a_user_can_register_a_cell_and_use_it_by_name(own_list):
         def forward(self, features, state):
             return torch.maximum(features, state)
 
-    assert list_cells()[:8] == ALL  # the paper's come first
+    assert list_cells()[:8] == [*FULL, *ALL[-3:]]  # the paper's come first
+    assert set(ALL) < set(list_cells())
     assert "keep_largest" in list_cells()
     model = create_model("srnn_test_resnet", variant="keep_largest", num_classes=3).eval()
     images = torch.rand(2, 3, 64, 64)

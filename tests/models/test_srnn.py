@@ -9,9 +9,9 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch.nn import functional as F
 
-from srnn_zoo import SRNN, create_model, list_cells
+from srnn_zoo import SRNN, create_model
 from srnn_zoo.models.cells import create_cell
-from tests.models.harness import SRNNTests, trained
+from tests.models.harness import CELLS, SRNNTests, trained
 
 TINY = "srnn_test_resnet"  # 0.5 M parameters, 160 x 160
 
@@ -19,7 +19,7 @@ TINY = "srnn_test_resnet"  # 0.5 M parameters, 160 x 160
 class TestVariants(SRNNTests):
     """Every variant, and what is special to variants."""
 
-    @pytest.fixture(params=list_cells())
+    @pytest.fixture(params=CELLS)
     def model(self, request):
         return trained(variant=request.param, std=0.05)
 

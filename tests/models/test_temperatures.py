@@ -9,7 +9,7 @@ from srnn_zoo.models.cells import create_cell
 from srnn_zoo.models.recurrence import scan
 from srnn_zoo.models.temperatures import fit_temperature, fit_temperatures
 
-from .harness import trained
+from .harness import full, trained
 
 # those of levels that are alike, at the paper's initialisation
 PAPER = {"half_gru": [0.5, 1, 1.5], "vanilla": [1, 2, 3], "gru": [0.5, 0.875], "lstm": [0.25, 0.4375]}
@@ -21,7 +21,7 @@ def test_levels_that_are_alike_are_the_temperature_of_the_papers_equations_times
         model = create_model("srnn_test_resnet", variant=variant, activation=activation)
         assert [model.temperature(level) for level in range(3)] == [1.0, 1.0, 1.0]  # made without weights
         model.zero_shot = True
-        expected = PAPER.get("gru" if variant == "mgu" else variant, [1, 1])
+        expected = PAPER.get("gru" if full(variant) == "mgu" else full(variant), [1, 1])
         assert [model.temperature(level) for level in range(len(expected))] == expected
         cell = create_cell(variant, 6, activation=activation).double()
         features = torch.rand(4, 6, dtype=torch.float64) - (0.5 if activation == "identity" else 0)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from srnn_zoo import SRNN, create_transform, list_cells
+from srnn_zoo import SRNN, create_transform
 from srnn_zoo.datasets.classes import class_names
-from tests.models.harness import trained
+from tests.models.harness import CELLS, trained
 
 transformers = pytest.importorskip("transformers")
 NAMES = ["setosa", "versicolor", "virginica"]
@@ -29,7 +29,7 @@ def assert_same_answers(ours, theirs, output="logits"):
 
 @pytest.mark.parametrize(
     ("backbone", "variant"),
-    [*(("test_resnet", variant) for variant in list_cells()), ("test_convnext", "gru"), ("test_vit", "mean_prob")],
+    [*(("test_resnet", variant) for variant in CELLS), ("test_convnext", "gru"), ("test_vit", "mean_prob")],
 )
 def test_transformers_opens_every_variant(backbone, variant, tmp_path):
     options = {"num_classes": 3, "scales": (0.25, 0.5, 1.0), "in_chans": 1, "img_size": 128}

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-import srnn_zoo
 from srnn_zoo import SRNN
 from srnn_zoo.models.temperatures import fit_temperature
 from srnn_zoo.training import Interrupted, Recipe, fit, image_transform, open_data, recipe
 from tests.cli.command import TORCHRUN, python
 from tests.conftest import same_weights
+from tests.models.harness import CELLS
 
 from .trainings import TINY, events, images, one_step, tiny, tiny_without_batch_norm
 
@@ -27,7 +27,7 @@ TRAINED, PROBED = Recipe(optimizer="adamw", lr=3e-3, epochs=3, batch_size=8), re
 trained_and_probed = pytest.mark.parametrize("chosen", [TRAINED, PROBED], ids=["trained", "probed"])
 
 
-@pytest.mark.parametrize("variant", srnn_zoo.list_cells())
+@pytest.mark.parametrize("variant", CELLS)
 def test_every_variant_overfits_one_batch(variant):
     chosen = Recipe(optimizer="adamw", lr=5e-3, epochs=16, batch_size=8, weight_decay=0.0, schedule="constant")
     losses = [row["train_loss"] for row in fit(tiny(variant=variant), images(), images(2), chosen, workers=0).history]

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from srnn_zoo import PackedPyramid, Pyramid, list_cells
+from srnn_zoo import PackedPyramid, Pyramid
 from srnn_zoo.training import AnytimeLoss, EveryExit, random_heights
+from tests.models.harness import ANYTIME
 
 from .trainings import tiny
 
@@ -47,7 +48,7 @@ def test_the_last_level_learns_nothing_from_distillation(logits):
     assert (taught[:2].abs().sum(dim=(1, 2)) > 0).all()
 
 
-@pytest.mark.parametrize("variant", [cell for cell in list_cells() if cell != "concat"])
+@pytest.mark.parametrize("variant", ANYTIME)
 def test_every_exit_answers_as_the_steps_and_trains_the_whole_model(variant):
     model = tiny(3, 64, variant=variant, exits="separate")
     images = torch.randn(6, 3, 64, 64)

@@ -74,11 +74,12 @@ def test_parts_and_layers_have_learning_rates_of_their_own(model):
     assert scale["fc.weight"] == scale["cell.recurrent.weight"] == 1.0
 
 
-def test_u_starts_as_a_part_of_the_identity_unless_it_was_trained_and_decays_to_that_part():
-    model = tiny()
+@pytest.mark.parametrize("variant", ["half_gru", "half_gru_diag", "vanilla_scalar"])
+def test_u_starts_as_a_part_of_the_identity_unless_it_was_trained_and_decays_to_that_part(variant):
+    model = tiny(variant=variant)
     chosen = Recipe(lr=0.5, lr_cell=0.5, weight_decay=0.1, recurrence=0.25, identity_decay=0.2)
     weight = model.cell.get_parameter("recurrent.weight")
-    target = 0.25 * torch.eye(len(weight))
+    target = 0.25 * (torch.eye(len(weight)) if variant == "half_gru" else torch.ones_like(weight))
     for _ in range(2):  # at the second time it is no identity any more
         scale_recurrence(model, chosen)
         assert torch.equal(weight.detach(), target)

@@ -9,10 +9,10 @@ import torch
 from timm.models import save_for_hf
 
 import srnn_zoo
-from srnn_zoo import SRNN, create_model, create_transform, list_cells
+from srnn_zoo import SRNN, create_model, create_transform
 from srnn_zoo.datasets.classes import class_names
 from tests.conftest import files, same_weights
-from tests.models.harness import trained
+from tests.models.harness import CELLS, trained
 
 from .test_saved_earlier import EARLIER
 
@@ -26,7 +26,7 @@ def pairs():
     """Every variant with every backbone; in the quick tests, each of both once."""
     return [
         pytest.param(variant, backbone, marks=() if backbone in quick else pytest.mark.slow)
-        for variant in list_cells()
+        for variant in CELLS
         for quick in [BACKBONES if variant == "half_gru" else BACKBONES[:1]]
         for backbone in BACKBONES + LARGER
     ]
