@@ -30,6 +30,10 @@ def calibrate(
     data_dir: app.DataDirOption = None,
     budget: Annotated[float | None, typer.Option(help="GMACs an image may cost on average.")] = None,
     target_accuracy: Annotated[float | None, typer.Option(help="Top-1 accuracy to reach, in per cent.")] = None,
+    max_loss: Annotated[
+        float | None, typer.Option(help="Points of top-1 accuracy that may be lost, for certain.")
+    ] = None,
+    probability: Annotated[float, typer.Option(help="Of --max-loss: how certain.")] = 0.95,
     rule: RuleOption = None,
     spend: Annotated[
         bool, typer.Option("--spend", help="Use the budget up, rather than the most accurate thresholds in it.")
@@ -46,7 +50,7 @@ def calibrate(
 ) -> None:
     """Find exit thresholds on held-out images, and save them with the model.
 
-    They keep --budget at the best accuracy, or reach --target-accuracy at the least cost. Afterwards
+    They keep --budget at the best accuracy, or reach --target-accuracy or keep --max-loss at the least cost. Afterwards
     `srnn-zoo predict --exit calibrated` uses them, and `--budget` those for any other budget. Use images on which the
     model was not trained and will not be tested.
     """
@@ -54,8 +58,8 @@ def calibrate(
     from srnn_zoo.inference.calibrate import calibrate as find_thresholds
     from srnn_zoo.inference.exits import score_rule
 
-    if (budget is None) == (target_accuracy is None):
-        app.fail("give either --budget or --target-accuracy")
+    if [budget, target_accuracy, max_loss].count(None) != 2:
+        app.fail("give one of --budget, --target-accuracy and --max-loss")
     if spend and budget is None:
         app.fail("--spend is about a budget: give --budget")
     score_rule(rule or "confidence")  # refuses an unknown one before the work
@@ -66,6 +70,7 @@ def calibrate(
     loader = ImageLoader(data, network, split=split, data_dir=data_dir, **options)
     answers = _collect(network, loader)
     aim: dict[str, Any] = {"budget_gmacs": budget, "target_accuracy": target_accuracy, "spend": spend}
+    aim |= {"max_loss": max_loss, "probability": probability}
     find_thresholds(network, answers, rule=rule or "confidence", **aim)
     network.save_pretrained(folder)
     typer.echo(_calibration_as_text(network, answers))

@@ -110,7 +110,9 @@ def main():
     folder = Path(__file__).parent
     about = read_manifest(folder)
     graphs = {name: open_graph(folder / name) for kind in ("encoders", "steps") for name in set(about["graphs"][kind])}
-    calibrated = about["metadata"].get("exit") or {"rule": "confidence", "thresholds": [], "temperatures": None}
+    calibrated = about["metadata"].get("exit")
+    if not calibrated or calibrated["rule"] not in ("confidence", "margin", "entropy"):  # others are read to the end
+        calibrated = {"rule": "confidence", "thresholds": [], "temperatures": None}
     temperatures = calibrated["temperatures"] or about["temperatures"]
     for path in args.images:
         try:

@@ -59,6 +59,17 @@ class CollectedAnswers:
         """Which images are answered rightly after each level, bool `(L, N)`; logits that are not finite are wrong."""
         return _classes(self.logits) == self.targets
 
+    def select(self, images: slice) -> CollectedAnswers:
+        """The same of some of the images."""
+        alone = (self.single_scales, self.logit_ensemble, self.prob_ensemble)
+        return CollectedAnswers(
+            self.logits[:, images],
+            self.targets[images],
+            self.gmacs,
+            self.sizes,
+            *(classes if classes is None else classes[..., images] for classes in alone),
+        )
+
 
 @torch.no_grad()
 def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = True) -> CollectedAnswers:

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.models.tasks import check_classifies
-from srnn_zoo.models.temperatures import MIN_IMAGES, fit_temperatures
+from srnn_zoo.models.temperatures import MIN_IMAGES
 from srnn_zoo.transforms.pyramid import pair
 
 from .answers import CollectedAnswers, collect
 from .early_exit import Anytime
-from .exits import FixedLevel, ScoreRule, score_rule, stored_rule
-from .thresholds import NEVER, Outcome, measure, search, use_up
+from .exits import NEVER, FixedLevel, ScoreRule, score_rule, stored_rule
+from .guarantee import certify
+from .thresholds import Outcome, measure, search, use_up
 
 FEW_IMAGES = 200  # with fewer, the accuracy is not known to 7 points
 MAX_STORED = 64  # points of the curve that travel with the model
@@ -31,6 +32,8 @@ def calibrate(
     *,
     budget_gmacs: float | None = None,
     target_accuracy: float | None = None,
+    max_loss: float | None = None,
+    probability: float = 0.95,
     rule: str = "confidence",
     spend: bool = False,
 ) -> Anytime:
@@ -48,21 +51,27 @@ def calibrate(
             10 images; a warning is given below 200, and for classes without an image.
         budget_gmacs: the most that an image may cost on average; the most accurate thresholds are taken.
         target_accuracy: the least top-1 accuracy, in per cent; the cheapest thresholds are taken.
+        max_loss: the most that may be lost against all levels, in points of top-1 accuracy; the cheapest thresholds are
+            taken that keep it on new images of the same kind with this `probability` (`guarantee.certify`). Half of
+            the images fit the rule, and half test it.
+        probability: see `max_loss`.
         spend: take the thresholds that use the budget up, by MSDNet's rule, which looks at no target. That is steadier
             with few held-out images, where the most accurate of many thresholds is partly luck.
-        rule: one of `list_exits(scored=True)`: `"confidence"`, `"margin"`, `"entropy"`, or a registered one.
+        rule: one of `list_exits(scored=True)`: `"confidence"`, `"margin"`, `"entropy"`, `"learned"`, or a registered
+            one.
 
     Raises:
         ValueError: if not exactly one aim is given, the budget is below the first level's cost, the accuracy is out of
-            reach or no percentage, the rule is unknown, the model is not for classes, and for images as `collect` says.
+            reach or no percentage, the promise cannot be given, the rule is unknown, the model is not for classes, and
+            for images as `collect` says.
 
     Examples:
         >>> fast = calibrate(model, val_loader, budget_gmacs=1.0)
         >>> model.save_pretrained("flowers")
         >>> fast = Anytime(SRNN.from_pretrained("flowers").eval())
     """
-    if (budget_gmacs is None) == (target_accuracy is None):
-        raise ValueError("give either budget_gmacs or target_accuracy")
+    if [budget_gmacs, target_accuracy, max_loss].count(None) != 2:
+        raise ValueError("give one aim: budget_gmacs, target_accuracy or max_loss")
     if spend and budget_gmacs is None:
         raise ValueError("spend is about a budget: give budget_gmacs")
     if target_accuracy is not None and not 1 < target_accuracy <= 100:
@@ -71,10 +80,13 @@ def calibrate(
     check_classifies(model, "calibration")
     answers = loader if isinstance(loader, CollectedAnswers) else collect(model, loader)
     _check_calibration_set(model, answers)
-    fitted = fit_rule(answers, rule)
+    certain = None if max_loss is None else certify(answers, rule, max_loss, probability)
+    fitted = certain[0] if certain else fit_rule(answers, rule)
     curve = search(answers, fitted)
     budget = budget_gmacs or 0.0
-    if target_accuracy is not None:
+    if certain:
+        best = certain[1]
+    elif target_accuracy is not None:
         best = next((outcome for outcome in curve if outcome.accuracy >= target_accuracy - 1e-9), None)
         if best is None:
             most = f"the most on these images is {curve[-1].accuracy:.2f} %"
@@ -89,7 +101,13 @@ def calibrate(
         "module": type(fitted).__module__,
         "thresholds": list(best.thresholds),
         "temperatures": list(fitted.temperatures or ()),
-        "held_out": {"gmacs": best.gmacs, "top1": best.accuracy, "images": len(answers.targets)},
+        **({"fitted": learnt} if (learnt := fitted.fitted()) else {}),
+        "held_out": {
+            "gmacs": best.gmacs,
+            "top1": best.accuracy,
+            "images": len(answers.targets) // (2 if certain else 1),
+            **({"max_loss": max_loss, "probability": probability, "lost": best.lost} if certain else {}),
+        },
         "sizes": [list(size) for size in answers.sizes or model.level_sizes()],
         "curve": [{"thresholds": list(o.thresholds), "gmacs": o.gmacs, "top1": o.accuracy} for o in _thinned(curve)],
     }
@@ -149,7 +167,7 @@ def fit_rule(answers: CollectedAnswers, rule: str) -> ScoreRule:
     """A rule by name, with the temperatures that suit held-out answers; its threshold stops nothing."""
     if len(answers.gmacs) == 1:
         raise ValueError("a model of one level cannot stop earlier")
-    return score_rule(rule)(NEVER, fit_temperatures(answers.logits, answers.targets))
+    return score_rule(rule).fit(answers.logits, answers.targets)
 
 
 def stored_curve(model: SRNN) -> list[Outcome]:

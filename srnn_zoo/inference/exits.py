@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from srnn_zoo._errors import unknown_name
+from srnn_zoo.models.temperatures import fit_temperatures
+
+NEVER = 2.0  # a threshold above every score
 
 
 class Decision(NamedTuple):
@@ -140,7 +143,8 @@ def stored_rule(model: Any, thresholds: Sequence[float] | None = None) -> ScoreR
             f"the model was calibrated with rule {name!r} of module {module}: import it first "
             f"(on the command line --import {module})"
         )
-    return score_rule(name)(stored["thresholds"] if thresholds is None else thresholds, stored["temperatures"])
+    values = stored["thresholds"] if thresholds is None else thresholds
+    return score_rule(name)(values, stored["temperatures"], **stored.get("fitted", {}))
 
 
 def check_rule(rule: ExitRule, task: str) -> None:
@@ -179,7 +183,8 @@ class ScoreRule:
 
     def __call__(self, decision: Decision) -> Tensor:
         temperature = decision.temperature if self.temperatures is None else self.temperatures[decision.level]
-        return self.score((decision.logits.float() / temperature).softmax(dim=1)) >= self.threshold(decision.level)
+        probabilities = (decision.logits.float() / temperature).softmax(dim=1)
+        return self.score_after(decision.level, probabilities) >= self.threshold(decision.level)
 
     def threshold(self, level: int) -> float:
         """The threshold of a level."""
@@ -188,6 +193,24 @@ class ScoreRule:
     def score(self, probabilities: Tensor) -> Tensor:
         """How sure probabilities `(N, K)` are, `(N,)` in [0, 1]; NaN never stops an image."""
         raise NotImplementedError
+
+    def score_after(self, level: int, probabilities: Tensor) -> Tensor:
+        """The score after a level; by default it does not depend on which."""
+        return self.score(probabilities)
+
+    @classmethod
+    def fit(cls, logits: Tensor, targets: Tensor) -> ScoreRule:
+        """A rule that stops nothing, with what it learns from held-out images; by default temperatures.
+
+        Args:
+            logits: of every level, `(L, N, K)`.
+            targets: class indices `(N,)`.
+        """
+        return cls(NEVER, fit_temperatures(logits, targets))
+
+    def fitted(self) -> dict[str, Any]:
+        """What `fit` has learnt besides temperatures, in JSON's types: arguments of the constructor."""
+        return {}
 
     def check(self, num_levels: int, mixed: bool = False) -> None:
         """Refuse a number of thresholds or temperatures that is not the levels'; of mixed heights, one that is less."""

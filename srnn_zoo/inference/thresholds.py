@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from .answers import CollectedAnswers
-from .exits import ScoreRule
+from .exits import NEVER, ScoreRule
 
-NEVER = 2.0  # a threshold above every score
 _RATES = 241  # of MSDNet's search
 _GRID = 2048  # combinations of quantiles at most
 _CELLS = 2**24  # candidates times images held at a time
@@ -25,12 +24,14 @@ class Outcome(NamedTuple):
         gmacs: mean cost of an image.
         accuracy: top-1, in per cent.
         stop_shares: the share of the images that stopped at each level, in [0, 1].
+        lost: how many images are wrong where they stopped and right after all levels.
     """
 
     thresholds: tuple[float, ...]
     gmacs: float
     accuracy: float
     stop_shares: tuple[float, ...]
+    lost: int = 0
 
 
 def search(answers: CollectedAnswers, rule: ScoreRule) -> list[Outcome]:
@@ -64,6 +65,13 @@ def use_up(answers: CollectedAnswers, rule: ScoreRule, budget: float) -> Outcome
     return max(kept, key=lambda outcome: outcome.gmacs)
 
 
+def family(answers: CollectedAnswers, rule: ScoreRule) -> list[tuple[float, ...]]:
+    """The thresholds of MSDNet's search, those that cost most first; targets play no part."""
+    scores = _scores(answers, rule)
+    outcomes = _outcomes(_geometric(scores), scores, answers)
+    return [outcome.thresholds for outcome in sorted(outcomes, key=lambda outcome: -outcome.gmacs)]
+
+
 def measure(answers: CollectedAnswers, rule: ScoreRule, thresholds: Sequence[Sequence[float]]) -> list[Outcome]:
     """What each of several thresholds `(M, L - 1)` does on a data set; of the rule score and temperatures are used."""
     candidates = torch.tensor(thresholds, dtype=torch.float32).view(-1, len(answers.gmacs) - 1)
@@ -74,8 +82,8 @@ def _scores(answers: CollectedAnswers, rule: ScoreRule) -> Tensor:
     """How sure every image is after every level, `(L, N)`; where logits are not finite, less than any threshold."""
     temperatures = rule.temperatures or (1.0,) * len(answers.logits)
     levels = [
-        rule.score((logits / temperature).softmax(dim=1)).where(logits.isfinite().all(dim=1), -1.0)
-        for logits, temperature in zip(answers.logits.float(), temperatures, strict=True)
+        rule.score_after(level, (logits / temperature).softmax(dim=1)).where(logits.isfinite().all(dim=1), -1.0)
+        for level, (logits, temperature) in enumerate(zip(answers.logits.float(), temperatures, strict=True))
     ]
     return torch.stack(levels)
 
@@ -121,14 +129,16 @@ def _outcomes(thresholds: Tensor, scores: Tensor, answers: CollectedAnswers) -> 
     outcomes: list[Outcome] = []
     for chunk in thresholds.split(max(_CELLS // images, 1)):
         left = torch.ones(len(chunk), images, dtype=torch.bool)
-        stopped, rights = [], torch.zeros(len(chunk), dtype=torch.long)
+        stopped, rights, lost = [], torch.zeros(len(chunk), dtype=torch.long), torch.zeros(len(chunk), dtype=torch.long)
         for level in range(levels):
             stop = left & (scores[level] >= chunk[:, level, None]) if level + 1 < levels else left
             stopped.append(stop.sum(dim=1))
             rights += (stop & right[level]).sum(dim=1)
+            lost += (stop & right[-1] & ~right[level]).sum(dim=1)
             left = left & ~stop
         shares = torch.stack(stopped, dim=1).double() / images
         accuracy = rights.double() * 100 / images
-        rows = zip(chunk.tolist(), (shares @ gmacs).tolist(), accuracy.tolist(), shares.tolist(), strict=True)
-        outcomes += [Outcome(tuple(t), cost, top1, tuple(share)) for t, cost, top1, share in rows]
+        columns = (chunk, shares @ gmacs, accuracy, shares, lost)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        outcomes += [Outcome(tuple(t), cost, top1, tuple(share), gone) for t, cost, top1, share, gone in rows]
     return outcomes

@@ -42,8 +42,8 @@ REFUSED = {
         "-m b --budget nan": "--budget: the first level alone costs",
     },
     "calibrate data/test -m b --workers 0": {
-        "": "give either --budget or --target-accuracy",
-        "--budget 1 --target-accuracy 50": "give either --budget or --target-accuracy",
+        "": "give one of --budget, --target-accuracy and --max-loss",
+        "--budget 1 --target-accuracy 50": "give one of --budget, --target-accuracy and --max-loss",
         "--target-accuracy 50 --spend": "--spend is about a budget: give --budget",
         "--budget 1 --sizes 32,64": "change the model: give --output FOLDER",
         "--budget 1 --variant vanilla": "change the model: give --output FOLDER",

@@ -66,6 +66,11 @@ def test_an_onnx_folder_answers_as_the_model_in_every_way(tmp_path):
         compare_the_whole_graph(model, folder)
     for options in ([], ["--threshold", "0"], ["--threshold", "2"]):
         compare_run_py(model, folder, tmp_path, options)
+    all_levels = run_py(folder, PHOTOGRAPHS, ["--threshold", "2"]).stdout
+    about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    about["metadata"]["exit"]["rule"] = "learned"  # which run.py does not know
+    (folder / "export.json").write_text(json.dumps(about), encoding="utf-8")
+    assert run_py(folder, PHOTOGRAPHS, []).stdout == all_levels
 
 
 def open_and_compare(model, folder):
@@ -86,11 +91,8 @@ def compare_the_whole_graph(model, folder):
 
 
 def compare_run_py(model, folder, tmp_path, options):
-    """In a process without torch, timm and srnn_zoo."""
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    command = [sys.executable, "-S", "-c", _WITHOUT_TORCH, folder / "run.py", *PHOTOGRAPHS, tmp_path / "broken.jpg"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run_py(folder, [*PHOTOGRAPHS, tmp_path / "broken.jpg"], options)
     assert "broken.jpg: skipped, cannot identify" in done.stderr
     threshold = float(options[1]) if options else None
     rule = srnn_zoo.inference.exits.stored_rule(model, None if threshold is None else [threshold])
@@ -103,6 +105,14 @@ def compare_run_py(model, folder, tmp_path, options):
     assert shares.sub("", done.stdout.strip()) == shares.sub("", "\n".join(expected))
     found = [float(share) for share in shares.findall(done.stdout)]
     assert found == pytest.approx([float(share) for share in shares.findall("\n".join(expected))], abs=0.11)
+
+
+def run_py(folder, images, options):
+    """In a process without torch, timm and srnn_zoo."""
+    command = [sys.executable, "-S", "-c", _WITHOUT_TORCH, folder / "run.py", *images, *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 _WITHOUT_TORCH = f"""

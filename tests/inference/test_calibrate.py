@@ -135,8 +135,8 @@ def test_aims_out_of_reach_and_answers_that_say_nothing_about_the_model_are_refu
     few, aim = synthetic_answers(images=9), {"budget_gmacs": 2.0}
     damaged = dataclasses.replace(answers, logits=torch.full_like(answers.logits, float("inf")))
     for model, given, options, reason in (
-        (net, answers, {}, "give either budget_gmacs or target_accuracy"),
-        (net, answers, {**aim, "target_accuracy": 90.0}, "give either"),
+        (net, answers, {}, "give one aim: budget_gmacs, target_accuracy or max_loss"),
+        (net, answers, {**aim, "target_accuracy": 90.0}, "give one aim"),
         (net, answers, {"budget_gmacs": 0.5}, r"first level alone costs 1\.000 GMACs; a budget of 0\.5 is too small"),
         (net, answers, {"budget_gmacs": float("nan")}, "a budget of nan is too small"),
         (net, answers, {"target_accuracy": 99.9}, r"no thresholds reach 99\.9 %: the most on these images is "),

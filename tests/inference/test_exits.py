@@ -44,8 +44,8 @@ def test_a_rule_that_makes_no_sense_is_refused(net):
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 def test_a_rule_of_ones_own_is_used_wherever_the_others_are(net, answers):
     First = first()
-    assert list_exits() == ["confidence", "margin", "entropy", "patience", "level", "deadline", "first"]
-    assert list_exits(scored=True) == ["confidence", "margin", "entropy", "first"]
+    assert list_exits() == ["confidence", "margin", "entropy", "patience", "level", "deadline", "learned", "first"]
+    assert list_exits(scored=True) == ["confidence", "margin", "entropy", "learned", "first"]
     images = torch.randn(6, 3, 64, 64)
     with torch.no_grad():
         sure = next(iter(net.steps(images))).logits.softmax(1)[:, 0]
@@ -71,7 +71,7 @@ def test_a_rule_without_a_score_takes_a_number_whole_where_its_example_is_and_a_
 
     assert type(exit_rule("third:2")) is Third
     assert type(exit_rule("third:2").count) is int
-    with pytest.raises(ValueError, match="unknown rule 'third'; choose one of confidence, entropy, margin"):
+    with pytest.raises(ValueError, match="unknown rule 'third'; choose one of confidence, entropy, learned, margin"):
         score_rule("third")
     again = first(), first()  # a class may be defined again
     assert score_rule("first") is again[1]
