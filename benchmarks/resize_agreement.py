@@ -1,14 +1,16 @@
 """How far the ways to make a level differ, on real images, in grey levels of 255.
 
-Pillow images are the reference for uint8 and float tensors; a model's transform, which resizes with Pillow, is the
-reference for the levels that a model builds from one normalised tensor on its own device.
+Pillow images are the reference for uint8 and float tensors. A model's transform as it is by default is compared with
+`exact=True`, which decodes in full and resizes with Pillow; files that it decodes smaller have rows of their own, at
+small levels, as few images of the sample are large. It is the reference for the levels that a model builds from one
+normalised tensor on its own device.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -21,9 +23,11 @@ from tqdm import tqdm
 
 import srnn_zoo
 from srnn_zoo.datasets.images import find_images, open_image
+from srnn_zoo.transforms.reading import part_of
 from srnn_zoo.transforms.resizing import Interpolation
 
 SIZES = (224, 448)
+SMALL_SIZES = (28, 56)  # for which most images are decoded at 1/2 or 1/4
 MODEL = "srnn_tf_efficientnet_lite0"  # gives the transform its crop, mean and std; its weights are not used
 INTERPOLATIONS: tuple[Interpolation, ...] = ("bicubic", "bilinear")
 ARITHMETIC = 1e-3  # grey levels; equal values differ by less in float32
@@ -77,7 +81,8 @@ def main() -> None:
     for path in tqdm(paths, unit="image", disable=None):
         image = open_image(path).image
         for name in INTERPOLATIONS:
-            pairs = (*transform_pairs(image, name), *on_device_pairs(image, name, models[name]))
+            on_device = on_device_pairs(image, name, models[name])
+            pairs = (*transform_pairs(image, name), *reading_pairs(path, name, models[name]), *on_device)
             for comparison, compared, reference in pairs:
                 differences[comparison].add(compared, reference)
     report([{**key._asdict(), **differences[key].as_row()} for key in sorted(differences)], args.csv)
@@ -94,13 +99,32 @@ def transform_pairs(image: Image.Image, interpolation: Interpolation) -> Iterato
             yield Comparison(name, "Pillow", interpolation, size), compared, F.pil_to_tensor(by_pillow).float()
 
 
+def reading_pairs(path: Path, interpolation: Interpolation, model: srnn_zoo.SRNN) -> Iterator[Pair]:
+    """Levels of a file by the transform as it is by default, with those of `exact=True`, in grey levels."""
+    for sizes in (SIZES, SMALL_SIZES):
+        fast, exact = (srnn_zoo.create_transform(model, sizes=sizes, exact=exact) for exact in (False, True))
+        with Image.open(path) as image:
+            scale = part_of(fast.transforms[0].crop, image.height, image.width).scale()
+            levels = zip(sizes, grey_levels(fast(image), model), grey_levels(exact(image), model), strict=True)
+        if (scale > 1) == (sizes == SMALL_SIZES):
+            name = "create_transform, decoded smaller" if scale > 1 else "create_transform"
+            for size, ours, pillows in levels:
+                yield Comparison(name, "exact=True", interpolation, size), ours, pillows
+
+
+def grey_levels(levels: Sequence[Tensor], model: srnn_zoo.SRNN) -> list[Tensor]:
+    """Normalised levels as 8-bit values; rounding undoes what normalisation loses."""
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    return [(255 * (level * std + mean)).round() for level in levels]
+
+
 def on_device_pairs(image: Image.Image, interpolation: Interpolation, model: srnn_zoo.SRNN) -> Iterator[Pair]:
     """The small level built from the normalised large one, with the transform's own, as float grey levels."""
     transform = srnn_zoo.create_transform(model, sizes=SIZES)
     small, large = cast("list[Tensor]", transform(image))
     built = srnn_zoo.Pyramid.from_images(large[None], model.scales, interpolation)[0][0]
     mean, std = (torch.tensor(model.pretrained_cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
-    reference = (255 * (small * std + mean)).round()  # 8-bit values; rounding undoes what normalisation loses
+    (reference,) = grey_levels([small], model)
     candidates = as_is_and_as_8_bits("on device", 255 * (built * std + mean))
     for name, compared in candidates.items():
         yield Comparison(name, "transform", interpolation, SIZES[0]), compared, reference

@@ -301,6 +301,10 @@ SizesOption = Annotated[
         help="Sizes of the levels in pixels, smallest first: 224,448.",
     ),
 ]
+ExactOption = Annotated[
+    bool,
+    typer.Option("--exact", rich_help_panel=MODEL, help="Decode and resize as Pillow does: slower, to the grey level."),
+]
 BatchSizeOption = Annotated[
     int, typer.Option(min=1, metavar="N", rich_help_panel=MACHINE, help="Images read at a time.")
 ]

@@ -30,6 +30,7 @@ def evaluate(
     split: app.SplitOption = None,
     data_dir: app.DataDirOption = None,
     sizes: app.SizesOption = None,
+    exact: app.ExactOption = False,
     reference: Annotated[
         str | None, typer.Option(help="Row that the others are tested against; by default the better ensemble.")
     ] = None,
@@ -65,6 +66,7 @@ def evaluate(
             reference=reference,
             batch_size=batch_size,
             workers=workers,
+            exact=exact,
             output=output,
             progress=True,
         )

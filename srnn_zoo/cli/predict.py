@@ -29,6 +29,7 @@ def predict(
     model: app.ModelOption = app.DEFAULT_MODEL,
     variant: app.VariantOption = None,
     sizes: app.SizesOption = None,
+    exact: app.ExactOption = False,
     topk: Annotated[
         int, typer.Option(min=1, metavar="N", rich_help_panel=app.OUTPUT, help="How many classes to name.")
     ] = 5,
@@ -77,7 +78,9 @@ def predict(
         app.fail("--plot draws probabilities, and this model is for regression")
     levels = [(size, size) for size in level_sizes] if level_sizes else network.level_sizes()
     rule = _exit_rule(network, levels, given, exit == CALIBRATED, budget)
-    results = predict_images(network, paths, sizes=level_sizes, topk=topk, batch_size=batch_size, exit=rule)
+    results = predict_images(
+        network, paths, sizes=level_sizes, topk=topk, batch_size=batch_size, exit=rule, exact=exact
+    )
     skipped: list[Skipped] = []
     kept: list[Prediction] = []
     stopped: list[tuple[int, float]] = []

@@ -9,11 +9,12 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from srnn_zoo.transforms.rgb import NotFiniteError, upright_rgb
+from srnn_zoo.transforms.reading import Read
+from srnn_zoo.transforms.rgb import ChannelsError, NotFiniteError, upright_rgb
 
 MIN_SIDE = 8  # pixels; below, there is nothing to recognise
 MAX_ASPECT = 50  # long side over short side; above, the crop is a speck and the resize is huge
@@ -31,9 +32,9 @@ class ImageError(ValueError):
 
 
 class OpenedImage(NamedTuple):
-    """An RGB image, upright, and what had to be done to make it one."""
+    """An RGB image, upright, or what else was read of a file; and what had to be done to make it one."""
 
-    image: Image.Image
+    image: Any
     notes: tuple[str, ...]
 
 
@@ -66,12 +67,14 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
-def open_image(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> OpenedImage:
+def open_image(path: str | os.PathLike[str] | BinaryIO, name: str = "", read: Read = upright_rgb) -> OpenedImage:
     """Read an image file as an upright RGB image.
 
     Args:
         path: the file, or one that is open.
         name: what errors call it; by default its path.
+        read: what else to make of it, such as the first step of a transform (`transforms.reading.first_step`), which
+            decodes no more of a JPEG file than the levels need. It gets the image before it is decoded.
 
     Orientation and mode are as `transforms.rgb.upright_rgb` makes them, and of an animation the first frame is read;
     the notes say so.
@@ -85,9 +88,9 @@ def open_image(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> Opene
         with _open_file(path, name) as file:
             frames = getattr(file, "n_frames", 1)
             _check_shape(name, *file.size)
-            _load(file)
-            image, notes = upright_rgb(file)
-    except ImageError:
+            with _no_bomb_warning() if _is_big(file) else contextlib.nullcontext():  # TIFF is checked again here
+                image, notes = read(file)
+    except (ImageError, ChannelsError):
         raise
     except NotFiniteError as error:
         raise ImageError(f"{name}: {error}") from None
@@ -114,10 +117,12 @@ def _reason(error: Exception, path: str | os.PathLike[str] | BinaryIO) -> str:
     return f"truncated or damaged ({' '.join(str(error).split()) or type(error).__name__})"
 
 
-def open_or_skip(path: str | os.PathLike[str] | BinaryIO, name: str = "") -> OpenedImage | Skipped:
+def open_or_skip(
+    path: str | os.PathLike[str] | BinaryIO, name: str = "", read: Read = upright_rgb
+) -> OpenedImage | Skipped:
     """`open_image`, but what it cannot read is returned as `Skipped` with the reason; arguments as there."""
     try:
-        return open_image(path, name)
+        return open_image(path, name, read)
     except ImageError as error:
         return Skipped(_name_of(path, name), str(error))
 
@@ -174,11 +179,8 @@ def _no_bomb_warning() -> Iterator[None]:
         yield
 
 
-def _load(file: Image.Image) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    big = limit is not None and file.width * file.height > limit
-    with _no_bomb_warning() if big else contextlib.nullcontext():  # TIFF is checked again here
-        file.load()
+def _is_big(file: Image.Image) -> bool:
+    return Image.MAX_IMAGE_PIXELS is not None and file.width * file.height > Image.MAX_IMAGE_PIXELS
 
 
 def _check_shape(name: str, width: int, height: int) -> None:

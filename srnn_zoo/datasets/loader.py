@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from srnn_zoo.transforms.presets import create_transform
+from srnn_zoo.transforms.reading import Notes, first_step, read_by_each
 
 from .images import Skipped
 from .readers import Images, Labelled, LabelledImages, LabelledStream, open_labelled, target_indices
@@ -65,6 +66,7 @@ class ImageLoader:
         data, split, data_dir: as for `open_labelled`, whose errors it raises, and those of `target_indices`.
         model: whose classes and transform (`create_transform`) are used.
         sizes: sizes of the levels, smallest first, instead of the model's own.
+        exact: as for `create_transform`.
         batch_size, workers: as for `load_batches`.
 
     Attributes:
@@ -86,6 +88,7 @@ class ImageLoader:
         split: str | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         sizes: Sequence[int] | None = None,
+        exact: bool = False,
         batch_size: int = 32,
         workers: int = 0,
     ) -> None:
@@ -93,7 +96,8 @@ class ImageLoader:
         self.skipped: list[Skipped] = []
         self.seen = 0
         self._indices = target_indices(model, images)
-        self._batches = load_batches(images, [create_transform(model, sizes=sizes)], batch_size, workers)
+        transforms = [create_transform(model, sizes=sizes, exact=exact)]
+        self._batches = load_batches(images, transforms, batch_size, workers)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -108,32 +112,45 @@ class ImageLoader:
                 yield batch.levels[0], batch.targets_of(self._indices)
 
 
+class _Reading:
+    """Labelled images as the levels of every transform, with name and target."""
+
+    def __init__(self, transforms: Transforms) -> None:
+        self.steps = [first_step(transform) for transform in transforms]
+
+    def read(self, image: Any) -> tuple[Any, Notes]:
+        """What every transform reads of an image that is not decoded yet."""
+        return read_by_each([read for read, _ in self.steps])(image)
+
+    def view(self, item: Labelled) -> Any:
+        """The rest of every transform."""
+        if isinstance(item.image, Skipped):
+            return item.image
+        parts = zip(self.steps, item.image, strict=True)
+        return item.name, item.target, [to_levels(part) for (_, to_levels), part in parts]
+
+
 class _Views(Dataset[Any]):
-    """Images as the levels of every transform, with name and target."""
+    """Images that can be read in any order, as such views."""
 
     def __init__(self, images: LabelledImages, transforms: Transforms) -> None:
-        self.images, self.transforms = images, transforms
+        self.images, self.reading = images, _Reading(transforms)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Any:
-        return _view(self.images[index], self.transforms)
+        return self.reading.view(self.images.read(index, self.reading.read))
 
 
 class _ViewStream(IterableDataset[Any]):
     """The same of a stream."""
 
     def __init__(self, images: LabelledStream, transforms: Transforms) -> None:
-        self.images, self.transforms = images, transforms
+        self.images, self.reading = images, _Reading(transforms)
 
     def __iter__(self) -> Iterator[Any]:
-        return (_view(item, self.transforms) for item in self.images)
-
-
-def _view(item: Labelled, transforms: Transforms) -> Any:
-    name, image, target = item
-    return image if isinstance(image, Skipped) else (name, target, [transform(image) for transform in transforms])
+        return map(self.reading.view, self.images.read(self.reading.read))
 
 
 def _collate(items: list[Any]) -> Batch:

@@ -16,6 +16,8 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from srnn_zoo._errors import unknown_name
+from srnn_zoo.transforms.reading import Read
+from srnn_zoo.transforms.rgb import upright_rgb
 
 from .classes import class_indices
 from .images import ImageError, Skipped, find_images, open_or_skip
@@ -29,10 +31,13 @@ _PACKAGES |= {"wds": "webdataset", "torch": "torchvision"}
 
 
 class Labelled(NamedTuple):
-    """One image of a data set, or why it cannot be read; its name, and the data set's own index of its class."""
+    """One image of a data set, or why it cannot be read; its name, and the data set's own index of its class.
+
+    The image is what was asked for: by default a PIL image, in RGB where this package has read it from a file.
+    """
 
     name: str
-    image: Image.Image | Skipped
+    image: Any
     target: int
 
 
@@ -54,29 +59,33 @@ class LabelledImages(Dataset[Labelled]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Labelled:
+        return self.read(index)
+
+    def read(self, index: int, read: Read | None = None) -> Labelled:
+        """An image; `read` says what is made of it, as for `open_image`."""
         name = f"{self.source}[{index}]"
         reader = getattr(self.dataset, "reader", None)
         if reader is None:
-            return _labelled(name, *self.dataset[index][:2])
+            return _labelled(name, *self.dataset[index][:2], read=read)
         file, target, *_ = reader[index]  # timm's data set itself puts the next image in the place of a broken one
         with file:
-            return _labelled(reader.filename(index) or name, file, target)
+            return _labelled(reader.filename(index) or name, file, target, read)
 
 
 class LabelledFiles(LabelledImages):
     """Images in files of their own; `dataset` has their paths with the indices of their classes."""
 
-    def __getitem__(self, index: int) -> Labelled:
+    def read(self, index: int, read: Read | None = None) -> Labelled:
         path, target = self.dataset[index]
-        return _labelled(os.fspath(path), path, target)
+        return _labelled(os.fspath(path), path, target, read)
 
 
 class LabelledShards(LabelledImages):
     """Images in WebDataset's shards; `dataset` has them as `ShardImage`."""
 
-    def __getitem__(self, index: int) -> Labelled:
+    def read(self, index: int, read: Read | None = None) -> Labelled:
         image = self.dataset[index]
-        return _labelled(image.name, image.open(), image.target)
+        return _labelled(image.name, image.open(), image.target, read)
 
 
 class LabelledStream(IterableDataset[Labelled]):
@@ -88,7 +97,11 @@ class LabelledStream(IterableDataset[Labelled]):
         self.dataset, self.source, self.classes = dataset, source, classes
 
     def __iter__(self) -> Iterator[Labelled]:
-        return (_labelled(f"{self.source}[{index}]", *item[:2]) for index, item in enumerate(self.dataset))
+        return self.read()
+
+    def read(self, read: Read | None = None) -> Iterator[Labelled]:
+        """The images in order; `read` says what is made of each, as for `open_image`."""
+        return (_labelled(f"{self.source}[{index}]", *item[:2], read=read) for index, item in enumerate(self.dataset))
 
 
 Images: TypeAlias = LabelledImages | LabelledStream
@@ -295,15 +308,15 @@ def _open_dataset(dataset: Any, source: str) -> Images:
     return LabelledImages(dataset, source, classes, fixed_order=not hasattr(reader, "samples"))
 
 
-def _labelled(name: str, image: Any, target: Any) -> Labelled:
-    """A PIL image, a path or an open file, with its class."""
+def _labelled(name: str, image: Any, target: Any, read: Read | None) -> Labelled:
+    """What is read of a PIL image, a path or an open file, with its class."""
     try:
         index = operator.index(target)
     except TypeError:
         raise TypeError(f"{name}: the target must be the index of one class; got {target!r}") from None
     if isinstance(image, Image.Image):
-        return Labelled(name, image, index)
+        return Labelled(name, image if read is None else read(image)[0], index)
     if not isinstance(image, str | os.PathLike) and not hasattr(image, "read"):
         raise TypeError(f"{name} is a {type(image).__name__}, not an image: make the data set without a transform")
-    opened = open_or_skip(image, name)
+    opened = open_or_skip(image, name, read or upright_rgb)
     return Labelled(name, opened if isinstance(opened, Skipped) else opened.image, index)

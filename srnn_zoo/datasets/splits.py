@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
+from srnn_zoo.transforms.reading import first_step
+
 from .images import ImageError, Skipped
 from .readers import LabelledFiles, LabelledImages, LabelledShards, class_folders, named_prefix, open_labelled
 
@@ -54,10 +56,11 @@ class ImageSplit(Dataset[tuple[Any, int]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        _, image, target = self.images[index]
+        read, then = (None, None) if self.transform is None else first_step(self.transform)
+        _, image, target = self.images.read(index, read)
         if isinstance(image, Skipped):
             raise ImageError(image.reason)
-        return (image if self.transform is None else self.transform(image)), self._indices[target]
+        return (image if then is None else then(image)), self._indices[target]
 
     @property
     def samples(self) -> list[tuple[Path, int]] | None:

@@ -34,6 +34,7 @@ def evaluate(
     reference: str | None = None,
     batch_size: int = 8,
     workers: int | None = None,
+    exact: bool = False,
     output: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Table:
@@ -51,6 +52,7 @@ def evaluate(
             both are as good, or with one level the single scale.
         batch_size: images at a time.
         workers: processes that read images; by default none on a CPU, where they would disturb the measured speed.
+        exact: decode and resize as Pillow does, as for `srnn_zoo.create_transform`.
         output: a folder for `table.csv`, `table.md` and `predictions.csv`.
         progress: whether to show a progress bar on a terminal.
 
@@ -72,7 +74,7 @@ def evaluate(
         raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
     if workers is None:
         workers = 0 if next(base.parameters()).device.type == "cpu" else min(8, os.cpu_count() or 1)
-    source, transforms = passes([base, *named.values()])
+    source, transforms = passes([base, *named.values()], exact)
     methods = base_methods(base, source[base])
     methods += [srnn_method(name, model, source[model]) for name, model in named.items()]
     names = [method.name for method in methods]

@@ -128,12 +128,12 @@ class Method:
         return Row(self.name, sizes, torch.cat(self.correct), torch.cat(self.in_top5), gmacs, speed, self.not_finite)
 
 
-def passes(models: Iterable[SRNN]) -> tuple[dict[SRNN, Pass], list[Any]]:
+def passes(models: Iterable[SRNN], exact: bool = False) -> tuple[dict[SRNN, Pass], list[Any]]:
     """The pass of every model, shared by models with equal backbones and preprocessing; and the views' transforms."""
     found: dict[SRNN, Pass] = {}
     transforms: dict[str, Any] = {}
     for model in models:
-        transform = create_transform(model)
+        transform = create_transform(model, exact=exact)
         transforms.setdefault(repr(transform), transform)  # that text names all settings
         view = list(transforms).index(repr(transform))
         shared = (p for p in found.values() if p.view == view and _equal(p.model.backbone, model.backbone))

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from srnn_zoo._errors import unknown_name
 from srnn_zoo.datasets.classes import class_names
 from srnn_zoo.datasets.images import open_image
-from srnn_zoo.transforms.presets import ImageAsRead, create_transform, crop_interpolation
+from srnn_zoo.transforms.presets import create_transform, crop_interpolation
+from srnn_zoo.transforms.reading import ImageAsRead
 from srnn_zoo.weights.card import plain
 from srnn_zoo.weights.files import file_sha256
 from srnn_zoo.weights.saved import package_version

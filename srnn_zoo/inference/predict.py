@@ -20,7 +20,7 @@ from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.models.tasks import scores
 from srnn_zoo.transforms.presets import create_transform
-from srnn_zoo.transforms.rgb import upright_rgb
+from srnn_zoo.transforms.reading import Read, as_tensor
 
 from .early_exit import stop_early
 from .exits import ExitRule
@@ -70,6 +70,7 @@ def predict(
     topk: int = 5,
     batch_size: int = 8,
     exit: ExitRule | None = None,
+    exact: bool = False,
 ) -> Iterator[Prediction | Skipped]:
     """Classify images, in order, on the model's device.
 
@@ -84,6 +85,7 @@ def predict(
         topk: how many classes to name; no more than there are. Numbers of a regression are all given.
         batch_size: images read and classified at a time.
         exit: when an image stops (`srnn_zoo.inference.exits`); the levels after that are not read. By default all are.
+        exact: decode and resize as Pillow does, as for `create_transform`.
 
     Yields:
         a `Prediction`, or `Skipped` for an image that cannot be read.
@@ -99,9 +101,9 @@ def predict(
             raise ValueError(f"{option} must be 1 or more; got {value}")
     if exit is not None:
         check_every_exit(model)
-    *to_levels, normalize = create_transform(model, sizes=sizes).transforms
+    reader, *to_levels, normalize = create_transform(model, sizes=sizes, exact=exact).transforms
     names, device = class_names(model), next(model.parameters()).device
-    with closing(_read_ahead(_listed(images), to_levels, batch_size)) as batches:
+    with closing(_read_ahead(_listed(images), reader.read, to_levels, batch_size)) as batches:
         for batch in batches:
             levels = zip(*(item.levels for item in batch if isinstance(item, Prediction)), strict=True)
             on_device = model.as_input(normalize([torch.stack(level).to(device) for level in levels]))
@@ -130,26 +132,27 @@ def _listed(images: Image | Iterable[Image]) -> Iterator[tuple[str, Any]]:
 
 
 def _read_ahead(
-    images: Iterator[tuple[str, Any]], to_levels: Sequence[Callable[[Any], Any]], batch_size: int
+    images: Iterator[tuple[str, Any]], read: Read, to_levels: Sequence[Callable[[Any], Any]], batch_size: int
 ) -> Generator[list[Prediction | Skipped]]:
     """Batches in order, without answers; threads read the next one while the caller works on this one."""
 
-    def read(item: tuple[str, Any]) -> Prediction | Skipped:
+    def read_levels(item: tuple[str, Any]) -> Prediction | Skipped:
         name, image = item
-        opened = OpenedImage(*upright_rgb(image)) if isinstance(image, PIL.Image.Image) else open_or_skip(image, name)
+        is_open = isinstance(image, PIL.Image.Image)
+        opened = OpenedImage(*read(image)) if is_open else open_or_skip(image, name, read)
         if isinstance(opened, Skipped):
             return opened
         levels: Any = opened.image
         for step in to_levels:
             levels = step(levels)
-        return Prediction(name, (), opened.notes, tuple(levels))
+        return Prediction(name, (), opened.notes, tuple(map(as_tensor, levels)))
 
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     try:
-        ahead = [pool.submit(read, item) for item in islice(images, batch_size)]
+        ahead = [pool.submit(read_levels, item) for item in islice(images, batch_size)]
         while ahead:
             batch = [reading.result() for reading in ahead]
-            ahead = [pool.submit(read, item) for item in islice(images, batch_size)]
+            ahead = [pool.submit(read_levels, item) for item in islice(images, batch_size)]
             yield batch
     finally:  # also where the caller stops early, or the network fails
         pool.shutdown(cancel_futures=True)

@@ -72,11 +72,12 @@ class WeightsOfSRNN(WeightsEnum):
         return create_model(self.meta["name"], pretrained=True).state_dict()
 
 
-def largest_level(*, antialias: bool = True, **config: Any) -> Compose:
+def largest_level(*, antialias: bool = True, exact: bool = False, **config: Any) -> Compose:
     """A transform of an image to the largest level, one normalised tensor `(C, H, W)`; the model builds the others.
 
     Args:
         antialias: for torchvision's callers; must be True.
+        exact: as for `srnn_zoo.create_transform`.
         **config: `input_size` `(C, H, W)`, `mean`, `std`, `crop_pct`, `crop_mode` and `interpolation`, as in timm.
 
     Raises:
@@ -84,7 +85,7 @@ def largest_level(*, antialias: bool = True, **config: Any) -> Compose:
     """
     if not antialias:
         raise ValueError("levels are always antialiased; leave antialias=True")
-    levels = levels_transform(config, (config["input_size"][-2:],))
+    levels = levels_transform(config, (config["input_size"][-2:],), exact=exact)
     return Compose([*levels.transforms, itemgetter(0)])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,14 @@ from torch import Tensor
 
 from .packed import LazyLevels
 from .pyramid import pair
+from .reading import AsPIL, ImageAsRead, PartAsRead, TensorAsRead, as_tensor, has_part
 from .resizing import ANTIALIASED
-from .rgb import upright_rgb
 from .scale_pyramid import ScalePyramid, VariablePyramid
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
+
+_ALSO_OF_TENSORS = {"CenterCrop", "RandomHorizontalFlip", "RandomVerticalFlip"}  # uint8 as well, to the same values
 
 
 class NormalizeLevels:
@@ -37,62 +38,17 @@ class NormalizeLevels:
         return levels.map(self._normalize) if isinstance(levels, LazyLevels) else [*map(self._normalize, levels)]
 
     def _normalize(self, level: Image.Image | Tensor) -> Tensor:
-        from torchvision.transforms.v2 import functional as F
-
-        tensor = F.to_image(level) if isinstance(level, Image.Image) else level
-        floats = F.to_dtype(tensor, torch.float32, scale=True)
-        return F.normalize(floats, list(self.mean), list(self.std)).as_subclass(Tensor)
+        tensor = as_tensor(level)
+        white = 1.0 if tensor.is_floating_point() else float(torch.iinfo(tensor.dtype).max)
+        mean, std = (
+            tensor.new_tensor([white * value for value in values], dtype=torch.float32).view(-1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        floats = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        return floats.sub_(mean).div_(std).as_subclass(Tensor)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(mean={self.mean}, std={self.std})"
-
-
-class ImageAsRead:
-    """What a user gives as an image, as a model reads it: PIL images upright and in its mode, tensors checked.
-
-    Args:
-        in_chans: channels of the model: PIL images become RGB for 3, greyscale for 1.
-
-    Raises:
-        TypeError: for what is no image, and for a PIL image where the model reads neither 1 nor 3 channels.
-        ValueError: for a tensor that is neither uint8 nor float from 0 to 1.
-    """
-
-    def __init__(self, in_chans: int) -> None:
-        self.in_chans = in_chans
-        self.mode = {1: "L", 3: "RGB"}.get(in_chans)
-
-    def __call__(self, image: Any) -> Any:
-        if isinstance(image, Tensor):
-            return _checked(image)
-        if not isinstance(image, Image.Image):
-            raise TypeError(
-                f"a transform takes a PIL image or a tensor (C, H, W); got {type(image).__name__}"
-                + (": open it with PIL.Image.open" if isinstance(image, str | os.PathLike) else "")
-            )
-        if self.mode is None:
-            raise TypeError(
-                f"the model reads {self.in_chans} channels, and image files have 1 or 3: give a tensor "
-                f"({self.in_chans}, H, W)"
-            )
-        rgb, _ = upright_rgb(image)
-        return rgb if self.mode == "RGB" else rgb.convert(self.mode)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.mode!r})"
-
-
-def _checked(image: Tensor) -> Tensor:
-    """The tensor itself, if its values say how bright they are; resizing may have overshot a little."""
-    if image.dtype == torch.uint8 or image.numel() == 0:
-        return image
-    low, high = (value.item() for value in image.aminmax())
-    if not image.is_floating_point() or not (low >= -0.5 and high <= 1.5):
-        raise ValueError(
-            "an image tensor is uint8, from 0 to 255, or float, from 0 to 1; "
-            f"got {str(image.dtype).removeprefix('torch.')} from {low:g} to {high:g}"
-        )
-    return image
 
 
 def create_transform(
@@ -100,6 +56,7 @@ def create_transform(
     *,
     train: bool = False,
     sizes: Sequence[int | tuple[int, int]] | VariablePyramid | None = None,
+    exact: bool = False,
     **augmentation: Any,
 ) -> Compose:
     """The preprocessing that belongs to a model: a PIL image or tensor to a list of normalised levels, smallest first.
@@ -108,11 +65,17 @@ def create_transform(
     Cropping, interpolation and normalisation follow the model's `pretrained_cfg`, as timm resolves it. There is one
     crop, at the largest level; all levels are resized from it.
 
+    A PIL image becomes one uint8 tensor, which is resized several times as fast and rounded in other places; and a JPEG
+    file that is not decoded yet, as `PIL.Image.open` gives it, is decoded at 1/2, 1/4 or 1/8 where twice the pixels
+    that are needed are left on each side (docs/pyramids.md has the differences, docs/speed.md what it saves).
+
     Args:
         model: an SRNN, whose `level_sizes()`, `interpolation` and `pretrained_cfg` are used.
         train: random resized crop, horizontal flip and colour jitter instead of resize and centre crop.
         sizes: sizes of the levels, smallest first, instead of the model's own; or `ScalePyramid.variable(…)`, which
             takes the place of every crop (in training there is the flip and colour jitter).
+        exact: decode JPEG files in full and resize PIL images with Pillow: every grey level is then as Pillow, timm and
+            an exported model's `run.py` have it.
         **augmentation: for `timm.data.create_transform`, such as `color_jitter=0.2` or `auto_augment="rand-m9"`;
             `interpolation`, `mean` and `std` take the place of the model's own.
 
@@ -131,21 +94,22 @@ def create_transform(
     model = getattr(model, "_orig_mod", model)  # of torch.compile, which has no truth value, as timm asks for
     config = {**resolve_model_data_config(model), "input_size": (model.in_chans, *model.img_size)}
     augmentation.setdefault("interpolation", model.interpolation)
-    return levels_transform(config, sizes or model.level_sizes(), train=train, **augmentation)
+    return levels_transform(config, sizes or model.level_sizes(), train=train, exact=exact, **augmentation)
 
 
-def image_transform(model: Any, *, train: bool = False, **augmentation: Any) -> Compose:
+def image_transform(model: Any, *, train: bool = False, exact: bool = False, **augmentation: Any) -> Compose:
     """As `create_transform`, but of the largest level alone, one tensor; the model builds the rest on its device.
 
     Args:
         model: the model whose images these are.
         train: whether to augment.
+        exact: as for `create_transform`.
         **augmentation: as for `create_transform`.
     """
     from torchvision.transforms import Compose
 
-    levels: Any = create_transform(model, train=train, sizes=[model.level_sizes()[-1]], **augmentation)
-    return Compose([levels, itemgetter(0)])
+    levels = create_transform(model, train=train, sizes=[model.level_sizes()[-1]], exact=exact, **augmentation)
+    return Compose([*levels.transforms, itemgetter(0)])
 
 
 def levels_transform(
@@ -153,6 +117,7 @@ def levels_transform(
     sizes: Sequence[int | Sequence[int]] | VariablePyramid,
     *,
     train: bool = False,
+    exact: bool = False,
     **augmentation: Any,
 ) -> Compose:
     """`create_transform` from a config with timm's keys (`input_size`, `mean`, `std`, `crop_pct`, …), without a model.
@@ -162,32 +127,56 @@ def levels_transform(
             configs have it by default (ImageNet's statistics, bicubic, a centre crop of 0.875).
         sizes: sizes of the levels, smallest first, or `ScalePyramid.variable(…)`.
         train: as for `create_transform`.
+        exact: as for `create_transform`.
         **augmentation: as for `create_transform`.
     """
-    from timm.data import create_transform as create_timm_transform
     from timm.models import PretrainedCfg
     from torchvision.transforms import Compose
 
     if any(name.startswith("re_") and value for name, value in augmentation.items()):
         raise ValueError("random erasing is not part of the levels' transform; erase in the training loop")
     config = {**PretrainedCfg().to_dict(), **config, **augmentation}
-    in_chans = config["input_size"][0]
-    interpolation = config["interpolation"]
-    variable = isinstance(sizes, VariablePyramid)
-    pyramid = sizes if variable else ScalePyramid(sizes, interpolation=interpolation)
+    in_chans, interpolation = config["input_size"][0], config["interpolation"]
+    pyramid = sizes if isinstance(sizes, VariablePyramid) else ScalePyramid(sizes, interpolation=interpolation)
+    steps = _timm_steps(config, pyramid, train, augmentation)
+    normalize = NormalizeLevels(*(_per_channel(config[key], in_chans) for key in ("mean", "std")))
+    steps = [ImageAsRead(in_chans), *steps] if exact else _on_tensors(in_chans, steps)
+    return Compose([*steps, pyramid, normalize])
+
+
+def _timm_steps(
+    config: Mapping[str, Any], pyramid: ScalePyramid, train: bool, augmentation: Mapping[str, Any]
+) -> list[Any]:
+    """timm's transforms of an image to its largest level."""
+    from timm.data import create_transform as create_timm_transform
+
+    variable = isinstance(pyramid, VariablePyramid)
     largest = pair(pyramid.base_size if isinstance(pyramid, VariablePyramid) else pyramid.sizes[-1])
     options = {
         **augmentation,
-        "interpolation": crop_interpolation(interpolation),
+        "interpolation": crop_interpolation(config["interpolation"]),
         **{key: config[key] for key in ("crop_pct", "crop_mode", "mean")},
     }
-    crop = create_timm_transform(
-        (in_chans, *largest), is_training=train, normalize=False, separate=variable and train, **options
+    separate = variable and train
+    timms: Any = create_timm_transform(
+        (config["input_size"][0], *largest), is_training=train, normalize=False, separate=separate, **options
     )
     if variable:  # its levels are cropped from the image at its own resolution
-        crop = Compose([*crop[0].transforms[1:], *crop[1].transforms] if isinstance(crop, tuple) else [])
-    normalize = NormalizeLevels(*(_per_channel(config[key], in_chans) for key in ("mean", "std")))
-    return Compose([ImageAsRead(in_chans), crop, pyramid, normalize])
+        return [*timms[0].transforms[1:], *timms[1].transforms] if separate else []
+    return [step for step in timms.transforms if type(step).__name__ != "MaybePILToTensor"]
+
+
+def _on_tensors(in_chans: int, steps: list[Any]) -> list[Any]:
+    """The same on a uint8 tensor, which the first step makes of an image; what only Pillow can do is done by Pillow."""
+    from timm.data.transforms import MaybePILToTensor
+
+    crop, rest = (steps[:1], steps[1:]) if steps and has_part(steps[0]) else ([], steps)
+    pil = any(type(step).__name__ not in _ALSO_OF_TENSORS for step in rest)
+    if crop:
+        read = [PartAsRead(in_chans, crop[0]), *([AsPIL()] if pil else [])]
+    else:
+        read = [ImageAsRead(in_chans) if pil else TensorAsRead(in_chans)]
+    return [*read, *rest, *([MaybePILToTensor()] if pil else [])]
 
 
 def crop_interpolation(interpolation: str) -> str:

@@ -15,12 +15,22 @@ class NotFiniteError(ValueError):
     """A floating-point image with values that are not finite."""
 
 
-def upright_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+class ChannelsError(TypeError):
+    """An image for a model that reads other channels than images have."""
+
+
+def sideways(image: Image.Image) -> bool:
+    """Whether an image is upright, as EXIF says, only after a quarter turn."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+
+
+def upright_rgb(image: Image.Image, copy: bool = True) -> tuple[Image.Image, tuple[str, ...]]:
     """The image upright, as EXIF says, in mode RGB, and a note where that changed more than the encoding.
 
     Greyscale, palette, CMYK, 16-bit, 32-bit and floating-point images are converted; transparent ones are shown on
     white. Deep images are scaled to 8 bits: from 0 to the smallest of their usual ranges that holds their values
-    (1 for floating point, 255, 65,535), else to their own greatest value; negative values lower the 0.
+    (1 for floating point, 255, 65,535), else to their own greatest value; negative values lower the 0. Without `copy`
+    an image that is upright and RGB already may be returned as it is, not yet decoded.
 
     Raises:
         NotFiniteError: for a floating-point image with values that are not finite.
@@ -30,7 +40,7 @@ def upright_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         image = ImageOps.exif_transpose(image)
     mode = image.mode
     if mode == "RGB":
-        return image if image.format is None else image.copy(), ()  # a file may be closed
+        return image.copy() if copy and image.format is not None else image, ()  # a file may be closed
     if mode == "F" or mode.startswith("I"):
         sixteen_bits = mode.startswith("I;16") or source == "PNG"  # older Pillow reads 16-bit PNG files as "I"
         grey = _to_8_bits(image, (65535.0,) if sixteen_bits else (1.0, 255.0, 65535.0)[mode == "I" :])

@@ -67,7 +67,7 @@ class ScalePyramid:
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional as F
 
-        target = _target_size(*_image_size(image), size)
+        target = target_size(*_image_size(image), size)
         if self.interpolation in ANTIALIASED:
             mode = InterpolationMode(self.interpolation)
             return cast(ImageT, F.resize(cast(Any, image), list(target), interpolation=mode, antialias=True))
@@ -189,7 +189,7 @@ def _image_size(image: Any) -> tuple[int, int]:
     return image.shape[-2], image.shape[-1]
 
 
-def _target_size(height: int, width: int, size: int | tuple[int, int]) -> tuple[int, int]:
+def target_size(height: int, width: int, size: int | tuple[int, int]) -> tuple[int, int]:
     """A short side or `(height, width)` as `(height, width)`; the aspect ratio is kept as torchvision keeps it."""
     if not isinstance(size, int):
         return size

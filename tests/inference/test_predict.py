@@ -125,11 +125,11 @@ def test_the_next_batch_is_read_while_the_network_works_and_no_further(model, im
     asked, opened, seen_by_network = [], [], []
     steps = model.steps
 
-    def note_and_open(path, name):
+    def note_and_open(path, name, read):
         opened.append(Path(path).name)
         if {"2.png", "3.png"} <= set(opened):
             next_batch_is_open.set()
-        return open_or_skip(path, name)
+        return open_or_skip(path, name, read)
 
     def network(levels):  # works for as long as the next batch is not read
         seen_by_network.append(next_batch_is_open.wait(20))
