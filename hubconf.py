@@ -6,7 +6,7 @@ One for every popular backbone, and `srnn` for any other. torch.hub lists every 
 from srnn_zoo import create_model as _create_model
 from srnn_zoo.models.factories import *  # noqa: F403
 
-dependencies = "torch torchvision timm safetensors huggingface_hub numpy PIL lazy_loader wrapt".split()
+dependencies = "torch torchvision timm safetensors huggingface_hub numpy PIL lazy_loader".split()
 
 
 def srnn(backbone, pretrained=False, **kwargs):

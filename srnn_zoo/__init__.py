@@ -8,10 +8,11 @@ Every timm architecture has a factory, `srnn_zoo.srnn_<architecture>`, and a nam
 from __future__ import annotations
 
 import importlib
+import sys
+from importlib.util import find_spec
 from typing import Any
 
 import lazy_loader
-import wrapt
 
 _import, _, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names, and where each is, are in __init__.pyi
 
@@ -38,11 +39,43 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *list_models()})
 
 
-@wrapt.when_imported("timm")  # at once, where it is imported already
-def _register_names(timm: Any) -> None:
+def _register_names() -> None:
     """Make every `srnn_<architecture>` known to timm.
 
     The folders that `models.create` imports must have imported none of their modules yet: those of them that need timm
     import it in their `__init__.py`.
     """
     importlib.import_module(f"{__name__}.models.create")
+
+
+class _TimmFinder:
+    """Calls `_register_names` as soon as timm has been imported, whoever imports it."""
+
+    asking = False
+
+    def find_spec(self, name: str, *_: Any) -> Any:
+        """What the other finders find, with our names to follow; importlib's protocol, whose base class is slow."""
+        if name != "timm" or self.asking:
+            return None
+        self.asking = True
+        try:
+            spec: Any = find_spec(name)
+        finally:
+            self.asking = False
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: Any) -> None:
+            execute(module)
+            if module.__name__ == name:  # a loader may load others too
+                _register_names()
+
+        spec.loader.exec_module = execute_and_register
+        return spec
+
+
+if "timm" in sys.modules:
+    _register_names()
+else:
+    sys.meta_path.insert(0, _TimmFinder())

@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -26,9 +25,9 @@ TRACEBACK = "SRNN_ZOO_TRACEBACK"  # an environment variable: shows where an unex
 DEFAULT_MODEL = "srnn_tf_efficientnet_lite0"
 WORKERS = min(4, os.cpu_count() or 1)
 
+UsageError: Any = typer.BadParameter.__base__  # click's, or typer's own copy of it
+
 _app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Scale-recurrent networks over any timm backbone.",
 )
@@ -41,9 +40,12 @@ def main(args: Sequence[str] | None = None) -> None:
     earlier = signal.signal(signal.SIGINT, _interrupt)
     try:
         with plain_words():
-            _app(args)
+            words = list(sys.argv[1:] if args is None else args)
+            code = _app(words or ["--help"], prog_name="srnn-zoo", standalone_mode=False)
     finally:
         signal.signal(signal.SIGINT, earlier)
+    if code:
+        raise SystemExit(code)
 
 
 def _interrupt(*_: Any) -> NoReturn:
@@ -100,9 +102,13 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def say(message: str) -> None:
     """One line on stderr, above a progress bar."""
-    from tqdm import tqdm
+    line = " ".join(message.splitlines())
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
 
-    tqdm.write(" ".join(message.splitlines()), file=sys.stderr)
+        tqdm.write(line, file=sys.stderr)
+    else:  # no bar can be there, and a typing error need not wait for tqdm
+        print(line, file=sys.stderr)
 
 
 def report_skipped(skipped: Sequence[Skipped], total: int) -> None:
@@ -200,8 +206,11 @@ def _source(name: str) -> str:
     return f"hf-hub:{name}" if "/" in name else name
 
 
-def _reason(error: Exception) -> tuple[str, int]:
+def _reason(error: Any) -> tuple[str, int]:
     """What is said of an error, and the exit code."""
+    if isinstance(error, UsageError):
+        message = error.format_message()
+        return f"{message}{'' if message.endswith(('.', '?')) else '.'} See `{error.ctx.command_path} --help`.", 2
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
         return "out of memory; a smaller --batch-size or smaller --sizes may fit", 2
     if isinstance(error, ValueError | TypeError | ImportError | FileNotFoundError | FileExistsError):
@@ -218,8 +227,10 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
         say(f"warning: {message}")
 
 
-def _import(names: list[str] | None) -> None:
+def _import(context: typer.Context, names: list[str] | None) -> None:
     """Import modules of the user, from the current folder too, so that what they register is known."""
+    if context.resilient_parsing:  # a shell asks how a line may go on
+        return
     if names and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     for name in names or ():
@@ -231,6 +242,8 @@ def _import(names: list[str] | None) -> None:
 
 def _version(show: bool) -> None:
     if show:
+        from importlib.metadata import version
+
         typer.echo(f"srnn-zoo {version('srnn-zoo')}")
         raise typer.Exit
 

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,8 +28,8 @@ class Said(NamedTuple):
 
     @property
     def reason(self):
-        """Stderr without the frames and line breaks that typer draws around usage errors."""
-        return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", self.err).split())
+        """Stderr without its line breaks."""
+        return " ".join(self.err.split())
 
 
 def run(*args, encoding="utf-8", traceback=True, columns=200):
