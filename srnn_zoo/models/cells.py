@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srnn_zoo._errors import unknown_name
+from srnn_zoo.transforms.resizing import is_captured
 
 Activation = Literal["relu", "identity"]
 CellT = TypeVar("CellT", bound="type[Cell]")
@@ -120,6 +121,33 @@ class Cell(nn.Module):
         return f"dim={self.dim}, activation={self.activation}"
 
 
+class Matrix(nn.Linear):
+    """A product `U h` without biases, which is not computed on a CPU where h is all zeros.
+
+    It is for h_0 = 0, with which every image starts. Training computes it nevertheless: U must have a gradient where an
+    image has one level, and DistributedDataParallel waits for it. So do a GPU, as the host would have to wait for it to
+    see the zeros, and a graph, which is made for all states.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if _is_seen_to_be_zero(input):
+            return input.new_zeros(*input.shape[:-1], self.out_features)
+        return super().forward(input)
+
+
+def _is_seen_to_be_zero(x: Tensor) -> bool:
+    captured = is_captured(x) or torch.compiler.is_compiling()
+    if captured or torch.is_grad_enabled() or x.device.type != "cpu":
+        return False
+    try:
+        return not x.any()
+    except RuntimeError:  # it has no values to look at: it is fake, or inside vmap
+        return False
+
+
 @register_cell("vanilla")
 class Vanilla(Cell):
     """Vanilla SRNN, equation (1) of the paper: `h_s = φ(C(x_s) + U h_{s-1})`.
@@ -133,7 +161,7 @@ class Vanilla(Cell):
 
     def transition(self) -> nn.Module:
         """U, the identity at the start (section 4)."""
-        matrix = nn.Linear(self.dim, self.dim, bias=False)
+        matrix = Matrix(self.dim, self.dim)
         nn.init.eye_(matrix.weight)
         return matrix
 
@@ -153,7 +181,7 @@ class GatedCell(Vanilla):
 
     def gate_weights(self) -> nn.Module:
         """W or U_g of all gates, zero at the start (section 4), so that every gate is half open."""
-        matrix = nn.Linear(self.dim, self.num_gates * self.dim, bias=False)
+        matrix = Matrix(self.dim, self.num_gates * self.dim)
         nn.init.zeros_(matrix.weight)
         return matrix
 

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import symbolic_trace
+from torch.utils.flop_counter import FlopCounterMode
 
 from srnn_zoo import Cell, create_model, list_cells, register_cell
 from srnn_zoo.models import cells
@@ -155,3 +158,37 @@ def test_a_cells_constructor_takes_only_what_it_uses(own_list):
         register_cell(cls.__name__)(cls)
         cell = create_cell(cls.__name__, DIM, activation="identity", height=3)
         assert (cell.dim, cell.activation, cell.height) == (DIM, *expected)
+
+
+@pytest.mark.parametrize("variant", FULL)
+def test_no_product_with_h_0_is_computed_where_none_is_needed(variant):
+    """Bit by bit the same answers. Where there are gradients, or a state has no values to look at, it is computed."""
+    cell = random_cell(variant, "relu", height=2)
+    levels = torch.randn(2, BATCH, DIM, dtype=torch.float64)
+
+    def multiplications(height):
+        with FlopCounterMode(display=False) as counter:
+            found = answer(cell, levels[:height])
+        return found.detach(), counter.get_total_flops() / (2 * BATCH)
+
+    every = [multiplications(height) for height in (1, 2)]
+    of_state = [weight for name, weight in cell.named_parameters() if "recurrent" in name]
+    with torch.no_grad():
+        for height, (expected, all_of_them) in zip((1, 2), every, strict=True):
+            found, fewer = multiplications(height)
+            assert torch.equal(found, expected)
+            assert all_of_them - fewer == sum(weight.numel() for weight in of_state)
+        one = every[0][0]
+        assert torch.equal(torch.vmap(lambda level: answer(cell, [level]))(levels[:1]), one[None])
+        assert torch.equal(cell.output(symbolic_trace(cell)(levels[0], cell.initial_state(levels[0]))), one)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert answer(cell, [torch.empty(BATCH, DIM, dtype=torch.float64)]).shape == one.shape
+
+
+@pytest.mark.parametrize("variant", FULL)
+def test_training_gives_u_a_gradient_from_one_level(variant):
+    cell = random_cell(variant, "relu", height=1)
+    answer(cell, torch.randn(1, BATCH, DIM, dtype=torch.float64)).sum().backward()
+    for name, weight in cell.named_parameters():
+        if "recurrent" in name:
+            assert torch.equal(weight.grad, torch.zeros_like(weight))
