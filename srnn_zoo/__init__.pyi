@@ -18,6 +18,7 @@ from .inference.early_exit import Anytime as Anytime
 from .inference.exits import list_exits as list_exits
 from .inference.exits import register_exit as register_exit
 from .inference.exported import open_exported as open_exported
+from .inference.prepare import for_inference as for_inference
 from .models.cells import Cell as Cell
 from .models.cells import list_cells as list_cells
 from .models.cells import register_cell as register_cell

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from srnn_zoo.transforms.reading import Notes, first_step, read_by_each
 from .images import Skipped
 from .readers import Images, Labelled, LabelledImages, LabelledStream, open_labelled, target_indices
 
+T = TypeVar("T")
 Transforms = Sequence[Callable[[Any], Sequence[Tensor]]]
 
 
@@ -56,8 +59,26 @@ def load_batches(images: Images, transforms: Transforms, batch_size: int, worker
     return DataLoader(views, batch_size, num_workers=min(workers, 1) if is_stream else workers, collate_fn=_collate)
 
 
+def read_ahead(batches: Iterable[T], start: int = 0) -> Iterator[T]:
+    """Batches in order; a thread reads the next one while the caller works on this one.
+
+    Args:
+        batches: to read.
+        start: how many are first read one by one, while the caller waits, so that nothing disturbs what is measured.
+    """
+    source = iter(batches)
+    yield from islice(source, start)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead = pool.submit(lambda: list(islice(source, 1)))
+        while batch := ahead.result():
+            ahead = pool.submit(lambda: list(islice(source, 1)))
+            yield from batch
+
+
 class ImageLoader:
     """Batches `(levels, targets)` of a data set for one model, without the images that cannot be read.
+
+    A thread reads the next batch while the caller works on this one.
 
     Levels are `(B, C, H_s, W_s)`, smallest first; targets `(B,)` are the model's classes, found by its own names of
     them (`target_indices`), whatever classes the data set has.
@@ -105,7 +126,7 @@ class ImageLoader:
     def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
         self.skipped.clear()
         self.seen = 0
-        for batch in self._batches:
+        for batch in read_ahead(self._batches):
             self.skipped += batch.skipped
             self.seen += len(batch.names) + len(batch.skipped)
             if batch.names:

@@ -15,12 +15,12 @@ from tqdm import tqdm
 from srnn_zoo._errors import unknown_name
 from srnn_zoo.datasets.classes import label_names
 from srnn_zoo.datasets.images import Skipped
-from srnn_zoo.datasets.loader import Batch, load_batches
+from srnn_zoo.datasets.loader import Batch, load_batches, read_ahead
 from srnn_zoo.datasets.readers import LabelledImages, open_labelled, target_indices
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.models.tasks import check_classifies
 
-from .methods import Method, ScoredBatch, base_methods, passes, srnn_method
+from .methods import MEASURED_BATCHES, Method, ScoredBatch, base_methods, passes, srnn_method
 from .table import Row, Table, check_folder, predictions_file
 
 
@@ -51,7 +51,8 @@ def evaluate(
         reference: name of the row that the others are tested against; by default the better ensemble, the logits' if
             both are as good, or with one level the single scale.
         batch_size: images at a time.
-        workers: processes that read images; by default none on a CPU, where they would disturb the measured speed.
+        workers: processes that read images; by default none on a CPU, where a thread reads the next batch while one is
+            computed, once the speed has been measured on the first 20.
         exact: decode and resize as Pillow does, as for `srnn_zoo.create_transform`.
         output: a folder for `table.csv`, `table.md` and `predictions.csv`.
         progress: whether to show a progress bar on a terminal.
@@ -110,7 +111,7 @@ def _answer_all(
     """All methods on every batch, with the models' classes by the data set's; returns what could not be read."""
     labels = [label_names(method.model) for method in methods]
     skipped: list[Skipped] = []
-    for batch in loader:
+    for batch in read_ahead(loader, start=MEASURED_BATCHES):
         skipped += batch.skipped
         if batch.names:
             for source in dict.fromkeys(method.source for method in methods):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from srnn_zoo.inference.answers import ensembles
+from srnn_zoo.inference.prepare import for_inference
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.transforms.presets import create_transform
 
@@ -20,19 +21,23 @@ from .table import Row
 
 PROBABILITY_ENSEMBLE = "probability ensemble"
 LOGIT_ENSEMBLE = "logit ensemble"
+MEASURED_BATCHES = 20  # the first, while nothing else is done
 
 
 class Clock:
-    """Measures work that is done once a batch, on any device."""
+    """Measures work that is done once a batch, on any device, in the first batches."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.seconds: list[float] = []  # of every batch
+        self.seconds: list[float] = []  # of every batch that is measured
         self.images: list[int] = []
 
     @contextmanager
     def time(self, images: int) -> Iterator[None]:
         """Measure the body of a `with` statement, which works on this many images."""
+        if len(self.seconds) == MEASURED_BATCHES:
+            yield
+            return
         self._wait()
         start = time.perf_counter()
         yield
@@ -56,11 +61,12 @@ class Clock:
 class Pass:
     """One backbone on the levels of one preprocessing: run once a batch, for all rows that share both.
 
-    `model` is the owner of the backbone, `view` the index of the preprocessing among those of all passes.
+    `model` is the owner of the backbone, made ready to answer; `view` the index of the preprocessing among those of all
+    passes.
     """
 
     def __init__(self, model: SRNN, view: int) -> None:
-        self.model, self.view = model, view
+        self.model, self.view = for_inference(model), view
         self.sizes = tuple(model.level_sizes())
         self.like = next(model.parameters())
         self.clocks = [Clock(self.like.device) for _ in self.sizes]
@@ -136,7 +142,7 @@ def passes(models: Iterable[SRNN], exact: bool = False) -> tuple[dict[SRNN, Pass
         transform = create_transform(model, exact=exact)
         transforms.setdefault(repr(transform), transform)  # that text names all settings
         view = list(transforms).index(repr(transform))
-        shared = (p for p in found.values() if p.view == view and _equal(p.model.backbone, model.backbone))
+        shared = (found[m] for m in found if found[m].view == view and _equal(m.backbone, model.backbone))
         found[model] = next(shared, None) or Pass(model, view)
     return found, list(transforms.values())
 

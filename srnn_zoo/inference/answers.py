@@ -15,6 +15,8 @@ from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.models.tasks import check_classifies
 from srnn_zoo.transforms.packed import PackedPyramid
 
+from .prepare import for_inference
+
 
 @dataclass(frozen=True, eq=False)
 class CollectedAnswers:
@@ -93,6 +95,7 @@ def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = 
     check_classifies(model, "the answers of a data set")
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
+    model = for_inference(model)
     logits, alone, targets = list[Tensor](), list[Tensor](), list[Tensor]()
     sizes: list[tuple[int, int]] = []
     for images, classes in tqdm(loader, unit="batch", leave=False, disable=None if progress else True):

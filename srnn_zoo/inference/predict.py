@@ -24,6 +24,7 @@ from srnn_zoo.transforms.reading import Read, as_tensor
 
 from .early_exit import stop_early
 from .exits import ExitRule
+from .prepare import for_inference
 
 Image: TypeAlias = str | os.PathLike[str] | PIL.Image.Image | bytes | np.ndarray
 """What `predict` takes as an image."""
@@ -74,8 +75,8 @@ def predict(
 ) -> Iterator[Prediction | Skipped]:
     """Classify images, in order, on the model's device.
 
-    Threads read the next batch while the network works on this one. Memory holds the levels of these two batches, and
-    of at most eight images the whole file at a time.
+    Threads read the next batch while the network, made ready by `for_inference`, works on this one. Memory holds the
+    levels of these two batches, and of at most eight images the whole file at a time.
 
     Args:
         model: in eval mode.
@@ -104,7 +105,9 @@ def predict(
     reader, *to_levels, normalize = create_transform(model, sizes=sizes, exact=exact).transforms
     names, device = class_names(model), next(model.parameters()).device
     with closing(_read_ahead(_listed(images), reader.read, to_levels, batch_size)) as batches:
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            if number or len(batch) > 1:  # for one image alone it would take longer than it saves
+                model = for_inference(model)
             levels = zip(*(item.levels for item in batch if isinstance(item, Prediction)), strict=True)
             on_device = model.as_input(normalize([torch.stack(level).to(device) for level in levels]))
             answered = iter(_answers(model, on_device, names, topk, exit) if on_device else ())

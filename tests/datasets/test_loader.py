@@ -1,11 +1,13 @@
 """Batches of labelled images for a model: its own classes and levels, from any data set, and what was skipped."""
 
+import threading
+
 import pytest
 import torch
 from PIL import Image
 
 import srnn_zoo
-from srnn_zoo.datasets.loader import ImageLoader
+from srnn_zoo.datasets.loader import ImageLoader, read_ahead
 
 from .test_readers import stream
 
@@ -35,3 +37,22 @@ def test_streams_and_lists_are_read_in_order(workers, named):
     [(levels, targets)] = ImageLoader(images, named, sizes=[48, 96])
     assert targets.tolist() == [3, 1]
     assert [level.shape for level in levels] == [(2, 3, 48, 48), (2, 3, 96, 96)]
+
+
+def test_the_next_batch_is_read_while_one_is_worked_on_after_the_first_ones():
+    """The first two are read when they are asked for. An error comes at its place."""
+    began = [threading.Event() for _ in range(5)]
+
+    def batches():
+        for number, event in enumerate(began[:4]):
+            event.set()
+            yield number
+        began[4].set()
+        raise OSError("the disk is gone")
+
+    ahead = read_ahead(batches(), start=2)
+    for number in range(4):
+        assert next(ahead) == number
+        assert began[number + 1].wait(timeout=30 if number >= 2 else 0) == (number >= 2)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(ahead)

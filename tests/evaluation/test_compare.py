@@ -129,6 +129,23 @@ def test_cost_and_speed_are_of_a_rows_own_levels_and_head_without_the_first_batc
     assert [row.gmacs for row in rows] == pytest.approx([*single, sum(single), sum(single), cost.total], rel=1e-9)
 
 
+def test_speed_is_measured_on_the_first_batches_while_nothing_is_read_ahead(model, fruit, monkeypatch):
+    """By a clock on which the first three batches take 1 second an image, and the others 100; one is a warm-up."""
+    now, calls, level_features = [0.0], itertools.count(), model.level_features
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    for module in ("compare", "methods"):
+        monkeypatch.setattr(f"srnn_zoo.evaluation.{module}.MEASURED_BATCHES", 3)
+
+    def slow_level(level, index=None):
+        now[0] += (1 if next(calls) < 6 else 100) * len(level)
+        return level_features(level, index)
+
+    monkeypatch.setattr(model, "level_features", slow_level)
+    found = evaluate(model, fruit, batch_size=5)
+    assert [row.images_per_second for row in found.rows[:2]] == pytest.approx([1, 1])
+    assert found.rows[0].images == 25
+
+
 def test_with_three_classes_and_one_image(make, tmp_path):
     (tmp_path / "fig").mkdir()
     Image.new("RGB", (40, 40), "green").save(tmp_path / "fig" / "1.png")

@@ -88,6 +88,14 @@ def test_answers_are_the_models_own_on_its_own_preprocessing_whatever_the_batch_
             assert all(level.dtype == torch.uint8 for level in prediction.levels)
 
 
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 8), (2, 8), (2, 1)])
+def test_the_network_is_made_ready_where_there_is_more_than_one_image(model, images, count, batch_size, monkeypatch):
+    used, steps = [], srnn_zoo.SRNN.steps
+    monkeypatch.setattr(srnn_zoo.SRNN, "steps", lambda ready, levels: used.append(ready) or steps(ready, levels))
+    assert len(list(predict(model, images[:count], batch_size=batch_size))) == count
+    assert (used[-1] is not model) == (count > 1)
+
+
 def test_other_sizes_of_the_levels_can_be_asked_for_and_what_makes_no_sense_is_refused(model, images):
     for sizes in ((64,), (32, 48, 64, 96)):
         for prediction in predict(model, images, sizes=sizes):
