@@ -20,7 +20,7 @@ MODELS = ["resnet18", "resnet50", "efficientnet_lite0", "convnext_atto", "vit_sm
 
 
 def main() -> None:
-    options = parser(__doc__, "cpu_network.csv", rounds=15)
+    options = parser(__doc__, "cpu_network.csv", rounds=11)
     options.add_argument("--batch-size", type=int, default=1, help="images in a batch (default: %(default)s)")
     options.add_argument("--models", nargs="+", default=MODELS, help="timm's names (default: five kinds of network)")
     args = options.parse_args()

@@ -21,7 +21,7 @@ TARGETS = {1: 1.03, 8: 1.01}  # at most, by batch size
 
 
 def main() -> None:
-    options = parser(__doc__, "head_cost.csv", rounds=30)
+    options = parser(__doc__, "head_cost.csv", rounds=24)
     options.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8], help="images in a batch (default: 1 8)")
     options.add_argument("--models", nargs="+", default=MODELS, help="names of models (default: four of them)")
     options.add_argument("--variants", nargs="+", default=["half_gru"], help="variants to time (default: half_gru)")
