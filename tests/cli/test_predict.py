@@ -88,6 +88,24 @@ def test_odd_paths_come_back_as_valid_json_and_what_cannot_be_read_is_listed_at_
     assert run("predict", "broken.jpg", "-m", place / "a")[:2] == (1, "")
 
 
+def test_exact_reads_files_as_pillow_does_in_predict_and_evaluate(place, tmp_path):
+    (tmp_path / "red").mkdir()
+    file = tmp_path / "red" / "1.jpg"  # large enough to be decoded smaller
+    Image.open(COFFEE).resize((1200, 900)).save(file)
+    model, found = srnn_zoo.SRNN.from_pretrained(place / "b").eval(), []
+    for option in ((), ("--exact",)):
+        levels = srnn_zoo.create_transform(model, exact=bool(option))(Image.open(file))
+        with torch.inference_mode():
+            best = model([level[None] for level in levels]).softmax(1).max().item()
+        said = run("predict", file, "--model", place / "b", "--json", *option)
+        assert json.loads(said.out)["levels"][1]["top"][0]["probability"] == pytest.approx(best, abs=1e-5)
+        run("evaluate", tmp_path, place / "b", "--output", tmp_path / "out", *option)
+        *_, probability, _ = (tmp_path / "out" / "predictions.csv").read_text().split(",")
+        assert float(probability) == pytest.approx(best, abs=1e-5)
+        found.append(best)
+    assert abs(found[0] - found[1]) > 1e-4
+
+
 def test_folders_are_read_as_often_as_they_are_named_and_all_that_there_is_to_say_is_shown(place, tmp_path):
     Image.open(COFFEE).convert("L").save(tmp_path / "grey.png")
     (tmp_path / "notes.txt").write_text("no image")
