@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-hub1 slow check docs clean
+.PHONY: demo test test-hub1 slow bench check docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -20,6 +20,10 @@ test-hub1:
 	$(MAKE) $(VENV)-hub1/.test VENV=$(VENV)-hub1
 	$(VENV)-hub1/bin/python -m pip install --quiet --disable-pip-version-check 'huggingface_hub<2'
 	$(VENV)-hub1/bin/python -m pytest tests/weights tests/models/test_entries.py
+
+# short versions, to build/bench; results/ keeps the full ones
+bench: $(VENV)/.demo
+	$(BIN)/python benchmarks
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,11 +1,21 @@
 """What the benchmarks share: timing in turn, and what a ratio with its interval says."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def test_every_short_benchmark_is_a_program_that_measures_by_the_shared_options():
+    done = subprocess.run([sys.executable, BENCHMARKS, "nothing"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    names = done.stderr.rpartition("there are ")[2].strip().split(", ")
+    assert {"head_cost", "reading", "training", "startup", "growth"} <= set(names)
+    for name in names:
+        assert "parser(__doc__, " in (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")
 
 
 @pytest.fixture
