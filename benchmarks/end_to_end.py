@@ -2,9 +2,10 @@
 
 EfficientNet-Lite0 with ImageNet weights at 224 + 448. The ensembles are the base CNN on the levels of two transforms
 (timm's, torchvision's, torchvision's v2 on tensors), their logits averaged; the SRNN of that base CNN is the same
-ensemble, and stops early after 224 where it is sure. Images are as in `reading.py`, times are those of the processor,
-and the ratio is the time of the other way over that of the SRNN. Images of 12 megapixels are enlarged ones, so that
-their accuracy says something as well; images are of the classes' training split.
+ensemble, made ready by `for_inference` as `predict` does, and stops early after 224 where it is sure. Images are as in
+`reading.py`, times are those of the processor, and the ratio is the time of the other way over that of the SRNN. Images
+of 12 megapixels are enlarged ones, so that their accuracy says something as well; images are of the classes' training
+split.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def _row(
 def ways_of(model: srnn_zoo.SRNN) -> dict[str, Answer]:
     """Every way from a file to the index of a class."""
     base = model.backbone
-    confident = srnn_zoo.Anytime(model, "confidence:0.5")
+    ready = srnn_zoo.for_inference(model)
+    confident = srnn_zoo.Anytime(ready, "confidence:0.5")
 
     def ensemble(transforms: Sequence[Transform]) -> Answer:
         def answer(path: Path) -> int:
@@ -92,7 +94,7 @@ def ways_of(model: srnn_zoo.SRNN) -> dict[str, Answer]:
     def of_srnn(path: Path) -> int:
         with Image.open(path) as image:
             levels = transform(image)
-        return int(model([level[None] for level in levels]).argmax())
+        return int(ready([level[None] for level in levels]).argmax())
 
     def of_early(path: Path) -> int:
         with Image.open(path) as image:
