@@ -1,8 +1,9 @@
 """The forward of one network at two scales: ours against ttach's wrapper, S2's forward and a hand-written mean of two.
 
 All get the large image as a tensor, make the small one themselves and run the same backbone on both; they are timed in
-turn, in CPU seconds. A ratio above 1 means that the rival takes longer. ttach comes from pip; S2, which concatenates
-feature maps and has no classifier, from a checkout of bfshi/scaling_on_scales that `--s2` names; it needs einops.
+turn, in CPU seconds. Ours is `for_inference` of the model, as `predict` runs it. A ratio above 1 means that the rival
+takes longer. ttach comes from pip; S2, which concatenates feature maps and has no classifier, from a checkout of
+bfshi/scaling_on_scales that `--s2` names; it needs einops.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def main() -> None:
     rows: list[Row] = []
     for batch_size in args.batch_sizes:
         images = torch.randn(batch_size, 3, args.size, args.size)
-        ways = {"ours": ours(args.model, args.size), **rivals(args.model, args.s2)}
+        model = srnn_zoo.create_model(f"srnn_{args.model}", img_size=args.size).eval()
+        ways: dict[str, Forward] = {"ours": srnn_zoo.for_inference(model), "ours as made": model}
+        ways |= rivals(args.model, args.s2)
         with torch.inference_mode():
             runs = {name: partial(way, images) for name, way in ways.items()}
             turns = alternate(runs, args.rounds, warm_up=2, clock=time.process_time, title=f"batch {batch_size}")
@@ -55,10 +58,6 @@ def main() -> None:
 
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
-
-
-def ours(name: str, size: int) -> Forward:
-    return srnn_zoo.create_model(f"srnn_{name}", img_size=size).eval()
 
 
 def rivals(name: str, s2: Path | None) -> dict[str, Forward]:
