@@ -27,7 +27,13 @@ def output(*args):
     return said.out
 
 
-@pytest.mark.parametrize("options", [[], ["--exit", "calibrated"], ["--exit", "margin:0.4"], ["--budget", "0.008"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--exit", "calibrated"],
+        *(pytest.param(o, marks=pytest.mark.slow) for o in ([], ["--exit", "margin:0.4"], ["--budget", "0.008"])),
+    ],
+)
 def test_predict_says_the_same(exported, place, images, options):
     ours, theirs = (output("predict", images, "--model", exported / name, "--json", *options) for name in ("b", "it"))
     for one, other in zip(ours.splitlines(), theirs.splitlines(), strict=True):
@@ -49,6 +55,7 @@ def test_evaluate_says_the_same(exported, place):
     assert len(ours) > 5
 
 
+@pytest.mark.slow
 def test_a_whole_graph_alone_promises_no_program(place, tmp_path):
     said = run("export", place / "b", "-o", tmp_path / "it", "--format", "torch", "--kind", "whole")
     assert said.code == 0, said.err

@@ -21,7 +21,7 @@ REFUSED = {
         "--model resnet18": "unknown model 'resnet18'; did you mean 'srnn_resnet18'",
         "--model ''": "unknown model ''",
         "--model local-dir:/nowhere": "/nowhere",
-        "--variant half_gur": "unknown variant 'half_gur'; did you mean 'half_gru'?",
+        "--variant half_gur": "unknown variant 'half_gur'; did you mean 'half_gru' or",
         "--model vit --sizes 50,100": "cannot read a level of 50 x 50",
         "--topk 0": "Invalid value for '--topk'",
         "--batch-size -1": "Invalid value for '--batch-size'",

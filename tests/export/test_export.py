@@ -20,8 +20,6 @@ from srnn_zoo.transforms.presets import create_transform
 from tests.conftest import SKIMAGE
 from tests.models.harness import CELLS, trained
 
-SLOW = pytest.mark.slow
-
 PHOTOGRAPHS = [SKIMAGE / name for name in ("chelsea.png", "coffee.png", "astronaut.png")]
 
 
@@ -54,6 +52,7 @@ def agrees(model, opened, size=(135, 150)):
         assert all(torch.allclose(one, other, atol=1e-4) for one, other in answers)
 
 
+@pytest.mark.slow
 def test_an_onnx_folder_answers_as_the_model_in_every_way(tmp_path):
     """One test, as the export takes most of its time."""
     model, folder = calibrated_model(), tmp_path / "onnx"
@@ -145,11 +144,8 @@ def test_run_py_reads_the_levels_that_the_models_transform_makes(tmp_path, crop_
 KINDS = [*({"variant": cell} for cell in CELLS), {"exits": "separate"}, {"norm": "per_level"}]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [pytest.param(kind, marks=[] if set(kind.values()) & {"lstm", "mean_prob"} else [SLOW]) for kind in KINDS],
-    ids=lambda options: "-".join(options.values()),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", KINDS, ids=lambda options: "-".join(options.values()))
 @torch.no_grad()
 def test_every_kind_of_model_in_the_torch_format(options, tmp_path):
     model = calibrated_model(**options)
