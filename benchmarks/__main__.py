@@ -18,6 +18,7 @@ from _common import ROOT
 
 SHORT = {
     "head_cost": "--models srnn_tf_efficientnet_lite0 --batch-sizes 1 --rounds 12",
+    "cpu_network": "--rounds 6 --models efficientnet_lite0",
     "reading": "--rounds 6 --images 4 --large 1",
     "end_to_end": "--rounds 6 --images 4 --large 1",
     "rivals_forward": "--rounds 8 --batch-sizes 1",
