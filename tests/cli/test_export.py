@@ -63,6 +63,7 @@ def test_a_whole_graph_alone_promises_no_program(place, tmp_path):
     assert not (tmp_path / "it" / "run.py").exists()
 
 
+@pytest.mark.slow
 def test_the_command_starts_by_itself(exported):
     """In a process that has not imported timm before."""
     done = python("-m", "srnn_zoo.cli", "export", exported / "b", "-o", exported / "it")

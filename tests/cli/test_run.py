@@ -53,7 +53,8 @@ def facts_of_program(folder, *command):
     return {path.stem: json.loads(path.read_text()) for path in folder.rglob("*.json")}
 
 
-@pytest.mark.parametrize("start_method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
 def test_a_program_sees_what_it_sees_under_plain_python_and_so_do_its_children(tmp_path, start_method):
     arguments = ["code/program.py", "--lr", "0.1"]
     plain = facts_of_program(tmp_path / "plain", *arguments, "plain")["parent"]

@@ -89,6 +89,7 @@ def test_mistakes_are_refused_in_one_sentence(class_folders, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_processes_saves_and_says_how_to_resume(class_folders, tmp_path):
     arguments = ["train", str(class_folders), "-o", str(tmp_path / "run"), *TINY]
     arguments += ["--workers", "2", "--epochs", "400", "--cpu"]

@@ -96,7 +96,7 @@ def test_lost_images_are_those_that_all_levels_answer_rightly():
         assert outcome.lost == lost
 
 
-@pytest.mark.parametrize("rule", ["confidence", "learned"])
+@pytest.mark.parametrize("rule", ["confidence", pytest.param("learned", marks=pytest.mark.slow)])
 def test_a_promised_loss_is_kept_as_often_as_was_promised(rule):
     everybody = synthetic_answers(2, 20_000, seed=9)
     broken, shares, draws = 0, [], 60

@@ -93,7 +93,8 @@ class TestBackbones(SRNNTests):
     def model(self, request):
         return trained(f"srnn_{request.param}", variant="vanilla", std=0.05)
 
-    @pytest.mark.parametrize("how", ["export", pytest.param("compile", marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("how", ["export", "compile"])
     def test_other_representations_compute_the_same_at_other_sizes_too(self, model, how):
         super().test_other_representations_compute_the_same_at_other_sizes_too(
             model, how

@@ -125,6 +125,7 @@ def test_accuracy_is_that_of_the_saved_model_counted_by_hand_and_old_thresholds_
         assert saved.temperature(step.level) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_moving_average_is_what_is_kept_and_a_compiled_model_trains_as_the_plain_one(tmp_path):
     plain, averaged, inner = tiny(), tiny(), tiny()
     fit(plain, images(), images(), TINY, workers=0)

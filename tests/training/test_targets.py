@@ -17,7 +17,7 @@ def given(target):
     return [(image, target(index)) for index, (image, _) in enumerate(images())]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("chosen", [SMALL, recipe("probe", epochs=1)], ids=["trained", "probed"])
 def test_targets_that_are_no_classes_are_refused_in_one_sentence_with_their_image(chosen, workers):
     targets = {
