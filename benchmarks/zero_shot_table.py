@@ -87,7 +87,7 @@ def images(model: srnn_zoo.SRNN) -> ImageFolder:
     index_of = {name: index for index, name in enumerate(ImageNetInfo().label_names())}
     folder = ImageFolder(
         str(imagenet_sample()),
-        transform=srnn_zoo.create_transform(model),
+        transform=srnn_zoo.create_transform(model, exact=True),
         loader=lambda path: open_image(path).image,
     )
     folder.target_transform = lambda target: index_of[folder.classes[target]]
