@@ -176,10 +176,8 @@ def peak():
 torch.set_num_threads(1)
 model = create_model("srnn_test_resnet", stem_width=4, channels=(8, 8, 8, 8)).eval()
 image = Image.effect_noise((4000, 3000), 60).convert("RGB")
-in_sequence, at_once = (
-    create_transform(model, sizes=ScalePyramid.variable(224, max_height=4, levels_in_sequence=lazy))
-    for lazy in (True, False)
-)
+variable = [ScalePyramid.variable(224, max_height=4, levels_in_sequence=lazy) for lazy in (True, False)]
+in_sequence, at_once = (create_transform(model, sizes=sizes, exact=True) for sizes in variable)  # one image for all
 in_sequence(image.resize((900, 700)))[0]
 with torch.inference_mode():
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
