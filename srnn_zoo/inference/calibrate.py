@@ -19,7 +19,7 @@ from .answers import CollectedAnswers, collect
 from .early_exit import Anytime
 from .exits import NEVER, FixedLevel, ScoreRule, score_rule, stored_rule
 from .guarantee import certify
-from .thresholds import Outcome, measure, search, use_up
+from .thresholds import Outcome, fit_rule, measure, search, use_up
 
 FEW_IMAGES = 200  # with fewer, the accuracy is not known to 7 points
 MAX_STORED = 64  # points of the curve that travel with the model
@@ -161,13 +161,6 @@ def check_calibrated(model: SRNN, sizes: Sequence[int | Sequence[int]]) -> None:
             f"the model was calibrated for levels of {theirs}; its thresholds say nothing about levels of {ours}: "
             "use those sizes, or calibrate for these"
         )
-
-
-def fit_rule(answers: CollectedAnswers, rule: str) -> ScoreRule:
-    """A rule by name, with the temperatures that suit held-out answers; its threshold stops nothing."""
-    if len(answers.gmacs) == 1:
-        raise ValueError("a model of one level cannot stop earlier")
-    return score_rule(rule).fit(answers.logits, answers.targets)
 
 
 def stored_curve(model: SRNN) -> list[Outcome]:

@@ -14,9 +14,9 @@ from torch import Tensor
 from srnn_zoo.models.srnn import SRNN
 
 from .answers import CollectedAnswers, collect
-from .calibrate import check_calibrated, fit_rule, stored_curve
+from .calibrate import check_calibrated, stored_curve
 from .exits import ScoreRule, stored_rule
-from .thresholds import measure, search
+from .thresholds import fit_rule, measure, search
 
 Loader = Iterable[tuple[Any, Tensor]]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from .answers import CollectedAnswers
-from .exits import ScoreRule, score_rule
-from .thresholds import Outcome, family, measure
+from .exits import ScoreRule
+from .thresholds import Outcome, family, fit_rule, measure
 
 
 def certify(answers: CollectedAnswers, rule: str, max_loss: float, probability: float) -> tuple[ScoreRule, Outcome]:
@@ -44,7 +44,7 @@ def certify(answers: CollectedAnswers, rule: str, max_loss: float, probability: 
             f"{images} images, half of those given, cannot promise a loss below {max_loss:g} points with probability "
             f"{probability:g}: give {2 * needed} or more, or allow a greater loss"
         )
-    fitted = score_rule(rule).fit(fitting.logits, fitting.targets)
+    fitted = fit_rule(fitting, rule)
     passed: Outcome | None = None
     for outcome in measure(testing, fitted, family(fitting, fitted)):
         if binomtest(outcome.lost, images, max_loss / 100, alternative="less").pvalue > 1 - probability:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .answers import CollectedAnswers
-from .exits import NEVER, ScoreRule
+from .exits import NEVER, ScoreRule, score_rule
 
 _RATES = 241  # of MSDNet's search
 _GRID = 2048  # combinations of quantiles at most
@@ -32,6 +32,13 @@ class Outcome(NamedTuple):
     accuracy: float
     stop_shares: tuple[float, ...]
     lost: int = 0
+
+
+def fit_rule(answers: CollectedAnswers, rule: str) -> ScoreRule:
+    """A rule by name, with the temperatures that suit held-out answers; its threshold stops nothing."""
+    if len(answers.gmacs) == 1:
+        raise ValueError("a model of one level cannot stop earlier")
+    return score_rule(rule).fit(answers.logits, answers.targets)
 
 
 def search(answers: CollectedAnswers, rule: ScoreRule) -> list[Outcome]:

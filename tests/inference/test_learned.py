@@ -120,3 +120,5 @@ def test_a_promise_is_stored_and_one_that_cannot_be_given_is_refused(net, answer
     ):
         with pytest.raises(ValueError, match=message):
             calibrate(net, answers, max_loss=loss, probability=probability)
+    with pytest.raises(ValueError, match="a model of one level cannot stop earlier"):
+        certify(synthetic_answers(1, 600), "confidence", max_loss=3.0, probability=0.8)
