@@ -9,9 +9,11 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from srnn_zoo._errors import unknown_name
+from srnn_zoo.transforms.resizing import is_captured
 
 from .signs import Signs
 from .sizes import native_size, reads
@@ -53,7 +55,39 @@ def create_backbone(architecture: str, **kwargs: Any) -> nn.Module:
         architecture: a name from `timm.list_models()`, without tag.
         **kwargs: for the timm model (`in_chans`, `drop_path_rate`, …).
     """
-    return create_timm_model(architecture, num_classes=0, **kwargs)
+    backbone = create_timm_model(architecture, num_classes=0, **kwargs)
+    if (patch_embed := _flexible_patch_embed(backbone)) is not None:
+        patch_embed.register_forward_pre_hook(_check_patches_cover)
+    forget_patch_size_check(backbone)
+    return backbone
+
+
+def forget_patch_size_check(backbone: nn.Module) -> None:
+    """Switch off timm's check that patches cover an image, where ours (`_check_patches_cover`) stands in its place.
+
+    It writes the height into its message before it is needed, so that `torch.compile` compiles anew for each height.
+    """
+    if (patch_embed := _flexible_patch_embed(backbone)) is not None:
+        patch_embed.img_size = None  # as timm has it where there is no size to check
+
+
+def _flexible_patch_embed(backbone: nn.Module) -> PatchEmbed | None:
+    """timm's layer that cuts images of any size into patches, if the backbone has it."""
+    layer = getattr(backbone, "patch_embed", None)
+    is_flexible = isinstance(layer, PatchEmbed) and not layer.strict_img_size and not layer.dynamic_img_pad
+    return layer if is_flexible else None
+
+
+def _check_patches_cover(patch_embed: Any, images: tuple[Tensor]) -> None:
+    """Raise an error for images whose last rows or columns the patches would leave out."""
+    if is_captured(images[0]):
+        return
+    (height, width), (patch_height, patch_width) = images[0].shape[-2:], patch_embed.patch_size
+    if height % patch_height or width % patch_width:
+        patch = f"{patch_height} x {patch_width}"
+        raise ValueError(
+            f"the sides of an image must be multiples of its patches, {patch} pixels; got {height} x {width}"
+        )
 
 
 def replace_removed_classifier(backbone: nn.Module) -> None:

@@ -18,6 +18,7 @@ from srnn_zoo.transforms.resizing import Interpolation, check_interpolation
 from srnn_zoo.weights.hub import HubMixin
 
 from .backbone import (
+    forget_patch_size_check,
     has_nonnegative_features,
     prefix_feature_info,
     replace_removed_classifier,
@@ -258,6 +259,7 @@ class SRNN(WrapMixin, HubMixin, ExportMixin, TimmProtocol, LevelMaps, nn.Module)
             size = pair(img_size)
             smallest = self.level_sizes(size)[0]
             inner(img_size=smallest, **kwargs)
+            forget_patch_size_check(self.backbone)
             self._stored_args = {**self._stored_args, "backbone_img_size": smallest}
             self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *size)
 

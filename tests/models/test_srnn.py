@@ -159,8 +159,14 @@ def test_level_sizes_are_what_the_backbone_reads_and_the_input_size_is_set_where
     assert not hasattr(tiny, "set_input_size")
     assert vit.img_size == (320, 320)
     vit.set_input_size(img_size=256)
-    assert (vit.img_size, vit.backbone.patch_embed.img_size) == ((256, 256), (128, 128))
+    assert (vit.img_size, vit.backbone.patch_embed.grid_size) == ((256, 256), (8, 8))
     assert vit(torch.rand(1, 3, 256, 256)).shape == (1, 1000)
+
+
+@pytest.mark.parametrize("part", [SRNN.__call__, SRNN.level_maps, SRNN.forward_intermediates])
+def test_a_level_of_which_the_patches_would_leave_a_part_out_is_refused(part, vit):
+    with pytest.raises(ValueError, match="multiples of its patches, 16 x 16 pixels; got 96 x 100"):
+        part(vit, [torch.rand(1, 3, 64, 64), torch.rand(1, 3, 96, 100)])
 
 
 def test_what_is_no_pyramid_or_too_small_is_refused_in_one_sentence_and_nan_gives_no_confident_answer(tiny, vit):
