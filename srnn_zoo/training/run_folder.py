@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
+import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,10 +24,13 @@ COLUMNS = ("epoch", "lr", "train_loss", "val_loss", *Classification.metrics, "se
 
 Row = Mapping[str, float]
 
+_logger = logging.getLogger(__name__)
+
 INK, QUIET, PALE = "#1f2430", "#8a8f99", "#b9c3d0"  # of all plots
 COLOURS = ("#2a6fb0", "#d9772b", "#3a9467", "#b8405e", "#7a5ea8", "#8c6d3f")
 _STYLES = ("-", "--", ":", "-.")  # the second for the second six curves, and so on
 _DASHES = ((0, (6, 3)), (0, (2, 2)), (0, (6, 2, 2, 2)))  # of horizontal lines
+_SECONDS_BETWEEN_CURVES = 10
 
 
 @dataclass
@@ -72,6 +78,8 @@ class RunFolder:
             raise missing_extra("tensorboard", "train", "the TensorBoard log")
         self._tensorboard = tensorboard
         self._writer: Any = None
+        self._draw: Callable[[], None] | None = None
+        self._drawn = time.monotonic()
 
     def start(self, recipe: Recipe) -> None:
         """Make the folder, unless it holds another run."""
@@ -81,7 +89,10 @@ class RunFolder:
         recipe.to_toml(self.path / "recipe.toml")
 
     def write_log(self, history: Sequence[Row], task: TrainingTask) -> None:
-        """log.csv, TensorBoard's events of the last epoch, and curves.png where matplotlib is installed."""
+        """log.csv, TensorBoard's events of the last epoch, and curves.png where matplotlib is installed.
+
+        The curves take longer than a short epoch, and are drawn every ten seconds and at the end.
+        """
         beside = self.path / ".log.csv"
         with beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -91,7 +102,17 @@ class RunFolder:
         if self._tensorboard:
             self._write_events(history)
         if find_spec("matplotlib") is not None:
-            _plot_log(history, task, self.path / "curves.png")
+            self._draw = functools.partial(_plot_log, list(history), task, self.path / "curves.png")
+            if time.monotonic() - self._drawn > _SECONDS_BETWEEN_CURVES:
+                self._draw_curves()
+
+    def _draw_curves(self) -> None:
+        if self._draw is not None:
+            try:
+                self._draw()
+            except OSError as error:  # the figures are in log.csv, and what ended the run is not to be hidden
+                _logger.warning("cannot draw the curves: %s", error)
+            self._draw, self._drawn = None, time.monotonic()
 
     def _write_events(self, history: Sequence[Row]) -> None:
         """One file a run: after an interruption a new one, with the whole history, takes the place of the old one."""
@@ -108,7 +129,8 @@ class RunFolder:
         self._writer.flush()
 
     def close(self) -> None:
-        """Close TensorBoard's file."""
+        """Draw the last curves, and close TensorBoard's file."""
+        self._draw_curves()
         if self._writer is not None:
             self._writer.close()
 

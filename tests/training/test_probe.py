@@ -18,6 +18,8 @@ from tests.models.harness import CELLS
 
 from .trainings import Hooked, images, tiny
 
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 
 @pytest.fixture
 def features():

@@ -50,7 +50,7 @@ def one_step(output, workers):
 def augmented(data, output, **options):
     """A run with augmentation, workers, an average and a decay to the identity."""
     splits, model = open_data(data), tiny(num_classes=3)
-    chosen = recipe("finetune", epochs=3, batch_size=4, grad_accum_steps=2, mixup=0.1, auto_augment="rand-m5-mstd0.5")
+    chosen = recipe("finetune", epochs=2, batch_size=4, grad_accum_steps=2, mixup=0.1, auto_augment="rand-m5-mstd0.5")
     fit(model, splits.train, splits.val, chosen, output, workers=2, cpu=True, **options)
     return model
 
