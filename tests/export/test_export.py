@@ -200,10 +200,15 @@ def test_run_py_of_a_multi_label_model_gives_each_class_its_own_probability(tmp_
     np.testing.assert_allclose(written["probabilities"](logits.numpy()), logits.sigmoid(), rtol=1e-6)
 
 
+def wrapped():
+    """Two convolutions, which are captured soon."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 16, 3, 2, 1))
+    return srnn_zoo.SRNN.wrap(net, num_classes=5, img_size=64).eval()
+
+
 @torch.no_grad()
 def test_a_wrapped_network(tmp_path):
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 16, 3, 2, 1))
-    model = srnn_zoo.SRNN.wrap(net, num_classes=5, img_size=64).eval()
+    model = wrapped()
     model.export(tmp_path / "it", format="torch", kind="steps")
     opened = open_exported(tmp_path / "it")
     images = torch.randn(2, 3, 64, 64)
@@ -225,7 +230,7 @@ def test_same_padding_is_that_of_timm():
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "it"
-    trained(img_size=128).export(folder, format="torch", kind="steps")
+    wrapped().export(folder, format="torch", kind="steps")
     return folder
 
 
@@ -234,7 +239,7 @@ class TestRefusals:
 
     @pytest.fixture
     def model(self):
-        return trained(img_size=128)
+        return wrapped()
 
     def test_a_folder_that_is_there_is_never_overwritten_by_half(self, model, folder, tmp_path, monkeypatch):
         (tmp_path / "other").mkdir()

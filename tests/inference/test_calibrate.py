@@ -24,7 +24,7 @@ def result(answers, rule):
 
 @pytest.mark.parametrize(
     ("budget", "rule"),
-    [(1.0, "confidence"), (2.0, "entropy"), (4.0, "confidence"), (4.0, "margin"), (4.0, "entropy"), (6.9, "margin")],
+    [(1.0, "confidence"), (4.0, "confidence"), (4.0, "entropy"), (6.9, "margin")],
 )
 def test_a_budget_is_kept_and_used(budget, rule, net, answers):
     fast = calibrate(net, answers, budget_gmacs=budget, rule=rule)
@@ -66,7 +66,7 @@ def test_what_was_calibrated_comes_back_with_the_model_and_serves_any_budget_wit
     images = torch.randn(4, 3, 64, 64)
     for ours, theirs in zip(Anytime(loaded)(images), fast(images), strict=True):
         assert torch.equal(ours, theirs)
-    for share in (0.0, 0.1, 0.35, 0.8, 0.999):
+    for share in (0.0, 0.35, 0.999):
         budget = torch.lerp(costs[0], costs[-1], share).item()
         rule = budget_rule(loaded, budget)
         assert isinstance(rule, ScoreRule)

@@ -99,13 +99,13 @@ def test_lost_images_are_those_that_all_levels_answer_rightly():
 @pytest.mark.parametrize("rule", ["confidence", pytest.param("learned", marks=pytest.mark.slow)])
 def test_a_promised_loss_is_kept_as_often_as_was_promised(rule):
     everybody = synthetic_answers(2, 20_000, seed=9)
-    broken, shares, draws = 0, [], 60
+    broken, shares, draws = 0, [], 30
     for seed in range(draws):
         fitted, outcome = certify(synthetic_answers(2, 600, seed=1000 + seed), rule, max_loss=3.0, probability=0.8)
         [true] = measure(everybody, fitted, [outcome.thresholds])
         broken += true.lost / 20_000 > 0.03
         shares.append(true.stop_shares[0])
-    assert broken <= 18  # of 12 that are allowed on average, in 97 of 100 runs
+    assert broken <= 10  # of 6 that are allowed on average, in 97 of 100 runs
     assert np.mean(shares) > 0.1  # so it is no empty promise
 
 

@@ -130,7 +130,7 @@ class SRNNTests:
             torch.randn(b, model.in_chans, h, w) for b, h, w in [(2, 160, 192), (1, 163, 150), (3, 200, 320)]
         )
         make = {
-            "trace": lambda: torch.jit.trace(model, first),
+            "trace": lambda: torch.jit.trace(model, first, check_trace=False),  # which traces it twice more
             "fx": lambda: torch.fx.symbolic_trace(model),
             "export": lambda: torch.export.export(model, (first,), dynamic_shapes=(ANY_SIZE,)).module(),
             "compile": lambda: torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True),

@@ -25,15 +25,19 @@ def test_every_timm_architecture_has_a_name_and_is_listed_by_word_and_by_pattern
     assert list_models("no_such_thing") == []
 
 
-@pytest.mark.parametrize("name", sorted(name for name in vars(factories) if name.startswith("srnn_")))
-def test_popular_backbones_have_typed_documented_factories(name):
-    factory = getattr(srnn_zoo, name)
-    assert factory.__name__ == name
-    assert "variant: what happens between two scales" in inspect.getdoc(factory)
-    parameters = inspect.signature(create_model).parameters
-    assert list(inspect.signature(factory).parameters.values()) == list(parameters.values())[1:]
+def test_popular_backbones_have_typed_documented_factories():
+    names = sorted(name for name in vars(factories) if name.startswith("srnn_"))
+    assert set(names) < set(list_models())
+    for name in names:
+        factory = getattr(srnn_zoo, name)
+        assert factory.__name__ == name
+        assert "variant: what happens between two scales" in inspect.getdoc(factory)
+        parameters = inspect.signature(create_model).parameters
+        assert list(inspect.signature(factory).parameters.values()) == list(parameters.values())[1:]
     with torch.device("meta"):
-        assert factory(activation="relu", num_classes=5).pretrained_cfg["architecture"] == name
+        for name in ("srnn_resnet18", "srnn_vit_tiny_patch16_224"):
+            model = getattr(srnn_zoo, name)(activation="relu", num_classes=5)
+            assert (model.pretrained_cfg["architecture"], model.num_classes) == (name, 5)
 
 
 def test_every_argument_of_create_model_has_a_type_and_all_but_the_name_a_default():
@@ -128,27 +132,29 @@ def test_a_wrong_name_or_option_is_met_with_the_closest():
 
 
 IMPORT = """
-import json, sys, time, timm
+import json, sys, time
 start = time.process_time()
+import timm
+timms = time.process_time() - start
 import srnn_zoo
-seconds = time.process_time() - start
+seconds = time.process_time() - start - timms
 optional = [name for name in ("matplotlib", "typer", "skimage") if name in sys.modules]
 import torchvision
 listed = torchvision.models.list_models(include="srnn_*")
 from srnn_zoo.models.torchvision import register
 start = time.process_time()
 register()
-print(json.dumps([seconds, optional, listed, time.process_time() - start]))
+print(json.dumps([timms, seconds, optional, listed, time.process_time() - start]))
 """
 
 
 def test_importing_is_quick_and_tells_timm_alone():
-    """At most 0.3 s of CPU time more than timm, in the best of up to four runs, and 2 s for torchvision."""
+    """At most a tenth of the CPU time that timm takes, where all is compiled, and half of it for torchvision."""
     python, env = [sys.executable, "-c", IMPORT], {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # compiled but once
-    for _ in range(4):
+    for _ in range(2):
         done = subprocess.run(python, env=env, capture_output=True, text=True, check=True)
-        seconds, optional, listed, seconds_to_register = json.loads(done.stdout)
+        timms, ours, optional, listed, to_register = json.loads(done.stdout)
         assert optional == listed == []
-        if seconds <= 0.3 and seconds_to_register < 2:
+        if ours <= 0.1 * timms and to_register <= 0.5 * timms:
             return
-    pytest.fail(f"too slow: {seconds} s to import, {seconds_to_register} s to register")
+    pytest.fail(f"too slow: {ours} s to import, {to_register} s to register; timm takes {timms} s")

@@ -23,7 +23,7 @@ def base_cnn():
 
 @pytest.fixture(scope="module")
 def levels(imagenet_sample, lite0):
-    transform = create_transform(lite0, sizes=(128, 224, 320))
+    transform = create_transform(lite0, sizes=(96, 160, 224))
     images = [transform(Image.open(p).convert("RGB")) for p in imagenet_sample[:6]]
     return [torch.stack(level) for level in zip(*images, strict=True)]
 
@@ -61,7 +61,7 @@ def test_vanilla_sums_the_logits_counts_the_bias_once_and_with_one_level_is_the_
 @pytest.mark.parametrize("variant", ["mean_logit", "mean_prob", "concat"])
 @torch.inference_mode()
 def test_the_ensembles_are_the_papers(levels, base_cnn, variant):
-    scales = [size / 320 for size in (128, 224, 320)]
+    scales = [size / 224 for size in (96, 160, 224)]
     model = create_model(NAME, variant=variant, scales=scales, pretrained=True).eval()
     logits = torch.stack([base_cnn(level) for level in levels])
     expected = logits.softmax(2).mean(0) if variant == "mean_prob" else logits.mean(0).softmax(1)

@@ -12,9 +12,13 @@ peft = pytest.importorskip("peft")
 IMAGES = torch.randn(2, 3, 160, 160)
 
 
-@pytest.mark.parametrize(("saved", "everywhere"), [(["fc"], True), (["fc", "exit_classifiers.0"], False)])
 @pytest.mark.parametrize(
-    ("name", "layer"), [("srnn_test_vit", "qkv"), ("srnn_test_resnet", "conv2"), ("srnn_test_convnext", "fc1")]
+    ("name", "layer", "saved", "everywhere"),
+    [
+        ("srnn_test_vit", "qkv", ["fc", "exit_classifiers.0"], False),
+        ("srnn_test_resnet", "conv2", ["fc", "exit_classifiers.0"], False),
+        ("srnn_test_convnext", "fc1", ["fc"], True),
+    ],
 )
 def test_lora_with_its_classifier(name, layer, saved, everywhere, tmp_path):
     base = trained(name, num_classes=5, exits="shared" if len(saved) == 1 else "separate", img_size=160)

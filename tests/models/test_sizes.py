@@ -60,7 +60,7 @@ def test_tokens_and_maps_are_pooled():
 def test_tiles_cost_what_they_are_are_traced_and_give_no_map():
     model = create_model("srnn_test_vit_relpos", num_classes=3).eval()
     images = torch.randn(1, 3, 230, 180)
-    assert torch.allclose(torch.jit.trace(model, images)(images), model(images), atol=1e-6)
+    assert torch.allclose(torch.jit.trace(model, images, check_trace=False)(images), model(images), atol=1e-6)
     with pytest.raises(ValueError, match=r"reads a level of 320 x 320 in tiles of 160 x 160, and has no map of it"):
         model.forward_intermediates(torch.randn(1, 3, 320, 320))
     model = create_model("srnn_pit_ti_224", activation="identity", num_classes=3)

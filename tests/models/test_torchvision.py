@@ -75,8 +75,7 @@ def test_weights_are_found_by_their_full_name():
 
 def test_weights_given_by_name_are_those_of_create_model_and_other_classes_are_for_fine_tuning(lite0, lite0_weights):
     for options in (
-        {"weights": "DEFAULT"},
-        {"weights": "HALF_GRU_ZERO_SHOT_IN1K", "progress": False},
+        {"weights": "HALF_GRU_ZERO_SHOT_IN1K", "progress": False},  # the default, which is asked for below
         {"weights": "SRNN_TF_EFFICIENTNET_LITE0_Weights.IN1K"},
         {"pretrained": True},  # as old programs say it
     ):

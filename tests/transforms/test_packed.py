@@ -18,7 +18,7 @@ from srnn_zoo import LazyLevels, PackedPyramid, Pyramid, ScalePyramid, create_mo
 from tests.models.harness import ANYTIME, in_sequence, one_by_one, trained
 
 BASES = st.sampled_from([(16, 16), (16, 24), (24, 16), (16, 32)])
-FEW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module", params=ANYTIME)
@@ -56,6 +56,7 @@ def test_answers_and_gradients_of_mixed_heights_and_shapes_are_the_loops(model, 
         assert_as(model, Pyramid.pack(batch), images)
 
 
+@pytest.mark.parametrize("model", ["half_gru", "mean_prob"], indirect=True)
 def test_images_of_60_to_4000_pixels_give_the_loops_answers_and_gradients(model):
     sizes = [(60, 60), (375, 500), (257, 130), (3000, 4000), (768, 1024), (90, 60), (600, 333)]
     square, wide = (ScalePyramid.variable(60, max_height=3, keep_aspect=aspect) for aspect in (False, True))

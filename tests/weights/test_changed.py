@@ -62,5 +62,7 @@ def test_a_backbone_that_no_argument_describes_is_refused(tmp_path):
     model = SRNN(timm.create_model("resnet18", num_classes=0, stem_type="deep", stem_width=32, avg_down=True))
     with pytest.raises(ValueError, match=r"as srnn_resnet18: backbone\.conv1\.0\.weight, .* and \d+ more; make"):
         model.save_pretrained(tmp_path)
-    model = create_model("srnn_resnet18", stem_type="deep", stem_width=32, avg_down=True, num_classes=2).eval()
+    model = create_model(
+        "srnn_resnet18", stem_type="deep", stem_width=32, avg_down=True, num_classes=2, img_size=96
+    ).eval()
     same_again(model, tmp_path)
