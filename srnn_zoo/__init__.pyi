@@ -71,6 +71,9 @@ from .models.factories import (
 from .models.initial import init_from_base_cnn as init_from_base_cnn
 from .models.srnn import SRNN as SRNN
 from .models.srnn import Step as Step
+from .models.views import Glance as Glance
+from .models.views import list_views as list_views
+from .models.views import register_view as register_view
 from .transforms.batches import HeightBatchSampler as HeightBatchSampler
 from .transforms.batches import pyramid_collate as pyramid_collate
 from .transforms.packed import LazyLevels as LazyLevels

@@ -39,6 +39,8 @@ def calibrate(
         bool, typer.Option("--spend", help="Use the budget up, rather than the most accurate thresholds in it.")
     ] = False,
     sizes: app.SizesOption = None,
+    zooms: app.ZoomsOption = None,
+    views: app.ViewsOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to save to.", show_default="the model's own")
     ] = None,
@@ -63,11 +65,10 @@ def calibrate(
     if spend and budget is None:
         app.fail("--spend is about a budget: give --budget")
     score_rule(rule or "confidence")  # refuses an unknown one before the work
-    folder = _output_folder(model, output, changes=sizes is not None or variant is not None)
-    level_sizes = app.parse_sizes(sizes)
-    network = _load(model, variant, level_sizes, device)
-    options: dict[str, Any] = {"sizes": level_sizes, "batch_size": batch_size, "workers": workers}
-    loader = ImageLoader(data, network, split=split, data_dir=data_dir, **options)
+    levels = app.level_options(sizes, zooms, views)
+    folder = _output_folder(model, output, changes=levels.changed or variant is not None)
+    network = _load(model, variant, levels, device)
+    loader = ImageLoader(data, network, split=split, data_dir=data_dir, batch_size=batch_size, workers=workers)
     answers = _collect(network, loader)
     aim: dict[str, Any] = {"budget_gmacs": budget, "target_accuracy": target_accuracy, "spend": spend}
     aim |= {"max_loss": max_loss, "probability": probability}
@@ -97,6 +98,8 @@ def pareto(
     plot: app.PlotOption = None,
     rule: RuleOption = None,
     sizes: app.SizesOption = None,
+    zooms: app.ZoomsOption = None,
+    views: app.ViewsOption = None,
     variant: app.VariantOption = None,
     batch_size: app.BatchSizeOption = 32,
     workers: app.WorkersOption = app.WORKERS,
@@ -120,11 +123,8 @@ def pareto(
     if output is not None and output.is_dir():
         app.fail(f"--output: {output} is a folder")
     app.check_plot("--plot", plot)
-    level_sizes = app.parse_sizes(sizes)
-    network = _load(model, variant, level_sizes, device)
-    open_images = partial(
-        ImageLoader, model=network, data_dir=data_dir, sizes=level_sizes, batch_size=batch_size, workers=workers
-    )
+    network = _load(model, variant, app.level_options(sizes, zooms, views), device)
+    open_images = partial(ImageLoader, model=network, data_dir=data_dir, batch_size=batch_size, workers=workers)
     loaders = [open_images(data, split=split)]
     source: Any = None
     if calibration_data is not None:
@@ -162,12 +162,12 @@ def _output_folder(model: str, output: Path | None, changes: bool) -> Path:
     if not model or not place.is_dir():
         app.fail(f"{model!r} is no folder of a saved model: give --output FOLDER for the calibrated one")
     if changes:
-        app.fail("--sizes and --variant change the model: give --output FOLDER for the changed one")
+        app.fail("--variant, --sizes, --zooms and --views change the model: give --output FOLDER for the changed one")
     return place
 
 
-def _load(name: str, variant: str | None, sizes: list[int] | None, device: str | None) -> SRNN:
-    network = app.load(name, variant, sizes, device)
+def _load(name: str, variant: str | None, levels: app.LevelOptions, device: str | None) -> SRNN:
+    network = app.load(name, variant, levels, device)
     if len(network.scales) == 1:
         app.fail("a model of one level cannot stop early; give --sizes of two or more, such as 112,224")
     return network

@@ -30,6 +30,8 @@ def evaluate(
     split: app.SplitOption = None,
     data_dir: app.DataDirOption = None,
     sizes: app.SizesOption = None,
+    zooms: app.ZoomsOption = None,
+    views: app.ViewsOption = None,
     exact: app.ExactOption = False,
     reference: Annotated[
         str | None, typer.Option(help="Row that the others are tested against; by default the better ensemble.")
@@ -51,16 +53,16 @@ def evaluate(
     from srnn_zoo import evaluation
     from srnn_zoo.evaluation.table import PARTIAL, PREDICTIONS_FILE, check_folder
 
-    level_sizes = app.parse_sizes(sizes)
+    levels = app.level_options(sizes, zooms, views)
     if output is not None:
         with app.about("--output"):
             check_folder(output)
-    named = _load_models(models, variants, level_sizes, device)
+    named = _load_models(models, variants, levels, device)
     try:
         table = evaluation.evaluate(
             named,
             data,
-            base=None if base is None else app.load(base, None, level_sizes, device),
+            base=None if base is None else app.load(base, None, levels, device),
             split=split,
             data_dir=data_dir,
             reference=reference,
@@ -79,14 +81,14 @@ def evaluate(
 
 
 def _load_models(
-    names: list[str], variants: str | None, sizes: list[int] | None, device: str | None
+    names: list[str], variants: str | None, levels: app.LevelOptions, device: str | None
 ) -> dict[str, SRNN]:
     """The models by the names of their rows: their variants, and where two have the same one, what they are as well."""
     chosen: list[str | None] = [None] if variants is None else [variant.strip() for variant in variants.split(",")]
     for what, given in (("model", names), ("variant", list(map(str, chosen)))):
         if repeated := sorted({name for name in given if given.count(name) > 1}):
             app.fail(f"{what} {repeated[0]!r} is named twice")
-    models = [(name, app.load(name, variant, sizes, device)) for name in names for variant in chosen]
+    models = [(name, app.load(name, variant, levels, device)) for name in names for variant in chosen]
     found = [model.variant for _, model in models]
     if len(set(found)) == len(found):
         return {model.variant: model for _, model in models}

@@ -38,6 +38,8 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     variant: app.VariantOption = None,
     sizes: app.SizesOption = None,
+    zooms: app.ZoomsOption = None,
+    views: app.ViewsOption = None,
     split: app.SplitOption = None,
     data_dir: app.DataDirOption = None,
     modules: app.ImportOption = None,
@@ -58,7 +60,7 @@ def export(
     compared = find_images(images) if images else None
     where: dict[str, Any] = {"split": split, "data_dir": data_dir}
     photographs = None if int8 is None else _some(open_labelled(int8, **where))
-    network = app.load(model, variant, app.parse_sizes(sizes), "cpu")
+    network = app.load(model, variant, app.level_options(sizes, zooms, views), "cpu")
     options: dict[str, Any] = {"format": format, "kind": kind, "input": input, "overwrite": overwrite}
     if photographs is not None:
         options |= {"kind": "steps", "int8": photographs}

@@ -38,11 +38,14 @@ def info(
     name: Annotated[str, typer.Argument(help="Name of a model, or folder of a saved one.", show_default=False)],
     variant: app.VariantOption = None,
     sizes: app.SizesOption = None,
+    zooms: app.ZoomsOption = None,
+    views: app.ViewsOption = None,
     as_json: app.JsonOption = False,
     modules: app.ImportOption = None,
 ) -> None:
     """Show a model's parameters, GMACs of every level, input sizes and licence. Nothing is downloaded."""
-    facts = _facts(app.create(name, variant, app.parse_sizes(sizes), pretrained=False, device="meta"))
+    levels = app.level_options(sizes, zooms, views)
+    facts = _facts(app.create(name, variant, levels, pretrained=False, device="meta"))
     typer.echo(json.dumps(facts) if as_json else _facts_as_text(facts))
 
 
@@ -63,6 +66,7 @@ def _facts(model: SRNN) -> dict[str, Any]:
             {"size": list(size), "gmacs": round(gmacs, 3)}
             for size, gmacs in zip(model.level_sizes(), cost.levels, strict=True)
         ],
+        **({} if model.zooms is None else {"zooms": list(model.zooms), "views": str(model.views)}),
         "reads": str(model.reads),
         "head_gmacs": round(cost.head, 4),
         "total_gmacs": round(cost.total, 3),
@@ -90,11 +94,16 @@ def _base_model(model: SRNN) -> str:
 
 def _facts_as_text(facts: dict[str, Any]) -> str:
     parameters = "  ".join(f"{part} {value:.2f} M" for part, value in facts["million_parameters"].items())
-    levels = [f"{h} x {w}: {gmacs:.3f} GMACs" for (h, w), gmacs in (level.values() for level in facts["levels"])]
+    zooms = [f" zoom {zoom:g}" if zoom > 1 else "" for zoom in facts.get("zooms", [1] * len(facts["levels"]))]
+    levels = [
+        f"{level['size'][0]} x {level['size'][1]}{zoom}: {level['gmacs']:.3f} GMACs"
+        for level, zoom in zip(facts["levels"], zooms, strict=True)
+    ]
     rows = {
         "variant": f"{facts['variant']}, activation {facts['activation']}",
         "parameters": parameters,
         "levels": "  ".join(levels),
+        **({"views": facts["views"]} if "views" in facts else {}),
         "reads": facts["reads"],
         "head": f"{facts['head_gmacs']:.4f} GMACs (cell and classifier)",
         "total": f"{facts['total_gmacs']:.3f} GMACs",

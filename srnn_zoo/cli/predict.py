@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +30,8 @@ def predict(
     model: app.ModelOption = app.DEFAULT_MODEL,
     variant: app.VariantOption = None,
     sizes: app.SizesOption = None,
+    zooms: app.ZoomsOption = None,
+    views: app.ViewsOption = None,
     exact: app.ExactOption = False,
     topk: Annotated[
         int, typer.Option(min=1, metavar="N", rich_help_panel=app.OUTPUT, help="How many classes to name.")
@@ -69,18 +72,17 @@ def predict(
         app.fail("a path is empty")
     paths = find_images(images)
     app.check_plot("--plot", plot)
-    level_sizes = app.parse_sizes(sizes)
+    level_options = app.level_options(sizes, zooms, views)
     if exit is not None and budget is not None:
         app.fail("give --exit or --budget, not both")
     given = None if exit in (None, CALIBRATED) else _parse_exit(exit)
-    network = app.load(model, variant, level_sizes, device)
+    network = app.load(model, variant, level_options, device)
     if plot is not None and network.task == "regression":
         app.fail("--plot draws probabilities, and this model is for regression")
-    levels = [(size, size) for size in level_sizes] if level_sizes else network.level_sizes()
+    levels = network.level_sizes()
     rule = _exit_rule(network, levels, given, exit == CALIBRATED, budget)
-    results = predict_images(
-        network, paths, sizes=level_sizes, topk=topk, batch_size=batch_size, exit=rule, exact=exact
-    )
+    options = {"topk": topk, "batch_size": batch_size, "exit": rule, "exact": exact}
+    results = predict_images(network, paths, maps=plot is not None and network.zooms is not None, **options)
     skipped: list[Skipped] = []
     kept: list[Prediction] = []
     stopped: list[tuple[int, float]] = []
@@ -149,8 +151,12 @@ def _as_dict(prediction: Prediction, task: Task) -> dict[str, Any]:
     return {
         "path": prediction.path,
         "levels": [
-            {"size": list(answer.size), "top": [{"label": name, kind: _finite(p)} for name, p in answer.top]}
-            for answer in prediction.answers
+            {
+                "size": list(answer.size),
+                **({"view": [round(edge, 4) for edge in prediction.views[level]]} if prediction.views else {}),
+                "top": [{"label": name, kind: _finite(p)} for name, p in answer.top],
+            }
+            for level, answer in enumerate(prediction.answers)
         ],
         "notes": list(prediction.notes),
         **({} if prediction.stopped_at is None else {"stopped_at": prediction.stopped_at, "gmacs": prediction.gmacs}),
@@ -170,23 +176,27 @@ def _as_text(prediction: Prediction, task: Task, width: int = 34) -> str:
         return f"{name.split(',')[0][: width - 10]:<{width - 9}}{number}"
 
     notes = f"  ({'; '.join(prediction.notes)})" if prediction.notes else ""
-    titles = [f"{a.size[0]} x {a.size[1]}" for a in prediction.answers]
+    views = prediction.views or ((0.0, 0.0, 1.0, 1.0),) * len(prediction.levels)
+    zooms = [1 / (view[2] - view[0]) for view in views]
+    titles = [_title(answer.size, zoom) for answer, zoom in zip(prediction.answers, zooms, strict=False)]
     if prediction.stopped_at is not None:
-        unread = prediction.levels[prediction.stopped_at + 1 :]
-        titles += [f"{level.shape[-2]} x {level.shape[-1]}  not read" for level in unread]
+        unread = list(zip(prediction.levels, zooms, strict=True))[prediction.stopped_at + 1 :]
+        titles += [f"{_title(level.shape[-2:], zoom)}  not read" for level, zoom in unread]
     lines = ["  ".join(f"{title:<{width - 2}}" for title in titles)]
     for rank in range(len(prediction.answers[0].top)):
         lines.append("  ".join(cell(answer, rank) for answer in prediction.answers))
     return "\n".join([f"{prediction.path}{notes}", *(f"  {line}".rstrip() for line in lines)])
 
 
+def _title(size: Sequence[int], zoom: float) -> str:
+    return f"{size[0]} x {size[1]}" + (f" zoom {zoom:.3g}" if zoom > 1.0001 else "")
+
+
 def _summarise(stopped: list[tuple[int, float]], network: SRNN, levels: list[tuple[int, int]]) -> None:
     """Say how many images stopped at each level, and what they cost on average beside all levels."""
     count = Counter(level for level, _ in stopped)
-    parts = [
-        f"{height} x {width}: {count[index]} ({100 * count[index] / len(stopped):.0f} %)"
-        for index, (height, width) in enumerate(levels)
-    ]
+    titles = [_title(size, zoom) for size, zoom in zip(levels, network.zooms or [1] * len(levels), strict=True)]
+    parts = [f"{title}: {count[i]} ({100 * count[i] / len(stopped):.0f} %)" for i, title in enumerate(titles)]
     mean = sum(gmacs for _, gmacs in stopped) / len(stopped)
     full = sum(network.level_gmacs(size) for size in levels)
     app.say(f"stopped at  {'  '.join(parts)}")

@@ -55,6 +55,8 @@ def train(
         typer.Option(metavar="N", rich_help_panel=app.RECIPE, help="The same as --set epochs=…", show_default=False),
     ] = None,
     sizes: app.SizesOption = None,
+    zooms: app.ZoomsOption = None,
+    views: app.ViewsOption = None,
     val: Annotated[
         Path | None,
         typer.Option(metavar="DIR", rich_help_panel=app.DATA, help="Folder of the validation images, if elsewhere."),
@@ -129,7 +131,7 @@ def train(
             splits = open_data(data, val=val, train_split=train_split, val_split=val_split, data_dir=data_dir)
             torch.manual_seed(chosen.seed)  # of the new classifier
             options = {name: value for name, value in {"exits": exits, "norm": norm}.items() if value is not None}
-            options |= {"variant": variant, "sizes": app.parse_sizes(sizes), "pretrained": pretrained}
+            options |= {"variant": variant, "levels": app.level_options(sizes, zooms, views), "pretrained": pretrained}
             network = _create(model, splits.train.classes, **options)
             result = fit(
                 network,

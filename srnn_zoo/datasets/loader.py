@@ -178,5 +178,11 @@ def _collate(items: list[Any]) -> Batch:
     skipped = [item for item in items if isinstance(item, Skipped)]
     read = [item for item in items if not isinstance(item, Skipped)]
     names, targets, views = zip(*read, strict=True) if read else ((), (), ())
-    levels = [[torch.stack(level) for level in zip(*view, strict=True)] for view in zip(*views, strict=True)]
-    return Batch(list(names), list(targets), levels, skipped)
+    return Batch(list(names), list(targets), [_stack(view) for view in zip(*views, strict=True)], skipped)
+
+
+def _stack(view: Sequence[Any]) -> Any:
+    """The levels of all images, or the images themselves where the model makes the levels."""
+    if isinstance(view[0], Tensor):
+        return torch.stack(list(view))
+    return [torch.stack(level) for level in zip(*view, strict=True)]

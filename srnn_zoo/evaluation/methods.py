@@ -72,13 +72,13 @@ class Pass:
         self.clocks = [Clock(self.like.device) for _ in self.sizes]
         self.features: list[Tensor] = []
 
-    def read(self, levels: Sequence[Tensor]) -> None:
-        """C(x_s) of every level `(B, C, H_s, W_s)`."""
+    def read(self, images: Tensor | Sequence[Tensor]) -> None:
+        """C(x_s) of every level `(B, C, H_s, W_s)`, or of images from which the model makes the levels."""
         self.features = []  # first, so that two batches of features never stand in memory
-        for index, (level, clock) in enumerate(zip(levels, self.clocks, strict=True)):
-            on_device = self.model.as_input(level)
-            with clock.time(len(level)):
-                self.features.append(self.model.level_features(on_device, index))
+        levels = self.model.lazy_levels(self.model.as_input(images))
+        for index, clock in enumerate(self.clocks):
+            with clock.time(levels.batch_size):
+                self.features.append(self.model.read_level(levels, index))
 
 
 class ScoredBatch(NamedTuple):
@@ -142,7 +142,8 @@ def passes(models: Iterable[SRNN], exact: bool = False) -> tuple[dict[SRNN, Pass
         transform = create_transform(model, exact=exact)
         transforms.setdefault(repr(transform), transform)  # that text names all settings
         view = list(transforms).index(repr(transform))
-        shared = (found[m] for m in found if found[m].view == view and _equal(m.backbone, model.backbone))
+        alike = [m for m in found if found[m].view == view and m.views == model.views == "center"]
+        shared = (found[m] for m in alike if _equal(m.backbone, model.backbone))
         found[model] = next(shared, None) or Pass(model, view)
     return found, list(transforms.values())
 
@@ -153,6 +154,7 @@ def base_methods(model: SRNN, source: Pass) -> list[Method]:
     def single(level: int) -> Method:
         height, width = source.sizes[level]
         name = f"base CNN {height}" if height == width else f"base CNN {height} x {width}"
+        name += f" zoom {model.zooms[level]:g}" if model.zooms and model.zooms[level] > 1 else ""
         return Method(name, source, slice(level, level + 1), model, lambda x: model.level_logits(x[0], level))
 
     def ensemble(name: str, which: int) -> Method:

@@ -44,7 +44,8 @@ def plot_predictions(predictions: Sequence[Prediction], file: StrPath) -> None:
     """Draw one row an image: its levels side by side at their relative sizes, and under each up to 8 classes.
 
     The class that leads after the last level has the same colour at every level, so that its rise can be followed.
-    Levels that were not read because the image had stopped are pale.
+    Levels that were not read because the image had stopped are pale. Frames on the first level show where levels with a
+    zoom look; and where the predictions have maps, warm colours show what speaks for the answer of a level.
 
     Args:
         predictions: from `srnn_zoo.inference.predict`.
@@ -61,8 +62,15 @@ def plot_predictions(predictions: Sequence[Prediction], file: StrPath) -> None:
     for row, prediction in zip(rows[:, 0], predictions, strict=True):
         row.suptitle(_short(Path(prediction.path).name, 26 * columns), x=0.02, ha="left", **_TITLE)
         axes = row.subplots(2, columns, squeeze=False, height_ratios=(3, 2))
-        for column, level in enumerate(_shown(prediction)):
-            _draw_level(axes[0, column], level, prediction.levels[-1].shape[-2:], column < len(prediction.answers))
+        levels = _shown(prediction)
+        views = prediction.views[-len(levels) :] or ((0.0, 0.0, 1.0, 1.0),) * len(levels)
+        largest = [max(level.shape[axis] for level in levels) for axis in (-2, -1)]
+        for column, level in enumerate(levels):
+            zoom = 1 / (views[column][2] - views[column][0])
+            _draw_level(axes[0, column], level, largest, zoom, column < len(prediction.answers))
+        for column, heat in enumerate(prediction.maps):
+            _draw_map(axes[0, column], heat, levels[column].shape[-2:])
+        _draw_views(axes[0, 0], views if prediction.views else (), levels[0].shape[-2:])
         for column, answer in enumerate(prediction.answers):
             _draw_bars(axes[1, column], answer, prediction.answers[-1].top[0][0])
         for axis in axes.flat:
@@ -224,18 +232,38 @@ def _save(figure: Any, file: StrPath, dpi: int = 120) -> None:
 
 def _shown(prediction: Prediction) -> list[Tensor]:
     """The levels that have an answer, and those after the one at which the image stopped."""
-    by_size = {tuple(level.shape[-2:]): level for level in prediction.levels}
-    unread = () if prediction.stopped_at is None else prediction.levels[prediction.stopped_at + 1 :]
-    return [*(by_size[answer.size] for answer in prediction.answers), *unread]
+    first = len(prediction.levels) - len(prediction.answers) if prediction.stopped_at is None else 0
+    return list(prediction.levels[first:])
 
 
-def _draw_level(axis: Any, level: Tensor, largest: Sequence[int], read: bool) -> None:
+def _draw_level(axis: Any, level: Tensor, largest: Sequence[int], zoom: float, read: bool) -> None:
     """A level in a frame of the largest one's size, so that sizes compare at a glance."""
     height, width = level.shape[-2:]
     alpha, colour, note = (1.0, INK, "") if read else (0.2, QUIET, ", not read")
+    note = (f" zoom {zoom:.3g}" if zoom > 1.0001 else "") + note
     axis.imshow(level.permute(1, 2, 0).expand(-1, -1, 3).numpy(), extent=(0, width, 0, height), alpha=alpha)
     axis.set(xlim=(0, largest[1]), ylim=(0, 1.07 * largest[0]), aspect="equal", anchor="SW")
     axis.text(0, height + 0.01 * largest[0], f"{height} × {width}{note}", color=colour, fontsize=10, va="bottom")
+
+
+def _draw_map(axis: Any, heat: Tensor, size: Sequence[int]) -> None:
+    """What speaks for the answer, over the level: the more, the warmer and the less transparent."""
+    share = heat.clamp(min=0) / heat.amax().clamp(min=1e-12)
+    options: dict[str, Any] = {"cmap": "autumn_r", "interpolation": "bilinear", "vmin": 0, "vmax": 1}
+    axis.imshow(share.numpy(), extent=(0, size[1], 0, size[0]), alpha=0.6 * share.numpy(), **options)
+
+
+def _draw_views(axis: Any, views: Sequence[Sequence[float]], size: Sequence[int]) -> None:
+    """Where the later levels look, on a first level that shows the whole image."""
+    from matplotlib.patches import Rectangle
+
+    if not views or tuple(views[0]) != (0, 0, 1, 1):
+        return
+    height, width = size
+    for top, left, bottom, right in views[1:]:
+        corner, extent = (left * width, (1 - bottom) * height), ((right - left) * width, (bottom - top) * height)
+        axis.add_patch(Rectangle(corner, *extent, fill=False, edgecolor="white", linewidth=3.5))
+        axis.add_patch(Rectangle(corner, *extent, fill=False, edgecolor=COLOURS[0], linewidth=1.8))
 
 
 def _draw_bars(axis: Any, answer: Answer, leader: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srnn_zoo.transforms.presets import create_transform
+from srnn_zoo.transforms.presets import image_transform
 
 from .graphs import Classifier, Encoder, Part, StepGraph, Whole
 from .parts import open_graph
@@ -41,12 +41,11 @@ def worst_differences(
     """
     names = [name for listed in graphs.values() for name in dict.fromkeys(listed)]
     comparison = _Comparison(model, {name: open_graph(folder / name) for name in names})
-    for sizes in [model.level_sizes(), *([other_sizes(model)] if any_size else [])]:
-        transform = create_transform(model, sizes=sizes)
-        read = list(map(transform, islice(cycle(images), max(BATCHES))))
+    for size in [model.img_size, *([other_size(model)] if any_size else [])]:
+        (whole,) = input_sizes(model, size, "image")
+        read = list(map(image_transform(model, size=whole), islice(cycle(images), max(BATCHES))))
         for count in BATCHES:
-            levels = [torch.stack(level) for level in zip(*read[:count], strict=True)]
-            comparison.compare(levels, graphs, input)
+            comparison.compare(torch.stack(read[:count]), graphs, input)
     return comparison.differences
 
 
@@ -56,10 +55,11 @@ class _Comparison:
         self.differences = dict.fromkeys(opened, 0.0)
 
     @torch.no_grad()
-    def compare(self, levels: list[Tensor], graphs: Mapping[str, Sequence[str]], input: str) -> None:
-        """Every graph, and the part of the model that it was made of, on the same levels."""
+    def compare(self, images: Tensor, graphs: Mapping[str, Sequence[str]], input: str) -> None:
+        """Every graph, and the part of the model that it was made of, on the same images."""
+        levels = self.model.levels(images)
         for name in graphs.get("whole", ()):
-            self._note(name, Whole(self.model), levels if input == "levels" else levels[-1:])
+            self._note(name, Whole(self.model), levels if input == "levels" else [images])
         state = None
         kinds = (graphs.get(kind, ()) for kind in ("encoders", "steps", "classifiers"))
         for index, (encoder, step, classifier) in enumerate(zip(*kinds, strict=True)):
@@ -104,7 +104,15 @@ def sample_images() -> list[Image.Image]:
     return images
 
 
-def other_sizes(model: Any) -> list[Size]:
-    """Sizes of levels that are not the model's own, and no squares."""
+def other_size(model: Any) -> Size:
+    """A size of images that is not the model's own, and no square."""
     height, width = model.img_size
-    return model.level_sizes((height + 2 * model.reads.multiple, width + width // 4 + 1))
+    return height + 2 * model.reads.multiple, width + width // 4 + 1
+
+
+def input_sizes(model: Any, img_size: Size, input: str) -> list[Size]:
+    """What the whole graph reads for images of that size: all levels; or the largest, or what levels are parts of."""
+    sizes = model.level_sizes(img_size)
+    if input == "levels":
+        return sizes
+    return sizes[-1:] if model.zooms is None else [img_size]

@@ -24,7 +24,7 @@ from srnn_zoo.weights.card import plain
 from srnn_zoo.weights.files import file_sha256
 from srnn_zoo.weights.saved import package_version
 
-from .check import other_sizes, sample_images, worst_differences
+from .check import input_sizes, other_size, sample_images, worst_differences
 from .formats import FORMATS, check_format, write_graph
 from .graphs import capture_classifier, capture_encoder, capture_step, capture_whole, for_capture, reads
 from .int8 import quantize
@@ -115,6 +115,11 @@ class ExportMixin:
         model = cast(Any, self)
         if model.num_classes == 0:
             raise ValueError("the model has no classifier (num_classes=0), and so no answer to export")
+        if model.views != "center" and (kind, input) != ("whole", "image"):
+            raise ValueError(
+                f"views {model.views!r} follow from the level before, so that there are no graphs of single levels: "
+                'give kind="whole"'
+            )
         place = check_place(Path(directory), overwrite)
         pictures = sample_images() if images is None else list(map(_opened, images))
         if not pictures:
@@ -170,11 +175,11 @@ class _Work:
 
     def write_whole(self, input: str) -> None:
         """The graph of the whole model."""
-        sizes = self.model.level_sizes()
-        inputs = slice(None) if input == "levels" else slice(-1, None)
-        program, any_size = capture_whole(self.model, sizes[inputs])
+        sizes = input_sizes(self.model, self.model.img_size, input)
+        program, any_size = capture_whole(self.model, sizes)
         # on a small level a last map of 1 x 1 becomes part of the graph
-        self.any_size &= any_size and reads(program, self.model.in_chans, *other_sizes(self.model)[inputs])
+        others = input_sizes(self.model, other_size(self.model), input)
+        self.any_size &= any_size and reads(program, self.model.in_chans, *others)
         names = [f"level_{level}" for level in range(len(sizes))] if input == "levels" else ["image"]
         self._write("whole", 1, False, lambda _: program, names)
 
@@ -244,6 +249,9 @@ def _write_manifest(model: Any, work: _Work, input: str, differences: dict[str, 
         "state_width": work.model.cell.initial_state(like).shape[1],
         "reads": {"multiple": model.reads.multiple, "tile": model.reads.tile},
         "level_sizes": sizes,
+        "image_size": sizes[-1] if model.zooms is None else model.img_size,
+        "zooms": model.zooms or [1] * len(sizes),
+        "views": model.views,
         "gmacs": [model.level_gmacs(size) for size in sizes],
         "temperatures": [model.temperature(level) for level in range(len(sizes))],
         "zero_shot": model.zero_shot,

@@ -45,11 +45,18 @@ def frame(image, width, height):
 
 
 def crop(image, width, height, how):
-    """The middle of an image, as large as the largest level."""
+    """The middle of an image, as large as what the levels are made of."""
     size = frame(image, *(math.floor(length / how["crop_pct"]) for length in (width, height)))
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     method = Image.Resampling[how["crop_interpolation"].upper()]
     return image.resize(tuple(size), method).crop((left, top, left + width, top + height))
+
+
+def zoomed(image, zoom):
+    """The middle of an image, by that much smaller on each side."""
+    width, height = (int(length / zoom + 0.5) for length in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image if zoom == 1 else image.crop((left, top, left + width, top + height))
 
 
 def resize(image, width, height, how):
@@ -59,10 +66,11 @@ def resize(image, width, height, how):
 
 def read_levels(path, about):
     """The levels of an image file, normalised, (1, C, H, W) each, smallest first."""
-    how, (height, width) = about["preprocessing"], about["level_sizes"][-1]
+    how, (height, width) = about["preprocessing"], about["image_size"]
     with Image.open(path) as file:
         image = crop(ImageOps.exif_transpose(file).convert(how["mode"]), width, height, how)
-    levels = [np.asarray(resize(image, w, h, how), np.float32) for h, w in about["level_sizes"]]
+    views = zip(about["level_sizes"], about["zooms"], strict=True)
+    levels = [np.asarray(resize(zoomed(image, zoom), w, h, how), np.float32) for (h, w), zoom in views]
     mean, std = (np.array(how[key], np.float32) for key in ("mean", "std"))
     normalized = [(level.reshape(*level.shape[:2], -1) / 255 - mean) / std for level in levels]
     return [np.ascontiguousarray(level.transpose(2, 0, 1)[None]) for level in normalized]

@@ -13,7 +13,7 @@ from torch import Tensor
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.models.tasks import check_classifies
 from srnn_zoo.models.temperatures import MIN_IMAGES
-from srnn_zoo.transforms.pyramid import pair
+from srnn_zoo.transforms.levels import pair
 
 from .answers import CollectedAnswers, collect
 from .early_exit import Anytime
@@ -109,6 +109,7 @@ def calibrate(
             **({"max_loss": max_loss, "probability": probability, "lost": best.lost} if certain else {}),
         },
         "sizes": [list(size) for size in answers.sizes or model.level_sizes()],
+        **({} if model.zooms is None else {"zooms": list(model.zooms), "views": model.views}),
         "curve": [{"thresholds": list(o.thresholds), "gmacs": o.gmacs, "top1": o.accuracy} for o in _thinned(curve)],
     }
     return Anytime(model)
@@ -153,14 +154,20 @@ def check_calibrated(model: SRNN, sizes: Sequence[int | Sequence[int]]) -> None:
     stored = model.metadata.get("exit")
     if not stored:
         raise ValueError("the model was never calibrated: use srnn_zoo.calibrate, or `srnn-zoo calibrate`")
-    theirs, ours = (
-        " + ".join(f"{height} x {width}" for height, width in map(pair, given)) for given in (stored["sizes"], sizes)
-    )
+    theirs = _described(stored["sizes"], stored.get("zooms"), stored.get("views", "center"))
+    ours = _described(sizes, model.zooms, model.views)
     if theirs != ours:
         raise ValueError(
             f"the model was calibrated for levels of {theirs}; its thresholds say nothing about levels of {ours}: "
             "use those sizes, or calibrate for these"
         )
+
+
+def _described(sizes: Sequence[int | Sequence[int]], zooms: Sequence[float] | None, views: object) -> str:
+    """Levels in words."""
+    pairs = zip(map(pair, sizes), zooms or [1.0] * len(sizes), strict=True)
+    levels = (f"{height} x {width}" + (f" zoom {zoom:g}" if zoom > 1 else "") for (height, width), zoom in pairs)
+    return " + ".join(levels) + ("" if views == "center" else f" ({views})")
 
 
 def stored_curve(model: SRNN) -> list[Outcome]:

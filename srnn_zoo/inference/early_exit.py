@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from srnn_zoo.models.recurrence import check_every_exit, scan
 from srnn_zoo.models.srnn import SRNN
+from srnn_zoo.transforms.levels import Levels
 from srnn_zoo.transforms.packed import PackedPyramid
 
 from .exits import Decision, ExitRule, ScoreRule, check_rule, exit_rule, stored_rule
@@ -82,7 +83,7 @@ class Anytime(nn.Module):
 
 @torch.no_grad()
 def stop_early(
-    model: SRNN, rule: ExitRule, x: Tensor | Sequence[Tensor] | PackedPyramid, seen: list[Tensor] | None = None
+    model: SRNN, rule: ExitRule, x: Tensor | Sequence[Tensor] | PackedPyramid | Levels, seen: list[Tensor] | None = None
 ) -> AnytimeOutput:
     """`Anytime(model, rule)(x)`, level by level with ever fewer images; which of them is known to the host.
 

@@ -20,6 +20,7 @@ from srnn_zoo.models.backbone import create_backbone
 from srnn_zoo.models.cells import Cell
 from srnn_zoo.models.sizes import Reads
 from srnn_zoo.models.srnn import SRNN
+from srnn_zoo.transforms.scale_pyramid import ScalePyramid
 
 
 def is_exported(folder: str | os.PathLike[str]) -> bool:
@@ -58,10 +59,12 @@ def open_exported(
     if "steps" not in about["graphs"]:
         raise ValueError(f'{folder} has no step graphs, which give the answer after a level: export with kind="steps"')
     check_format(about["format"])
+    zooms = about.get("zooms")
+    about["zooms"] = zooms if zooms and max(zooms) > 1 else None
     if sizes is not None:
-        channels = about["in_chans"]
-        about["scales"] = [size / sizes[-1] for size in sizes]
-        about["pretrained_cfg"]["input_size"] = [channels, sizes[-1], sizes[-1]]
+        about["scales"] = [size / max(sizes) for size in sizes]
+        whole = ScalePyramid(sizes, zooms=about["zooms"]).image_size
+        about["pretrained_cfg"]["input_size"] = [about["in_chans"], *whole]
     return ExportedSRNN(Path(folder), about, threads)
 
 
@@ -77,6 +80,7 @@ class ExportedSRNN(SRNN):
             ExportedBackbone(about),
             variant="vanilla",  # the exported cell takes its place
             scales=about["scales"],
+            zooms=about["zooms"],
             activation="identity",
             interpolation=about["interpolation"],
             num_classes=0,

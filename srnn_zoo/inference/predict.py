@@ -19,8 +19,10 @@ from srnn_zoo.datasets.images import OpenedImage, Skipped, open_or_skip
 from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.models.tasks import scores
-from srnn_zoo.transforms.presets import create_transform
+from srnn_zoo.transforms.levels import Levels
+from srnn_zoo.transforms.presets import NormalizeLevels, create_transform
 from srnn_zoo.transforms.reading import Read, as_tensor
+from srnn_zoo.transforms.views import shares
 
 from .early_exit import stop_early
 from .exits import ExitRule
@@ -50,9 +52,12 @@ class Prediction(NamedTuple):
         path: the file, or "image 3" for what is no file.
         answers: what the model says after every level that it read, smallest first.
         notes: what had to be done to read the file.
-        levels: the levels of the image, uint8 `(C, H_s, W_s)`, including those that were not read.
+        levels: the levels of the image, uint8 `(C, H_s, W_s)`, including those that were not read; where views follow
+            from the level before, without these.
         stopped_at: with an exit rule, the level at which the image stopped, 0 for the smallest.
         gmacs: with an exit rule, what the backbone then cost, in billions of multiply-accumulates.
+        views: where the levels have zooms, what each shows: top, left, bottom and right, from 0 to 1.
+        maps: if asked for, how much each position of a level that was read speaks for its answer, `(h, w)`.
     """
 
     path: str
@@ -61,6 +66,8 @@ class Prediction(NamedTuple):
     levels: tuple[torch.Tensor, ...]
     stopped_at: int | None = None
     gmacs: float | None = None
+    views: tuple[tuple[float, ...], ...] = ()
+    maps: tuple[torch.Tensor, ...] = ()
 
 
 def predict(
@@ -72,6 +79,7 @@ def predict(
     batch_size: int = 8,
     exit: ExitRule | None = None,
     exact: bool = False,
+    maps: bool = False,
 ) -> Iterator[Prediction | Skipped]:
     """Classify images, in order, on the model's device.
 
@@ -87,6 +95,7 @@ def predict(
         batch_size: images read and classified at a time.
         exit: when an image stops (`srnn_zoo.inference.exits`); the levels after that are not read. By default all are.
         exact: decode and resize as Pillow does, as for `create_transform`.
+        maps: whether to give class activation maps too (`SRNN.activation_map`), for which every level is read twice.
 
     Yields:
         a `Prediction`, or `Skipped` for an image that cannot be read.
@@ -97,20 +106,24 @@ def predict(
             and thresholds of the wrong number.
         TypeError: for what is no image.
     """
+    from torchvision.transforms import Compose
+
     for option, value in {"topk": topk, "batch_size": batch_size}.items():
         if value < 1:
             raise ValueError(f"{option} must be 1 or more; got {value}")
     if exit is not None:
         check_every_exit(model)
-    reader, *to_levels, normalize = create_transform(model, sizes=sizes, exact=exact).transforms
+    reader, *steps = create_transform(model, sizes=sizes, exact=exact).transforms
+    at = next(index for index, step in enumerate(steps) if isinstance(step, NormalizeLevels))
+    to_levels, normalize = steps[:at], Compose(steps[at:])
     names, device = class_names(model), next(model.parameters()).device
     with closing(_read_ahead(_listed(images), reader.read, to_levels, batch_size)) as batches:
         for number, batch in enumerate(batches):
             if number or len(batch) > 1:  # for one image alone it would take longer than it saves
                 model = for_inference(model)
-            levels = zip(*(item.levels for item in batch if isinstance(item, Prediction)), strict=True)
-            on_device = model.as_input(normalize([torch.stack(level).to(device) for level in levels]))
-            answered = iter(_answers(model, on_device, names, topk, exit) if on_device else ())
+            read = [item.levels for item in batch if isinstance(item, Prediction)]
+            levels = [torch.stack(level).to(device) for level in zip(*read, strict=True)]
+            answered = iter(_answers(model, levels, normalize, names, topk, exit, maps) if levels else ())
             for item in batch:
                 yield item if isinstance(item, Skipped) else item._replace(**next(answered))
 
@@ -163,10 +176,17 @@ def _read_ahead(
 
 @torch.inference_mode()
 def _answers(
-    model: SRNN, levels: list[torch.Tensor], names: list[str], topk: int, exit: ExitRule | None
+    model: SRNN,
+    images: list[torch.Tensor],
+    normalize: Callable[[Any], Any],
+    names: list[str],
+    topk: int,
+    exit: ExitRule | None,
+    maps: bool,
 ) -> list[dict[str, Any]]:
     """For every image of a batch its answers level by level, and with an exit rule where it stopped at what cost."""
-    found: list[dict[str, Any]] = [{"answers": ()} for _ in levels[0]]
+    levels = cast(Levels, model.lazy_levels(model.as_input(normalize(images))))
+    found: list[dict[str, Any]] = [{"answers": ()} for _ in range(levels.batch_size)]
     if exit is None:
         steps = [(step.size, step.logits) for step in model.steps(levels)]
     else:
@@ -174,7 +194,7 @@ def _answers(
         _, stopped_at, gmacs = stop_early(model, exit, levels, seen)
         for answer, stop, cost in zip(found, stopped_at.tolist(), gmacs.tolist(), strict=True):
             answer |= {"stopped_at": stop, "gmacs": cost}
-        steps = [((level.shape[-2], level.shape[-1]), logits) for level, logits in zip(levels, seen, strict=False)]
+        steps = zip(levels.sizes, seen, strict=False)
     for index, (size, logits) in enumerate(steps):
         readers = [answer for answer in found if answer.get("stopped_at", index) >= index]
         values = scores(logits.float(), model.task, model.temperature(index))
@@ -183,4 +203,30 @@ def _answers(
             values, classes = values.topk(min(topk, model.num_classes))
         for answer, v, c in zip(readers, values.tolist(), classes.tolist(), strict=True):
             answer["answers"] += (Answer(size, tuple((names[k], x) for k, x in zip(c, v, strict=True))),)
+    _add_views(model, levels, images[0], found)
+    if maps:
+        _add_maps(model, levels, found, names)
     return found
+
+
+def _add_views(model: SRNN, levels: Levels, images: torch.Tensor, found: list[dict[str, Any]]) -> None:
+    """What each level shows of an image; and the levels themselves, where they follow from the answers."""
+    if (shown := shares(model.zooms)) is None:
+        return
+    boxes = [levels.views(level, share).tolist() for level, share in enumerate(shown)]
+    for row, answer in enumerate(found):
+        read = answer.get("stopped_at", levels.height - 1) + 1 if levels.centers else levels.height
+        answer["views"] = tuple(tuple(box[row]) for box in boxes[:read])
+        if levels.centers:
+            answer["levels"] = tuple(levels.shown_of(images[row : row + 1], level, row) for level in range(read))
+
+
+def _add_maps(model: SRNN, levels: Levels, found: list[dict[str, Any]], names: list[str]) -> None:
+    """The class activation maps of what was read."""
+    for level in range(max(len(answer["answers"]) for answer in found)):
+        readers = {row for row, answer in enumerate(found) if len(answer["answers"]) > level}
+        for rows, images in levels.groups(level, readers):
+            best = [names.index(found[row]["answers"][level].top[0][0]) for row in rows]
+            maps = model.activation_map(images, torch.tensor(best, device=images.device), level)
+            for row, each in zip(rows, maps.float().cpu(), strict=True):
+                found[row]["maps"] = (*found[row].get("maps", ()), each)

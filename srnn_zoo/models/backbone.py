@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any
 
 import timm
@@ -158,8 +159,14 @@ def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
             part.training = mode
 
 
-def srnn_config(config: dict[str, Any], scales: Sequence[float] = (0.5, 1.0)) -> dict[str, Any]:
-    """The `pretrained_cfg` of an SRNN from its backbone's: preprocessing kept, the rest made its own."""
+def srnn_config(config: dict[str, Any], ratios: Sequence[tuple[int, int]] = ((1, 2), (1, 1))) -> dict[str, Any]:
+    """The `pretrained_cfg` of an SRNN from its backbone's: preprocessing kept, the rest made its own.
+
+    Args:
+        config: the backbone's.
+        ratios: the sizes of the levels relative to the image's; the smallest level gets the backbone's own size.
+    """
+    smallest = min(Fraction(*ratio) for ratio in ratios)
     channels, height, width = config["input_size"]
     first_conv = config.get("first_conv")
     names = [first_conv] if isinstance(first_conv, str) else first_conv or ()
@@ -167,7 +174,7 @@ def srnn_config(config: dict[str, Any], scales: Sequence[float] = (0.5, 1.0)) ->
     return {
         **{key: value for key, value in config.items() if key not in _BACKBONE_ONLY},
         "architecture": f"srnn_{config['architecture'].removeprefix('srnn_')}",
-        "input_size": (channels, round(height / scales[0]), round(width / scales[0])),
+        "input_size": (channels, round(height / smallest), round(width / smallest)),
         "fixed_input_size": False,
         "pool_size": (1, 1),
         "first_conv": prefixed[0] if len(prefixed) == 1 else prefixed or None,

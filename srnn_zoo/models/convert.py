@@ -15,8 +15,8 @@ from .sizes import native_size
 from .wrap import WrappedBackbone
 
 _SRNN_ARGUMENTS = (  # what a factory takes for the SRNN, not for its backbone
-    "variant scales activation interpolation exits norm num_classes drop_rate global_pool img_size backbone_img_size "
-    "in_chans"
+    "variant scales zooms views activation interpolation exits norm num_classes drop_rate global_pool img_size "
+    "backbone_img_size in_chans"
 ).split()
 _KEPT = "mean std interpolation crop_pct crop_mode label_names label_descriptions".split()  # of its config
 

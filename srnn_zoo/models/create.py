@@ -26,7 +26,7 @@ from timm.models import (
 )
 
 from srnn_zoo._errors import unknown_name
-from srnn_zoo.transforms.pyramid import pair
+from srnn_zoo.transforms.levels import pair
 from srnn_zoo.weights.download import download_files
 from srnn_zoo.weights.saved import CONFIG_FILE, SavedModel, open_saved
 
@@ -35,6 +35,7 @@ from .base_cnn import create_base_cnn
 from .entries import TimmConfig, Weights, add_weights, matching, plan_weights, weights_of
 from .initial import init_from_base_cnn, load_saved
 from .srnn import SRNN
+from .views import View
 from .wrap import WRAPPED, as_backbone
 
 PREFIX = "srnn_"
@@ -43,7 +44,7 @@ default_cfgs: dict[str, DefaultCfg] = {}  # timm's register_model reads it
 
 _logger = logging.getLogger(__name__)
 
-_SCALE_OPTIONS = frozenset({"variant", "scales", "activation", "interpolation", "exits", "norm"})
+_SCALE_OPTIONS = frozenset({"variant", "scales", "zooms", "views", "activation", "interpolation", "exits", "norm"})
 _TIMM_OPTIONS = frozenset({"num_classes", "drop_rate", "global_pool", "img_size"})  # the rest is for the backbone
 
 StrPath = str | os.PathLike[str]
@@ -68,6 +69,8 @@ def create_model(
     *,
     variant: str | None = None,
     scales: Sequence[float] | None = None,
+    zooms: Sequence[float] | None = None,
+    views: str | View | None = None,
     activation: Literal["auto", "relu", "identity"] | None = None,
     interpolation: str | None = None,
     exits: Literal["shared", "separate"] | None = None,
@@ -93,7 +96,12 @@ def create_model(
             take backbone *and* classifier from timm's weights, U = I and zero gates: a zero-shot model that works
             before any training. With another `num_classes` than theirs, the classifier is new.
         variant: what happens between two scales, one of `list_cells()`; by default `"half_gru"`.
-        scales: relative sizes of the levels, which grow and end with 1.0; by default `(0.5, 1.0)`.
+        scales: sizes of the levels relative to the largest; they grow and end with 1.0. By default `(0.5, 1.0)`, with
+            zooms all 1.0.
+        zooms: how much each level zooms in: `(1.0, 1.6)` is the whole image, then a part of it 1.6 times as large. By
+            default every level shows the whole.
+        views: where a level with a zoom looks: `"center"`, the default; `"attention"`, where the level before found its
+            answer; or a function (`srnn_zoo.register_view`).
         activation: φ; by default `"auto"`, the rectifier where the backbone's features are non-negative.
         interpolation: how levels are made: `"bicubic"`, the default, `"bilinear"` or `"gaussian"`.
         exits: `"shared"`, one classifier for all levels, as is the default; or `"separate"`, one for each.
@@ -101,15 +109,16 @@ def create_model(
         num_classes: width of the classifier; by default the pretrained weights' own, 1000 for ImageNet.
         in_chans: channels of the images; by default 3.
         drop_rate: dropout before the classifier, in [0, 1); by default 0.
-        img_size: the size `(H, W)` of the largest level the model is meant for; by default the one that makes the
-            smallest level the backbone's own size.
+        img_size: the size `(H, W)` of the largest level the model is meant for, with zooms of the image that levels are
+            parts of; by default the one that makes the smallest level the backbone's own size.
         weights: a saved model (a folder, or a Hub id `"owner/name@revision"`), an SRNN's weights file, or a tag.
         pretrained_backbone: take the backbone alone from timm's weights, or from a checkpoint file of the base CNN.
         cache_dir: where downloads go instead of the usual caches.
         **kwargs: for the timm backbone, such as `drop_path_rate`.
 
     Raises:
-        ValueError: for an unknown name, tag, variant or interpolation, with the closest names, and for wrong scales.
+        ValueError: for an unknown name, tag, variant or interpolation, with the closest names, and for wrong scales
+            or zooms.
         TypeError: for an unknown option, with the closest names.
         WeightsUnavailableError: where weights are neither on this machine nor available from the network.
 
@@ -284,7 +293,8 @@ def _build(
 
     def make(in_chans: int = 3, backbone_img_size: Any = None, **arguments: Any) -> SRNN:
         options = {key: arguments.pop(key) for key in _TIMM_OPTIONS & arguments.keys()} | own
-        if fixed_size and "img_size" in options and len(options.get("scales", (0.5, 1.0))) == 1:
+        one_level = len(options.get("scales", (0.5, 1.0))) == 1 and "zooms" not in options
+        if fixed_size and "img_size" in options and one_level:
             backbone_img_size = pair(options["img_size"])
         if backbone_img_size is not None:
             arguments["img_size"] = tuple(backbone_img_size)

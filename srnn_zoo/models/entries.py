@@ -9,14 +9,16 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from timm.models import PretrainedCfg, get_arch_pretrained_cfgs, resolve_pretrained_cfg
 
 from srnn_zoo._errors import unknown_name
+from srnn_zoo.transforms.levels import default_scales, pair, scale_ratios
 from srnn_zoo.transforms.presets import levels_transform
-from srnn_zoo.transforms.pyramid import pair, scale_ratios
+from srnn_zoo.transforms.views import check_zooms
 from srnn_zoo.weights.download import split_hub_id
 from srnn_zoo.weights.saved import SavedModel, open_saved
 
@@ -247,6 +249,10 @@ def plan_weights(
         ValueError: for unknown weights, with the closest names, and for weights of another architecture or variant.
     """
     overlay = dict(overlay or {})
+    asked_size, zoomed = arguments.get("img_size"), "zooms" in arguments
+    if "zooms" in arguments:
+        arguments.setdefault("scales", default_scales(arguments["zooms"]))  # not those that weights come with
+        check_zooms(arguments["zooms"], len(arguments["scales"]))
     if weights is not None:
         pretrained_cfg = _tag(name, weights)
         weights = weights if pretrained_cfg is None else None
@@ -271,6 +277,11 @@ def plan_weights(
             overlay = {"tag": entry.tag, **entry.preprocessing, **overlay}
         if not saved.config and "fc.weight" in saved.state:
             overlay["num_classes"] = len(saved.state["fc.weight"])
+        if saved.config and (asked_size or zoomed):
+            factor = _smallest(saved.model_args) / _smallest(arguments)  # the smallest level keeps its size
+            channels, *size = saved.config["input_size"]
+            size = pair(asked_size) if asked_size else [round(length * factor) for length in size]
+            overlay["input_size"] = (channels, *size)
     config = _resolve_config(name, pretrained_cfg, overlay, arguments)
     return Plan(config, arguments, saved, base_tag or config.tag or "")
 
@@ -331,6 +342,12 @@ def _check_kind(saved: SavedModel, name: str, arguments: Mapping[str, Any]) -> N
         )
 
 
+def _smallest(arguments: Mapping[str, Any]) -> Fraction:
+    """The size of the smallest level relative to the image."""
+    zooms = arguments.get("zooms")
+    return min(Fraction(*ratio) for ratio in scale_ratios(arguments.get("scales") or default_scales(zooms), zooms))
+
+
 def _resolve_config(
     name: str, pretrained_cfg: TimmConfig, overlay: dict[str, Any], arguments: Mapping[str, Any]
 ) -> PretrainedCfg:
@@ -340,9 +357,8 @@ def _resolve_config(
     if arguments.get("num_classes", config.num_classes) != config.num_classes:
         changes |= {"label_names": None, "label_descriptions": None}
     if not isinstance(pretrained_cfg, dict | PretrainedCfg):
-        numerator, denominator = scale_ratios(arguments.get("scales", (0.5, 1.0)))[0]
         channels, *size = config.input_size  # as registered: twice the backbone's own
-        height, width = (length * denominator // (2 * numerator) for length in size)
+        height, width = (round(length / (2 * _smallest(arguments))) for length in size)
         if "img_size" in arguments:
             height, width = pair(arguments["img_size"])
         changes["input_size"] = (channels, height, width)

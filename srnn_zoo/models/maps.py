@@ -9,12 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from srnn_zoo.transforms.levels import build_levels
 from srnn_zoo.transforms.packed import PackedPyramid
-from srnn_zoo.transforms.pyramid import build_levels
 
 from .norms import select_level
 from .reading import Images, LevelReader
 from .sizes import pool
+from .views import activation_map
 
 
 class LevelMaps(LevelReader):
@@ -41,6 +42,29 @@ class LevelMaps(LevelReader):
         """
         _check_one_size(x)
         return [self._level_map(level, index) for index, level in enumerate(self.levels(x))]
+
+    def activation_map(self, level: Tensor, classes: Tensor, index: int | None = None) -> Tensor:
+        """How much each position of a level speaks for a class: a class activation map, `(B, h, w)`.
+
+        Its mean, plus the classifier's bias, is the class's logit F(C(x_s)) where the backbone's head takes the mean of
+        its map alone. Source: Zhou et al., "Learning Deep Features for Discriminative Localization", 2016.
+
+        Args:
+            level: one level, `(B, C, H, W)`.
+            classes: `(B,)`, the indices of the classes.
+            index: of the level, 0 for the smallest, by default the last.
+
+        Raises:
+            ValueError: where the backbone has no map of the level, or the model no classifier.
+
+        Examples:
+            >>> heat = model.activation_map(images, model([images]).argmax(1))
+        """
+        model = cast(Any, self)
+        if model.num_classes == 0:
+            raise ValueError("the model has no classifier (num_classes=0), and so no class activation map")
+        self.check_has_map(level)
+        return activation_map(self.position_features(level, index)[1], model.classifier(index), classes)
 
     def _level_map(self, level: Tensor, index: int) -> Tensor:
         self.check_has_map(level)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from srnn_zoo.transforms.levels import Levels, build_level, build_levels, level_sizes
 from srnn_zoo.transforms.packed import PackedPyramid, in_order
-from srnn_zoo.transforms.pyramid import Levels, Pyramid, build_levels, check_levels, level_sizes
+from srnn_zoo.transforms.pyramid import Pyramid, check_levels
 from srnn_zoo.transforms.resizing import is_captured
+from srnn_zoo.transforms.views import WHOLE, Ratio
 
 from .cost import backbone_gmacs
 from .norms import select_level
-from .sizes import Reads, family, native_size, read
+from .sizes import Reads, family, native_size, pool, read
+from .views import Glance, View, centers, position_features
 
 Images: TypeAlias = Tensor | Sequence[Tensor] | PackedPyramid
 """The largest level `(B, C, H, W)`, the levels, smallest first, or images of mixed heights."""
 
 InputT = TypeVar("InputT", bound=Images)
+ResultT = TypeVar("ResultT")
+
+
+class NoMapError(ValueError):
+    """A backbone gives features without positions."""
 
 
 class LevelReader:
@@ -33,7 +41,10 @@ class LevelReader:
     reads: Reads
     checkpoints_levels: bool
     pretrained_cfg: dict[str, Any]
-    _ratios: list[tuple[int, int]]
+    zooms: tuple[float, ...] | None
+    _ratios: list[Ratio]
+    _shown: list[Ratio] | None
+    _view: View | None
 
     def levels(self, x: Images) -> list[Tensor]:
         """The levels of an input, smallest first: built from one tensor, or checked where they are given."""
@@ -41,16 +52,48 @@ class LevelReader:
             self._check(x)
         if isinstance(x, Sequence):
             return list(x)
-        return build_levels(cast(Tensor, x), self._ratios, self.interpolation, self.reads.multiple)
+        if self._view is not None:
+            return [level for level, _ in self._look(cast(Tensor, x))]
+        return build_levels(cast(Tensor, x), self._ratios, self.interpolation, self.reads.multiple, self._shown)
 
-    def lazy_levels(self, x: Images) -> Levels | PackedPyramid:
+    def pyramid_features(self, x: Tensor | Sequence[Tensor]) -> list[Tensor]:
+        """C(x_s) `(B, D)` of every level of an input, smallest first."""
+        if self._view is None or isinstance(x, Sequence):
+            return [self.level_features(level, index) for index, level in enumerate(self.levels(x))]
+        if not is_captured(x):
+            self._check(x)
+        read = enumerate(self._look(cast(Tensor, x)))
+        return [self.level_features(level, s) if features is None else features for s, (level, features) in read]
+
+    def _look(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The levels of images, each where the one before says; and their features, where the next level needs them."""
+        center: Tensor | None = None
+        shown = cast("list[Ratio]", self._shown)
+        for index, (ratio, share) in enumerate(zip(self._ratios, shown, strict=True)):
+            level = build_level(images, ratio, self.interpolation, self.reads.multiple, share, center)
+            features, before, center = None, center, None
+            if index + 1 < len(shown) and shown[index + 1] != WHOLE:
+                features, center = self._features_and_view(level, index, before)
+            yield level, features
+
+    def _features_and_view(self, level: Tensor, index: int, center: Tensor | None) -> tuple[Tensor, Tensor]:
+        """C(x_s) of a level `(b, C, H, W)`, and around which points `(b, 2)` of the image the next level looks."""
+        features, positions = self.position_features(level, index)
+        shown, view = cast("list[Ratio]", self._shown), cast(View, self._view)
+        before, share = (shown[at][0] / shown[at][1] for at in (index, index + 1))
+        with torch.no_grad():
+            classifier = cast(Any, self).classifier(index)
+            glance = Glance(index + 1, share, level, features.detach(), positions.detach(), classifier, center, before)
+            return features, centers(view, glance, shown[index + 1])
+
+    def lazy_levels(self, x: Images | Levels) -> Levels | PackedPyramid:
         """The levels of an input, each built when `read_level` reads it."""
-        if isinstance(x, PackedPyramid):
+        if isinstance(x, PackedPyramid | Levels):
             return x
         self._check(x)
         if isinstance(x, Sequence):
             return Levels(x)
-        return Levels([x], self.level_sizes((x.shape[-2], x.shape[-1])), self.interpolation)
+        return Levels([x], self.level_sizes((x.shape[-2], x.shape[-1])), self.interpolation, self._shown)
 
     def as_input(self, x: InputT) -> InputT:
         """Images, levels or a pyramid on the model's device and in its floating-point dtype."""
@@ -62,7 +105,7 @@ class LevelReader:
     def _check(self, x: Any) -> None:
         """Raise the error that says why this model cannot read an input."""
         if isinstance(x, Sequence):
-            check_levels(x)
+            check_levels(x, grow=self.zooms is None)
             self.check_images(x[0])
         elif isinstance(x, Tensor):
             self.check_images(x)
@@ -89,11 +132,31 @@ class LevelReader:
             level: its images.
             index: of the level, 0 for the smallest, by default the last; for `norm="per_level"` only.
         """
+        return self._call(self._backbone_features, level, index)
+
+    def position_features(self, level: Tensor, index: int | None = None) -> tuple[Tensor, Tensor]:
+        """C(x_s) of a level, `(B, D)`, and the same at each position of its map, `(B, D, h, w)`.
+
+        The backbone's head reads each position as if it were an image's only one. Where the head takes the mean alone,
+        C(x_s) is the mean over the positions.
+
+        Args:
+            level: its images, `(B, C, H, W)`.
+            index: as for `level_features`.
+
+        Raises:
+            ValueError: where the backbone has no map of the level.
+        """
+        self.check_has_map(level)
+        return self._call(self._backbone_features_and_positions, level, index)
+
+    def _call(self, function: Callable[[Tensor, int | None], ResultT], level: Tensor, index: int | None) -> ResultT:
+        """What a function that calls the backbone gives; its errors are explained."""
         try:
             if self.checkpoints_levels and torch.is_grad_enabled():
-                return cast(Tensor, checkpoint(self._backbone_features, level, index, use_reentrant=False))
-            return self._backbone_features(level, index)
-        except torch.OutOfMemoryError:
+                return cast(ResultT, checkpoint(function, level, index, use_reentrant=False))
+            return function(level, index)
+        except (torch.OutOfMemoryError, NoMapError):
             raise
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:
             self.explain(error, (level.shape[-2], level.shape[-1]), level.dtype)
@@ -130,6 +193,15 @@ class LevelReader:
             select_level(self.backbone, index)
         return read(self.backbone, level, self.reads.tile)
 
+    def _backbone_features_and_positions(self, level: Tensor, index: int | None) -> tuple[Tensor, Tensor]:
+        if self.norm == "per_level":
+            select_level(self.backbone, index)
+        found = self.backbone.forward_features(level)
+        positions = position_features(self.backbone, found, level)
+        if positions is None:
+            raise NoMapError(f"{self.pretrained_cfg['architecture']} gives no map of a level, only its features")
+        return pool(self.backbone.forward_head(found, pre_logits=True)), positions
+
     def read_level(
         self, levels: Levels | PackedPyramid, level: int, wanted: Container[int] | None = None, index: int | None = None
     ) -> Tensor:
@@ -144,7 +216,13 @@ class LevelReader:
         parts, order = list[Tensor](), list[int]()
         for rows, images in levels.groups(level, wanted):
             self.check_images(images)
-            parts.append(self.level_features(images, level if index is None else index))
+            at = level if index is None else index
+            if self._view is None or isinstance(levels, PackedPyramid) or not levels.follows(level):
+                parts.append(self.level_features(images, at))
+            else:
+                features, center = self._features_and_view(images, at, levels.center(level, rows))
+                levels.look(level + 1, rows, center)
+                parts.append(features)
             order += rows
             del images  # or it would live while the next is built
         return in_order(parts, order)
@@ -163,11 +241,11 @@ class LevelReader:
             ValueError: if the image is too small for these levels.
         """
         height, width = img_size or self.img_size
-        return level_sizes(height, width, self._ratios, self.reads.multiple)
+        return level_sizes(height, width, self._ratios, self.reads.multiple, self._shown)
 
     @property
     def img_size(self) -> tuple[int, int]:
-        """`(H, W)` of the largest level that this model is for."""
+        """`(H, W)` of the image that this model is for: of the largest level; with zooms, of what it is a part of."""
         height, width = self.pretrained_cfg["input_size"][-2:]
         return height, width
 

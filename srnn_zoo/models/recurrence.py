@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from srnn_zoo.transforms.levels import Levels
 from srnn_zoo.transforms.packed import PackedPyramid
-from srnn_zoo.transforms.pyramid import Levels
 
 from .cells import Cell
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from srnn_zoo._errors import unknown_name
 from srnn_zoo.export.export import ExportMixin
+from srnn_zoo.transforms.levels import Levels, default_scales, pair, scale_ratios
 from srnn_zoo.transforms.packed import PackedPyramid
-from srnn_zoo.transforms.pyramid import pair, scale_ratios
 from srnn_zoo.transforms.resizing import Interpolation, check_interpolation
+from srnn_zoo.transforms.views import check_zooms, shares
 from srnn_zoo.weights.hub import HubMixin
 
 from .backbone import (
@@ -33,6 +34,7 @@ from .recurrence import Step, scan, steps
 from .sizes import reads
 from .tasks import Task
 from .temperatures import temperature
+from .views import CENTER, View, find_view
 from .wrap import WrapMixin
 
 
@@ -46,7 +48,8 @@ class SRNN(WrapMixin, HubMixin, ExportMixin, TimmProtocol, LevelMaps, nn.Module)
     Args:
         backbone: a timm model made with `num_classes=0`: the base CNN C.
         variant: the cell's registered name (`list_cells()`).
-        scales: relative sizes of the levels built from one tensor; they grow and end with 1.0.
+        scales: sizes of the levels built from one tensor, relative to the largest; they grow and end with 1.0. By
+            default `(0.5, 1.0)`, with zooms all 1.0.
         activation: φ; `"auto"` is the rectifier where the backbone's features are non-negative, else the identity.
         interpolation: how levels are made from one tensor: `"bicubic"`, `"bilinear"` or `"gaussian"`.
         exits: `"shared"`, one classifier for all levels, as in the paper; or `"separate"`, one for each level
@@ -56,8 +59,13 @@ class SRNN(WrapMixin, HubMixin, ExportMixin, TimmProtocol, LevelMaps, nn.Module)
         num_classes: width of the classifier; 0 for none.
         drop_rate: dropout before the classifier, in [0, 1).
         global_pool: `"avg"`, or `""` with `num_classes=0` to get the state as a map.
-        img_size: the size `(H, W)` of the largest level that this model is for; by default, the smallest level then has
-            the backbone's own size.
+        img_size: the size `(H, W)` of the largest level that this model is for, with zooms of the image that the levels
+            are parts of; by default, the smallest level then has the backbone's own size.
+        zooms: one for each level, 1.0 or more: it shows `1 / zoom` of the image's height and width. By default every
+            level shows all of it. With zooms the scales need not grow, and the largest is 1.0.
+        views: where a level with a zoom looks: `"center"`, the middle; `"attention"`, around the centre of mass of the
+            class activation map of the level before; another name of `register_view`, or a function of a
+            `models.views.Glance`.
 
     Attributes:
         pretrained_cfg: timm's: the preprocessing and what the weights are.
@@ -72,7 +80,8 @@ class SRNN(WrapMixin, HubMixin, ExportMixin, TimmProtocol, LevelMaps, nn.Module)
 
     Raises:
         ValueError: for an unknown variant, interpolation, kind of exits or norm, scales that do not grow to 1.0, a
-            `norm` for a backbone without batch norm, and separate exits of a variant that has one exit.
+            `norm` for a backbone without batch norm, and separate exits of a variant that has one exit; for zooms that
+            are less than 1 or not as many as levels, and unknown views.
     """
 
     def __init__(
@@ -80,7 +89,7 @@ class SRNN(WrapMixin, HubMixin, ExportMixin, TimmProtocol, LevelMaps, nn.Module)
         backbone: nn.Module,
         *,
         variant: str = "half_gru",
-        scales: Sequence[float] = (0.5, 1.0),
+        scales: Sequence[float] | None = None,
         activation: Literal["auto", "relu", "identity"] = "auto",
         interpolation: Interpolation = "bicubic",
         exits: Literal["shared", "separate"] = "shared",
@@ -89,19 +98,28 @@ class SRNN(WrapMixin, HubMixin, ExportMixin, TimmProtocol, LevelMaps, nn.Module)
         drop_rate: float = 0.0,
         global_pool: str = "avg",
         img_size: int | tuple[int, int] | None = None,
+        zooms: Sequence[float] | None = None,
+        views: str | View = CENTER,
     ) -> None:
         super().__init__()
         if getattr(backbone, "num_classes", 0):
             raise ValueError(f"make the backbone with num_classes=0; this one has {backbone.num_classes} classes")
-        self._ratios = scale_ratios(scales)
+        scales = default_scales(zooms) if scales is None else scales
+        self.zooms = None if zooms is None else check_zooms(zooms, len(scales))
+        self._ratios, self._shown = scale_ratios(scales, self.zooms), shares(self.zooms)
         self.scales = tuple(float(s) for s in scales)
+        self.views, self._view = views, find_view(views)
+        if self._view is not None and not (self.zooms and any(zoom > 1 for zoom in self.zooms[1:])):
+            raise ValueError('views are of levels with a zoom: give zooms such as (1.0, 1.6), or leave views="center"')
         self.interpolation = check_interpolation(interpolation)
         self.variant = variant
         self.in_chans = int(getattr(backbone, "in_chans", 3))
         self.head_hidden_size = self.num_features = cast(int, backbone.head_hidden_size)
         self.feature_info = prefix_feature_info(backbone)
         self.reads = reads(backbone)
-        self.pretrained_cfg = self.default_cfg = srnn_config(cast("dict[str, Any]", backbone.pretrained_cfg), scales)
+        self.pretrained_cfg = self.default_cfg = srnn_config(
+            cast("dict[str, Any]", backbone.pretrained_cfg), self._ratios
+        )
         if img_size is not None:
             self.pretrained_cfg["input_size"] = (self.pretrained_cfg["input_size"][0], *pair(img_size))
         self.metadata = cast("dict[str, Any]", {})
@@ -135,8 +153,8 @@ class SRNN(WrapMixin, HubMixin, ExportMixin, TimmProtocol, LevelMaps, nn.Module)
             return self._with_all_gradients(
                 x.restore([self.forward_head(last, level=level) for level, last in self._last_maps(x)])
             )
-        levels = self.levels(x)
-        return self._with_all_gradients(self.forward_head(self._read(levels), level=len(levels) - 1))
+        features = self.pyramid_features(x)
+        return self._with_all_gradients(self.forward_head(self.fuse(features), level=len(features) - 1))
 
     def _with_all_gradients(self, logits: Tensor) -> Tensor:
         """The same logits; in training, parts of levels that gave no answer get a gradient of zero.
@@ -155,13 +173,10 @@ class SRNN(WrapMixin, HubMixin, ExportMixin, TimmProtocol, LevelMaps, nn.Module)
         In a batch of mixed heights that n is their least common multiple, and every level fills an equal share of it.
         """
         if not isinstance(x, PackedPyramid):
-            return self._read(self.levels(x))
+            return self.fuse(self.pyramid_features(x))
         maps = [last for _, last in self._last_maps(x)]
         width = math.lcm(*(last.shape[2] for last in maps))  # a mean over n stays what it is
         return x.restore([last.repeat_interleave(width // last.shape[2], dim=2) for last in maps])
-
-    def _read(self, levels: list[Tensor]) -> Tensor:
-        return self.fuse([self.level_features(level, index) for index, level in enumerate(levels)])
 
     def _last_maps(self, x: PackedPyramid) -> list[tuple[int, Tensor]]:
         """The last states of mixed heights as maps `(b, D, n, 1)`, packed, each with the index of their last level."""
@@ -232,7 +247,7 @@ class SRNN(WrapMixin, HubMixin, ExportMixin, TimmProtocol, LevelMaps, nn.Module)
         self.backbone.compile(*args, **kwargs)
         super().compile(*args, **kwargs)
 
-    def steps(self, x: Images, state: Tensor | Step | None = None) -> Iterator[Step]:
+    def steps(self, x: Images | Levels, state: Tensor | Step | None = None) -> Iterator[Step]:
         """The answers level by level, smallest first; a level is built and read only when its step is asked for.
 
         Args:
@@ -307,7 +322,8 @@ class SRNN(WrapMixin, HubMixin, ExportMixin, TimmProtocol, LevelMaps, nn.Module)
         own = {name: getattr(self, name) for name in ("variant", "scales", "interpolation", "exits", "norm")}
         classes = {"num_classes": self.num_classes} if "num_classes" in self._stored_args else {}
         wrapped = getattr(self.backbone, "arguments", {})  # of a network that is not timm's (`wrap`)
-        return {**self._stored_args, **wrapped, **classes, **own, "activation": self.cell.activation}
+        zoomed = {} if self.zooms is None else {"zooms": self.zooms, "views": self.views}
+        return {**self._stored_args, **wrapped, **classes, **own, **zoomed, "activation": self.cell.activation}
 
     @_model_args.setter
     def _model_args(self, args: dict[str, Any]) -> None:

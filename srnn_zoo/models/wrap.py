@@ -9,6 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any, TypeVar, cast
 
 import torch
@@ -16,7 +17,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from srnn_zoo._errors import unknown_name
-from srnn_zoo.transforms.pyramid import level_sizes, pair, scale_ratios
+from srnn_zoo.transforms.levels import default_scales, level_sizes, pair, scale_ratios
+from srnn_zoo.transforms.views import shares
 
 from .dry_run import DryRun, Found, Output, Size, call_options, first_conv, own_size, take
 from .norms import LevelNorm
@@ -76,7 +78,7 @@ class WrapMixin:
                 ImageNet's.
             std: as `mean`.
             crop_pct: which share of an image's shorter side the evaluation transform keeps; by default 0.875.
-            **options: of `SRNN`: `variant`, `scales`, `activation`, `exits`, `norm`, `drop_rate`, ….
+            **options: of `SRNN`: `variant`, `scales`, `zooms`, `activation`, `exits`, `norm`, `drop_rate`, ….
 
         Raises:
             ValueError: where the network cannot read such images or gives something else than features; and as `SRNN`.
@@ -90,14 +92,15 @@ class WrapMixin:
         known = inspect.signature(cls).parameters.keys() - {"backbone"}
         if unknown := options.keys() - known:
             raise TypeError(unknown_name("option", min(unknown), known | inspect.signature(cls.wrap).parameters.keys()))
-        ratios = scale_ratios(options.get("scales", (0.5, 1.0)))
+        zooms = options.get("zooms")
+        ratios = scale_ratios(options.get("scales") or default_scales(zooms), zooms)
         module = find_net(net, may_import=True)
         native = own_size(module) or (224, 224)
         if img_size is None:
-            numerator, denominator = ratios[0]  # of the smallest level, which has the network's own size
-            levels = [native, pair([round(length * denominator / numerator) for length in native])]
+            smallest = min(Fraction(*ratio) for ratio in ratios)  # it has the network's own size
+            levels = [native, pair([round(length / smallest) for length in native])]
         else:
-            levels = level_sizes(*pair(img_size), ratios, multiple or 1)
+            levels = level_sizes(*pair(img_size), ratios, multiple or 1, shares(zooms))
             native = own_size(module) or levels[0]
         backbone = as_backbone(
             module,

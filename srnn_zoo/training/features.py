@@ -100,12 +100,11 @@ def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) 
     with in_mode(model, training=False):
         for images, classes in tqdm(loader, desc="features", unit="batch", leave=False, disable=not progress or None):
             moved = model.as_input(images)
-            pyramid = model.levels(moved)
-            found = tuple((x.shape[-2], x.shape[-1]) for x in pyramid)
+            found = tuple(model.lazy_levels(moved).sizes)
             if sizes not in ((), found):
                 raise ValueError(f"all images must have levels of the same sizes; got {sizes}, then {found}")
             sizes = found
-            levels.append(torch.stack([model.level_features(x, s).float().cpu() for s, x in enumerate(pyramid)]))
+            levels.append(torch.stack([x.float().cpu() for x in model.pyramid_features(moved)]))
             targets.append(torch.as_tensor(classes).cpu())
     if not targets:
         raise ValueError("the loader gave no image")

@@ -142,13 +142,13 @@ def random_heights(
     """
     if min_height < 1:
         raise ValueError(f"min_height must be 1 or more; got {min_height}")
-    packed = isinstance(pyramid, PackedPyramid)
-    images = pyramid.unpack() if packed else list(zip(*Pyramid(pyramid), strict=True))
+    whole = pyramid if isinstance(pyramid, Pyramid | PackedPyramid) else Pyramid(pyramid)
+    images = whole.unpack() if isinstance(whole, PackedPyramid) else list(zip(*whole, strict=True))
     cut: list[Sequence[Tensor]] = []
     for levels in images:
         least = min(min_height, len(levels))
         cut.append(levels[: int(torch.randint(least, len(levels) + 1, (), generator=generator))])
-    return Pyramid.pack(cut)
+    return Pyramid.pack(cut, whole.zooms and whole.zooms[: max(map(len, cut))])
 
 
 class TrainingForward(nn.Module):
@@ -160,7 +160,7 @@ class TrainingForward(nn.Module):
     def __init__(self, model: SRNN, recipe: Recipe) -> None:
         super().__init__()
         self.random_heights = recipe.random_heights
-        self.levels = model.levels
+        self.levels, self.zooms = model.levels, model.zooms
         if model.num_classes == 0:
             raise ValueError("the model has no classifier (num_classes=0): create it with as many classes as the data")
         if recipe.loss == "last" and model.exits == "separate" and not recipe.random_heights:
@@ -168,8 +168,9 @@ class TrainingForward(nn.Module):
         self.read: nn.Module = EveryExit(model) if recipe.loss == "anytime" else model
 
     def forward(self, images: Tensor) -> Tensor:
-        levels = self.levels(images)
-        return self.read(random_heights(levels) if self.random_heights else levels)
+        if not self.random_heights:
+            return self.read(images)
+        return self.read(random_heights(Pyramid(self.levels(images), self.zooms)))
 
 
 def create_loss(recipe: Recipe, task: TrainingTask) -> Callable[[Tensor, Tensor], Tensor]:

@@ -53,6 +53,9 @@ def probe(run: Run, resume: bool) -> FitResult:
     run.prepare_model()
     backbone = digest({key: value.cpu() for key, value in model.backbone.state_dict().items()})
     skipped: list[str] = []
+    if model.views != "center":
+        _fit_first_level(run)
+        backbone += digest({key: value.cpu() for key, value in model.state_dict().items() if key[:8] != "backbone"})
     train = _features(run, "training", run.train, backbone, skipped)
     val = _features(run, "validation", run.val, backbone, skipped)
     seed_everything(recipe.seed)  # of the dropout
@@ -105,6 +108,23 @@ def _begin(run: Run, resume: bool) -> None:
         raise FileNotFoundError(f"{run.folder.path} holds no probe to resume")
 
 
+def _fit_first_level(run: Run) -> None:
+    """Fit the classifiers to the first level, whose answers say where the others look; the cell stays as it starts."""
+    model = run.model
+    cell = {key: value.clone() for key, value in model.cell.state_dict().items()}
+    with StopSignals() as signals:
+        batches = _readable(run, "first level's", run.train, [], signals)
+        first = extract_features(model, ((_first_level(model, x), y) for x, y in batches), progress=False)
+    seed_everything(run.recipe.seed)
+    fit_features(model, first, run.recipe, run.bars)
+    model.cell.load_state_dict(cell)
+
+
+def _first_level(model: SRNN, images: Tensor) -> list[Tensor]:
+    ((_, level),) = model.lazy_levels(model.as_input(images)).groups(0)
+    return [level]
+
+
 def _features(run: Run, name: str, split: Any, backbone: str, skipped: list[str]) -> Features:
     """The features of a split, from the cache where they are there and whole."""
     path = _cache_path(run, split, backbone)
@@ -153,6 +173,7 @@ def _cache_path(run: Run, split: Any, backbone: str) -> Path | None:
     if (samples := split.samples) is None:
         return None
     sizes = [model.pretrained_cfg["architecture"], model.norm, model.interpolation, model.level_sizes()]
+    sizes += [] if model.zooms is None else [model.zooms, model.views]
     found = hashlib.sha256(f"{backbone}\n{sizes}\n{transform}\n".encode())
     real = functools.cache(Path.resolve)  # many images, few folders
     for path, target in samples:

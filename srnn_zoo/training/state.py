@@ -96,6 +96,7 @@ class Run:
             "task": self.task.name,
             "norm": model.norm,
             "level sizes": [list(size) for size in model.level_sizes()],
+            **({} if model.zooms is None else {"zooms": list(model.zooms), "views": str(model.views)}),
             "classes": list(getattr(self.train, "classes", [])) or model.num_classes,
             "training images": len(self.train),
         }

@@ -314,8 +314,7 @@ def _validate(
             continue
         images, targets = batch.images.to(accelerator.device), batch.targets.to(accelerator.device)
         with accelerator.autocast():
-            features = [model.level_features(level, index) for index, level in enumerate(model.levels(images))]
-            answers = torch.stack(list(model.exit_logits(features))).float()
+            answers = torch.stack(list(model.exit_logits(model.pyramid_features(images)))).float()
         if sum(len(targets) for _, targets in kept) < _IMAGES_FOR_TEMPERATURES:
             kept.append((answers.cpu(), targets.cpu()))
         evidence.append(task.evidence(answers[-1], targets).cpu())

@@ -13,11 +13,12 @@ from torch.utils.data import Sampler, default_collate
 from .pyramid import Pyramid
 
 
-def pyramid_collate(batch: Sequence[Any]) -> Any:
+def pyramid_collate(batch: Sequence[Any], zooms: Sequence[float] | None = None) -> Any:
     """`collate_fn` of a `DataLoader` whose images have levels of any height: a `Pyramid` or `PackedPyramid`.
 
     Args:
         batch: for every image its levels `(C, H_s, W_s)`, smallest first, or a tuple `(levels, target, …)`.
+        zooms: of the levels, where they have some: `partial(pyramid_collate, zooms=model.zooms)`.
 
     Returns:
         `Pyramid.pack` of the levels; with targets a tuple `(pyramid, targets, …)`, the targets collated as by default.
@@ -33,9 +34,9 @@ def pyramid_collate(batch: Sequence[Any]) -> Any:
     if len(batch) == 0:
         raise ValueError("a batch needs at least one image; got none")
     if not isinstance(batch[0], tuple) or isinstance(batch[0][0], Tensor):
-        return Pyramid.pack(batch)
+        return Pyramid.pack(batch, zooms)
     levels, *targets = zip(*batch, strict=True)
-    return (Pyramid.pack(levels), *(default_collate(list(values)) for values in targets))
+    return (Pyramid.pack(levels, zooms), *(default_collate(list(values)) for values in targets))
 
 
 class HeightBatchSampler(Sampler[list[int]]):

@@ -68,6 +68,7 @@ class PackedPyramid:
 
     Args:
         images: for every image its levels `(C, H_s, W_s)`, smallest first, or its `LazyLevels`.
+        zooms: of the levels of the image that has most of them, as for a `Pyramid`.
 
     Attributes:
         heights: the number of levels of every image, in the batch's own order.
@@ -78,7 +79,8 @@ class PackedPyramid:
         ValueError: if an image has no level.
     """
 
-    def __init__(self, images: Sequence[Sequence[Tensor]]) -> None:
+    def __init__(self, images: Sequence[Sequence[Tensor]], zooms: tuple[float, ...] | None = None) -> None:
+        self.zooms = zooms
         sizes = [
             levels.sizes if isinstance(levels, LazyLevels) else [(x.shape[-2], x.shape[-1]) for x in levels]
             for levels in images
@@ -188,7 +190,7 @@ class PackedPyramid:
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return PackedPyramid([levels[index] for levels in self.unpack()])
+            return PackedPyramid([levels[index] for levels in self.unpack()], self.zooms and self.zooms[index])
         shapes: dict[Any, list[Tensor]] = {}
         for _, images in self.groups(range(self.height)[index]):
             shapes.setdefault(images.shape[1:], []).append(images)

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .levels import pair
 from .packed import LazyLevels
-from .pyramid import pair
 from .reading import AsPIL, ImageAsRead, PartAsRead, TensorAsRead, as_tensor, has_part
 from .resizing import ANTIALIASED
 from .scale_pyramid import ScalePyramid, VariablePyramid
@@ -63,7 +63,9 @@ def create_transform(
 
     Images are turned upright, as EXIF says, and converted to the model's channels by the rules of `upright_rgb`.
     Cropping, interpolation and normalisation follow the model's `pretrained_cfg`, as timm resolves it. There is one
-    crop, at the largest level; all levels are resized from it.
+    crop, at the largest level; all levels are resized from it, and levels with a zoom cut out of it. Where the views of
+    a model follow from what it reads (`views="attention"`), the crop is one tensor `(C, H, W)` and no list, as for
+    `image_transform`: the model makes the levels.
 
     A PIL image becomes one uint8 tensor, which is resized several times as fast and rounded in other places; and a JPEG
     file that is not decoded yet, as `PIL.Image.open` gives it, is decoded at 1/2, 1/4 or 1/8 where twice the pixels
@@ -89,32 +91,56 @@ def create_transform(
         >>> levels, targets = next(iter(DataLoader(dataset, batch_size=32)))
         >>> logits = model(levels)
     """
-    from timm.data import resolve_model_data_config
+    options = {"train": train, "exact": exact, **augmentation}
+    if isinstance(sizes, VariablePyramid):
+        return _transform_of(model, sizes, None, **options)
+    given: Sequence[int | tuple[int, int]] = sizes or model.level_sizes()
+    if model.views == "center":
+        return _transform_of(model, given, model.zooms, **options)
+    return _whole_image(model, ScalePyramid(given, zooms=model.zooms).image_size, **options)
 
-    model = getattr(model, "_orig_mod", model)  # of torch.compile, which has no truth value, as timm asks for
-    config = {**resolve_model_data_config(model), "input_size": (model.in_chans, *model.img_size)}
-    augmentation.setdefault("interpolation", model.interpolation)
-    return levels_transform(config, sizes or model.level_sizes(), train=train, exact=exact, **augmentation)
 
+def image_transform(
+    model: Any,
+    *,
+    train: bool = False,
+    size: tuple[int, int] | None = None,
+    exact: bool = False,
+    **augmentation: Any,
+) -> Compose:
+    """As `create_transform`, but of one tensor, from which the model builds the levels on its device.
 
-def image_transform(model: Any, *, train: bool = False, exact: bool = False, **augmentation: Any) -> Compose:
-    """As `create_transform`, but of the largest level alone, one tensor; the model builds the rest on its device.
+    It is the largest level; where levels have zooms, what they are parts of.
 
     Args:
         model: the model whose images these are.
         train: whether to augment.
+        size: `(H, W)` of the tensor, instead of the model's own.
         exact: as for `create_transform`.
         **augmentation: as for `create_transform`.
     """
+    own = model.level_sizes()[-1] if model.zooms is None else model.img_size
+    return _whole_image(model, size or own, train=train, exact=exact, **augmentation)
+
+
+def _whole_image(model: Any, size: tuple[int, int], **options: Any) -> Compose:
     from torchvision.transforms import Compose
 
-    levels = create_transform(model, train=train, sizes=[model.level_sizes()[-1]], exact=exact, **augmentation)
-    return Compose([*levels.transforms, itemgetter(0)])
+    return Compose([*_transform_of(model, [size], None, **options).transforms, itemgetter(0)])
+
+
+def _transform_of(model: Any, sizes: Any, zooms: Sequence[float] | None, **options: Any) -> Compose:
+    from timm.data import resolve_model_data_config
+
+    model = getattr(model, "_orig_mod", model)  # of torch.compile, which has no truth value, as timm asks for
+    config = {**resolve_model_data_config(model), "input_size": (model.in_chans, *model.img_size)}
+    return levels_transform(config, sizes, zooms, **{"interpolation": model.interpolation, **options})
 
 
 def levels_transform(
     config: Mapping[str, Any],
     sizes: Sequence[int | Sequence[int]] | VariablePyramid,
+    zooms: Sequence[float] | None = None,
     *,
     train: bool = False,
     exact: bool = False,
@@ -126,6 +152,7 @@ def levels_transform(
         config: its channels, cropping, interpolation and statistics are used; what is missing is as timm's
             configs have it by default (ImageNet's statistics, bicubic, a centre crop of 0.875).
         sizes: sizes of the levels, smallest first, or `ScalePyramid.variable(…)`.
+        zooms: of the levels, as for `ScalePyramid`.
         train: as for `create_transform`.
         exact: as for `create_transform`.
         **augmentation: as for `create_transform`.
@@ -137,7 +164,7 @@ def levels_transform(
         raise ValueError("random erasing is not part of the levels' transform; erase in the training loop")
     config = {**PretrainedCfg().to_dict(), **config, **augmentation}
     in_chans, interpolation = config["input_size"][0], config["interpolation"]
-    pyramid = sizes if isinstance(sizes, VariablePyramid) else ScalePyramid(sizes, interpolation=interpolation)
+    pyramid = sizes if isinstance(sizes, VariablePyramid) else ScalePyramid(sizes, interpolation, zooms)
     steps = _timm_steps(config, pyramid, train, augmentation)
     normalize = NormalizeLevels(*(_per_channel(config[key], in_chans) for key in ("mean", "std")))
     steps = [ImageAsRead(in_chans), *steps] if exact else _on_tensors(in_chans, steps)
@@ -151,7 +178,7 @@ def _timm_steps(
     from timm.data import create_transform as create_timm_transform
 
     variable = isinstance(pyramid, VariablePyramid)
-    largest = pair(pyramid.base_size if isinstance(pyramid, VariablePyramid) else pyramid.sizes[-1])
+    largest = pair(pyramid.base_size) if isinstance(pyramid, VariablePyramid) else pyramid.image_size
     options = {
         **augmentation,
         "interpolation": crop_interpolation(config["interpolation"]),

@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeVar, cast
 from PIL import Image
 from torch import Tensor
 
+from .levels import pair
 from .packed import LazyLevels
-from .pyramid import pair
 from .resizing import ANTIALIASED, Interpolation, check_interpolation, resize
+from .views import WHOLE, Ratio, check_zooms, cut, shares, view_size
 
 ImageT = TypeVar("ImageT", Image.Image, Tensor)
 
@@ -26,9 +27,12 @@ class ScalePyramid:
     Args:
         sizes: for every level its short side in pixels, or `(height, width)`; they must grow.
         interpolation: `"bicubic"` or `"bilinear"`, antialiased, or `"gaussian"` (`transforms.resizing.INTERPOLATIONS`).
+        zooms: one for each level, 1 or more: it shows `1 / zoom` of the image's height and width, in the middle. With
+            zooms the sizes need not grow. By default every level shows the whole image.
 
     Raises:
-        ValueError: for sizes that do not grow, are not positive, or are none, and an unknown interpolation.
+        ValueError: for sizes that do not grow, are not positive, or are none, an unknown interpolation, and zooms that
+            are less than 1 or not as many as sizes.
 
     The three kinds of image differ by rounding only, uint8 tensors by at most 2 grey levels from Pillow; and float
     tensors keep bicubic's overshoot, which the others clamp at black and white (docs/pyramids.md has the figures).
@@ -38,10 +42,17 @@ class ScalePyramid:
         ScalePyramid(sizes=(224, 448), interpolation='bicubic')
         >>> [level.shape[1:] for level in ScalePyramid((32, 64))(torch.rand(3, 64, 96))]
         [torch.Size([32, 48]), torch.Size([64, 96])]
+        >>> [level.shape[1:] for level in ScalePyramid((32, 32), zooms=(1.0, 1.6))(torch.rand(3, 64, 96))]
+        [torch.Size([32, 48]), torch.Size([32, 48])]
     """
 
+    zooms: tuple[float, ...] | None = None
+
     def __init__(
-        self, sizes: Sequence[int | Sequence[int]] = (224, 448), interpolation: Interpolation = "bicubic"
+        self,
+        sizes: Sequence[int | Sequence[int]] = (224, 448),
+        interpolation: Interpolation = "bicubic",
+        zooms: Sequence[float] | None = None,
     ) -> None:
         if not isinstance(sizes, Iterable):
             raise ValueError(f"sizes must be a sequence such as (224, 448); got {sizes!r}")
@@ -50,7 +61,8 @@ class ScalePyramid:
         self.interpolation = check_interpolation(interpolation)
         if not pairs:
             raise ValueError("sizes must name at least one level, such as (224, 448); got none")
-        if any(a[0] > b[0] or a[1] > b[1] or a == b for a, b in itertools.pairwise(pairs)):
+        self.zooms = None if zooms is None else check_zooms(zooms, len(pairs))
+        if zooms is None and any(a[0] > b[0] or a[1] > b[1] or a == b for a, b in itertools.pairwise(pairs)):
             raise ValueError(f"sizes must grow, smallest first; got {self.sizes}")
 
     @staticmethod
@@ -61,7 +73,15 @@ class ScalePyramid:
         return VariablePyramid(base_size, factor, max_height, **options)
 
     def __call__(self, image: ImageT) -> Sequence[ImageT]:
-        return [self._level(image, size) for size in self.sizes]
+        shown = shares(self.zooms) or [WHOLE] * len(self.sizes)
+        return [self._level(_cut(image, share), size) for size, share in zip(self.sizes, shown, strict=True)]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """`(H, W)` of the largest level; with zooms of an image, of which the finest level is a part as it is."""
+        pairs, zooms = map(pair, self.sizes), self.zooms or (1.0,) * len(self.sizes)
+        sizes = [(height * zoom, width * zoom) for (height, width), zoom in zip(pairs, zooms, strict=True)]
+        return round(max(height for height, _ in sizes)), round(max(width for _, width in sizes))
 
     def _level(self, image: ImageT, size: int | tuple[int, int]) -> ImageT:
         from torchvision.transforms import InterpolationMode
@@ -81,7 +101,8 @@ class ScalePyramid:
         return cast(ImageT, F.to_pil_image(level, mode=image.mode))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(sizes={self.sizes}, interpolation={self.interpolation!r})"
+        zooms = "" if self.zooms is None else f", zooms={self.zooms}"
+        return f"{type(self).__name__}(sizes={self.sizes}, interpolation={self.interpolation!r}{zooms})"
 
 
 @dataclass
@@ -178,6 +199,15 @@ class VariablePyramid(ScalePyramid):
         crop = min(height, width * size[0] // size[1]), min(width, height * size[1] // size[0])
         cropped = F.center_crop(cast(Any, image), [max(1, length) for length in crop])
         return self._level(cast(ImageT, cropped), size)
+
+
+def _cut(image: ImageT, share: Ratio) -> ImageT:
+    """What a level shows of an image: whole pixels in its middle."""
+    if isinstance(image, Tensor):
+        return cut(image, share)
+    height, width = view_size(*_image_size(image), share)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image if share == WHOLE else image.crop((left, top, left + width, top + height))
 
 
 def _image_size(image: Any) -> tuple[int, int]:

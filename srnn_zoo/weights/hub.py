@@ -25,7 +25,15 @@ from .saved import CARD_FILE, CONFIG_FILE, FORMAT_VERSION, UNFINISHED, WEIGHTS_F
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-_STRUCTURE = ("variant", "scales", "activation", "exits", "norm")  # what a weights file alone must say of its model
+_STRUCTURE = (
+    "variant",
+    "scales",
+    "zooms",
+    "views",
+    "activation",
+    "exits",
+    "norm",
+)  # what a weights file alone must say of its model
 
 StrPath = str | os.PathLike[str]
 ModelT = TypeVar("ModelT", bound="HubMixin")
@@ -216,6 +224,8 @@ def _write_model(model: _Saveable, folder: Path, label_names: Iterable[str] | No
     """The weights and `config.json`."""
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError("a model on the meta device has no weights to save")
+    if callable(model._model_args.get("views")):
+        raise ValueError("the model's views cannot be saved, as they are a function without a name (register_view)")
     _check_comes_back(model)
     names = model.pretrained_cfg.get("label_names") or ()
     if label_names is not None:

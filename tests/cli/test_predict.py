@@ -45,6 +45,43 @@ def test_predict_names_the_cat_and_the_espresso_in_columns_or_in_one_json_object
         assert item["levels"][1]["top"][0]["label"] in names
 
 
+def test_zooms_are_levels_of_one_size_and_say_where_they_look(tmp_path):
+    plot = tmp_path / "plot.png"
+    said = run("predict", CAT, COFFEE, "--zooms", "1,1.6", "--views", "attention", "--exit", "confidence:0.9")
+    assert re.search("^  224 x 224 +224 x 224 zoom 1.6$", said.out, flags=re.MULTILINE)
+    assert "stopped at  224 x 224: 1 (50 %)  224 x 224 zoom 1.6: 1 (50 %)" in said.err
+    as_json = run("predict", CAT, "--json", "--sizes", "160,224", "--zooms", "2,1", "--plot", plot)
+    levels = json.loads(as_json.out)["levels"]
+    assert [(level["size"], level["view"]) for level in levels] == [
+        ([160, 160], [0.25, 0.25, 0.75, 0.75]),
+        ([224, 224], [0, 0, 1, 1]),
+    ]
+    assert Image.open(plot).width > 300
+    rounded = json.loads(run("info", "srnn_test_vit", "--sizes", "100,160", "--json").out)
+    assert [level["size"] for level in rounded["levels"]] == [[96, 96], [160, 160]]
+    facts = json.loads(run("info", "srnn_resnet18", "--zooms", "1,2.5", "--json").out)
+    assert (facts["zooms"], facts["views"], [level["size"] for level in facts["levels"]]) == (
+        [1.0, 2.5],
+        "center",
+        [[224, 224]] * 2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--zooms 1,0.5", r"--zooms: a zoom is 1, which shows the whole image, or more; got \(1.0, 0.5\)"),
+        ("--zooms 1,big", "--zooms takes numbers such as 1,1.6; got '1,big'"),
+        ("--zooms 1,2 --sizes 224", "--zooms: there must be one zoom for each of 1 levels; got 2"),
+        ("--zooms 1,2 --views atention", "--views: unknown views 'atention'; did you mean 'attention'?"),
+        ("--views attention", "give zooms such as"),
+        ("--sizes 224,224", "--sizes: sizes must grow, smallest first; got"),
+    ],
+)
+def test_zooms_and_views_that_make_no_levels_are_refused(options, message):
+    assert re.search(message, refused("predict", CAT, *options.split()))
+
+
 def test_labels_have_probabilities_of_their_own_and_numbers_come_as_they_are(images, saved, tmp_path):
     model = srnn_zoo.SRNN.from_pretrained(saved)
     for task, kind, first in (

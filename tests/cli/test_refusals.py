@@ -22,7 +22,6 @@ REFUSED = {
         "--model ''": "unknown model ''",
         "--model local-dir:/nowhere": "/nowhere",
         "--variant half_gur": "unknown variant 'half_gur'; did you mean 'half_gru' or",
-        "--model vit --sizes 50,100": "cannot read a level of 50 x 50",
         "--topk 0": "Invalid value for '--topk'",
         "--batch-size -1": "Invalid value for '--batch-size'",
         "--device nope": "--device nope is not available here",

@@ -126,8 +126,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "gaussian"])
 def test_run_py_reads_the_levels_that_the_models_transform_makes(tmp_path, crop_mode, interpolation):
-    for sizes in ([(32, 32), (64, 64)], [(24, 40), (48, 80)]):
-        model = trained(interpolation=interpolation, img_size=sizes[-1])
+    for size, zooms in (((64, 64), None), ((48, 80), None), ((66, 66), (1.0, 1.6))):
+        model = trained(interpolation=interpolation, img_size=size, zooms=zooms)
         model.pretrained_cfg |= {"crop_mode": crop_mode, "crop_pct": 0.93}
         how = export._preprocessing(model)
         export.write_run(tmp_path / "run.py", "onnx", how, "")
@@ -135,17 +135,18 @@ def test_run_py_reads_the_levels_that_the_models_transform_makes(tmp_path, crop_
         exec((tmp_path / "run.py").read_text(encoding="utf-8"), written)
         for path in PHOTOGRAPHS:
             wanted = create_transform(model, exact=True)(Image.open(path))
-            given = written["read_levels"](path, {"preprocessing": how, "level_sizes": sizes})
+            about = {"level_sizes": model.level_sizes(), "image_size": size, "zooms": zooms or (1, 1)}
+            given = written["read_levels"](path, {"preprocessing": how, **about})
             for one, other in zip(wanted, given, strict=True):
                 assert np.abs(one.numpy() - other[0]).max() < 1 / 255 / 0.2  # one grey level, by rounding
                 assert np.abs(one.numpy() - other[0]).mean() < 1e-3
 
 
-KINDS = [*({"variant": cell} for cell in CELLS), {"exits": "separate"}, {"norm": "per_level"}]
+KINDS = [*({"variant": cell} for cell in CELLS), {"zooms": (1.0, 1.6)}, {"exits": "separate"}, {"norm": "per_level"}]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", KINDS, ids=lambda options: "-".join(options.values()))
+@pytest.mark.parametrize("options", KINDS, ids=lambda options: "-".join(map(str, options.values())))
 @torch.no_grad()
 def test_every_kind_of_model_in_the_torch_format(options, tmp_path):
     model = calibrated_model(**options)
@@ -190,6 +191,16 @@ def test_backbones_of_other_kinds(name, tmp_path):
     if "mixer" in name:
         with pytest.raises(ValueError, match=r"exported for levels of 224 x 224 and 448 x 448 alone; got 150 x 150"):
             open_exported(tmp_path / "it")(torch.randn(1, 3, 300, 300))
+
+
+@pytest.mark.slow
+def test_views_that_follow_from_the_level_before_are_part_of_one_graph(tmp_path):
+    model = trained(zooms=(1.0, 1.6), views="attention", img_size=96)
+    with pytest.raises(ValueError, match=r"views 'attention' follow from the level before.*give kind=\"whole\""):
+        model.export(tmp_path / "steps")
+    done = model.export(tmp_path / "whole", kind="whole", images=photographs())
+    assert done.any_size
+    assert done.differences["whole.onnx"] < 1e-4
 
 
 def test_run_py_of_a_multi_label_model_gives_each_class_its_own_probability(tmp_path):

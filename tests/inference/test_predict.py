@@ -13,7 +13,9 @@ from PIL import Image
 
 import srnn_zoo
 from srnn_zoo.datasets.images import Skipped, open_or_skip
+from srnn_zoo.inference.exits import exit_rule
 from srnn_zoo.inference.predict import Prediction, predict
+from srnn_zoo.training import image_transform
 from tests.cli.command import run
 
 from .conftest import small_model
@@ -193,3 +195,32 @@ def test_a_plot_holds_the_first_of_many_images_and_probabilities_that_are_no_num
     assert [entry["probability"] for entry in top] == [None] * 10 * 14
     assert said.err.endswith("out.jpg: the first 12 of 14 images\n")
     assert (tmp_path / "out.jpg").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("views", ["center", "attention"])
+def test_a_prediction_says_where_levels_looked_and_what_they_saw(views, early, images):
+    model = small_model(scales=None, std=1.0, zooms=(1.0, 1.6), views=views, img_size=80)
+    found = list(predict(model, images, topk=10, maps=True))
+    if early:
+        sure = sorted(item.answers[0].top[0][1] for item in found)
+        rule = exit_rule(f"confidence:{(sure[2] + sure[3]) / 2}")
+        found = list(predict(model, images, topk=10, exit=rule, maps=True))
+        assert sorted(item.stopped_at for item in found) == [0, 0, 0, 1, 1, 1]
+    for item in found:
+        read = len(item.answers)
+        assert all(level.shape == (3, 50, 50) for level in item.levels)
+        assert item.views[0] == (0, 0, 1, 1)
+        assert all(bottom - top == pytest.approx(1 / 1.6) for top, _, bottom, _ in item.views[1:])
+        assert len(item.maps) == read
+        assert all(heat.shape == item.maps[0].shape for heat in item.maps)
+        if views == "attention":
+            assert len(item.levels) == len(item.views) == read
+        else:
+            assert item.views[1] == pytest.approx((0.1875, 0.1875, 0.8125, 0.8125))
+    if views == "attention" and not early:  # and the model answers so on the whole image
+        whole = torch.stack([image_transform(model)(Image.open(path)) for path in images])
+        *_, last = model.steps(whole)
+        said = torch.stack([probabilities(item.answers)[-1] for item in found])
+        torch.testing.assert_close(said, (last.logits / model.temperature(1)).softmax(1), atol=2e-2, rtol=0)
+        assert len({item.views[1] for item in found}) > 1

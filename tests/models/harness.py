@@ -74,7 +74,7 @@ class SRNNTests:
         assert pre_logits.shape == (2, model.head_hidden_size)
         if model.variant != "mean_prob":
             assert torch.allclose(model.fc(pre_logits), logits, atol=1e-5)
-        for same in (model.forward_head(features), *map(model, (levels, tuple(levels), Pyramid(levels)))):
+        for same in (model.forward_head(features), *map(model, (levels, tuple(levels), Pyramid(levels, model.zooms)))):
             assert torch.equal(same, logits)
 
     @torch.no_grad()
@@ -99,13 +99,17 @@ class SRNNTests:
         levels = model.levels(torch.cat([images, images]).double())
         mixed = cut(levels, (1, len(levels), len(levels), 1) if model.cell.anytime else (len(levels),) * 4)
         mixed[1] = [level.repeat(1, 1, 2) for level in mixed[1]]
-        assert torch.allclose(model(Pyramid.pack(mixed)), one_by_one(model, mixed), atol=1e-10)
+        assert torch.allclose(model(Pyramid.pack(mixed, model.zooms)), one_by_one(model, mixed), atol=1e-10)
 
     def test_every_parameter_gets_a_gradient(self, model, images):
         levels = model.train().levels(torch.cat([images, images]))
         answers = [model(levels), torch.stack([step.logits for step in model.steps(levels)])]
         if model.cell.anytime:  # from fewer levels too, or distributed training would wait for it
-            answers += [model(levels[:1]), model(levels[-1:]), model(Pyramid.pack(cut(levels, (1, 1, 2, 2))))]
+            answers += [
+                model(levels[:1]),
+                model(levels[-1:]),
+                model(Pyramid.pack(cut(levels, (1, 1, 2, 2)), model.zooms)),
+            ]
         for answer in answers:
             model.zero_grad()
             answer.square().mean().backward()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from srnn_zoo import Pyramid
-from srnn_zoo.transforms import pyramid
+from srnn_zoo.transforms import levels as levels_module
 from tests.models.harness import trained
 
 
@@ -19,8 +19,8 @@ def images():
 
 
 def test_a_level_is_built_and_read_only_when_it_is_asked_for(model, images, monkeypatch):
-    built, read, resize = [], [], pyramid.resize
-    monkeypatch.setattr(pyramid, "resize", lambda x, size, *how: built.append(size[0]) or resize(x, size, *how))
+    built, read, resize = [], [], levels_module.resize
+    monkeypatch.setattr(levels_module, "resize", lambda x, size, *how: built.append(size[0]) or resize(x, size, *how))
     model.backbone.register_forward_hook(lambda module, args, output: read.append(args[0].shape[-1]))
     steps = model.steps(images)
     assert built == read == []

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from srnn_zoo import SRNN
 from srnn_zoo.training import Interrupted, fit, open_data, recipe
+from srnn_zoo.training import probe as probe_module
 from srnn_zoo.training.features import Features, evaluate_features, extract_features, fit_features
 from tests.conftest import same_weights
 from tests.models.harness import CELLS
@@ -180,3 +182,34 @@ def test_what_a_probe_cannot_do_is_refused_before_it_begins(probe, tmp_path):
         with pytest.raises(ValueError, match=re.escape(reason)):
             probe(tmp_path / "run", tiny(3, **options), settings)
         assert not (tmp_path / "run").exists()
+
+
+def test_a_probe_whose_views_follow_looks_by_the_first_levels_answers(tmp_path, monkeypatch):
+    """The classifier is fitted to the first level before features are read, and the cell starts anew after that."""
+    data, order = images(12, size=64), []
+    model = tiny(zooms=(1.0, 2.0), views="attention", img_size=64, variant="vanilla")
+    untrained = model.fc.weight.detach().clone()
+    for name in ("extract_features", "fit_features"):
+        original = getattr(probe_module, name)
+
+        def noted(model, features, *args, name=name, original=original, **kwargs):
+            order.append((name, torch.equal(model.fc.weight, untrained), is_identity(model)))
+            return original(model, features, *args, **kwargs)
+
+        monkeypatch.setattr(probe_module, name, noted)
+    result = fit(model, data, images(8, size=64), recipe("probe", epochs=2, batch_size=4), tmp_path / "run", cpu=True)
+    assert [name for name, _, _ in order] == [
+        "extract_features",
+        "fit_features",
+        *["extract_features"] * 2,
+        "fit_features",
+    ]
+    assert [same for _, same, _ in order] == [True, True, False, False, False]
+    assert all(whole for _, _, whole in order)
+    assert result.best["epoch"] == 2
+    saved = SRNN.from_pretrained(tmp_path / "run" / "last")
+    assert (saved.zooms, saved.views) == ((1.0, 2.0), "attention")
+
+
+def is_identity(model):
+    return torch.equal(model.cell.recurrent.weight, torch.eye(model.num_features))

@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from torchvision.transforms.v2 import functional as TF
 
 from srnn_zoo import Pyramid, ScalePyramid, create_model, create_transform
-from srnn_zoo.transforms.pyramid import build_levels, level_size, scale_ratios
+from srnn_zoo.transforms.levels import build_levels, level_size, scale_ratios
 from srnn_zoo.transforms.resizing import INTERPOLATIONS, resize
 
 SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60))
