@@ -72,7 +72,7 @@ def forget_patch_size_check(backbone: nn.Module) -> None:
         patch_embed.img_size = None  # as timm has it where there is no size to check
 
 
-def _flexible_patch_embed(backbone: nn.Module) -> PatchEmbed | None:
+def _flexible_patch_embed(backbone: nn.Module) -> Any:
     """timm's layer that cuts images of any size into patches, if the backbone has it."""
     layer = getattr(backbone, "patch_embed", None)
     is_flexible = isinstance(layer, PatchEmbed) and not layer.strict_img_size and not layer.dynamic_img_pad
