@@ -1,6 +1,6 @@
 """What the benchmarks share: timing in turn, and what a ratio with its interval says."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -9,10 +9,12 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def test_every_short_benchmark_is_a_program_that_measures_by_the_shared_options():
-    done = subprocess.run([sys.executable, BENCHMARKS, "nothing"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    names = done.stderr.rpartition("there are ")[2].strip().split(", ")
+@pytest.mark.usefixtures("common")
+def test_every_short_benchmark_is_a_program_that_measures_by_the_shared_options(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "nothing"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(BENCHMARKS), run_name="__main__")
+    names = capsys.readouterr().err.rpartition("there are ")[2].strip().split(", ")
     assert {"head_cost", "reading", "training", "startup", "growth"} <= set(names)
     for name in names:
         assert "parser(__doc__, " in (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")

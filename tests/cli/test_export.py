@@ -1,11 +1,21 @@
 """`srnn-zoo export`, and the other commands on what it wrote."""
 
+import functools
 import json
 import shutil
 
 import pytest
 
+from srnn_zoo.export import parts
 from tests.cli.command import python, refused, run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def opened_once():
+    """Graphs stay open from one command to the next, as opening them takes a second each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "open_graph_torch", functools.cache(parts.open_graph_torch))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def test_a_folder_of_images_becomes_a_model_that_knows_them(grocery, tmp_path):
             images = sorted((grocery / source / name).iterdir())
             for image in images[:: max(1, len(images) // count)][:count]:
                 (data / split / name / image.name).symlink_to(image.resolve())
-    options = ("--sizes", "48,96", "--epochs", 3, "--cpu", "--workers", 1, "--set", "ema_decay=0")
+    options = ("--sizes", "48,96", "--epochs", 2, "--cpu", "--workers", 1, "--set", "ema_decay=0")
     said = run("train", data, "-o", best.parent, *options, "--set", "batch_size=6", "--set", "lr_backbone=0.5")
     assert said.code == 0, said.err
     assert said.out.startswith("best epoch ")

