@@ -22,6 +22,7 @@ SHORT = {
     "reading": "--rounds 6 --images 4 --large 1",
     "end_to_end": "--rounds 6 --images 4 --large 1",
     "rivals_forward": "--rounds 8 --batch-sizes 1",
+    "foveated_time": "--rounds 8",
     "anytime_time": "--rounds 8",
     "packed_batches": "--rounds 6 --base-sizes 32 --batch-size 6 --max-height 3",
     "training": "--rounds 6 --size 96 --batch-size 4 --images 8",

@@ -14,6 +14,8 @@ from srnn_zoo._errors import unknown_name
 from srnn_zoo.transforms.resizing import is_captured
 from srnn_zoo.transforms.views import Ratio, check_centers, nearest
 
+from .backbone import in_mode
+
 CENTER = "center"
 """The name of the views that lie in the middle and ask nothing."""
 
@@ -156,7 +158,8 @@ def position_features(backbone: Any, found: Any, level: Tensor) -> Tensor | None
     points = found if channels_last else found.permute(0, 2, 3, 1)
     size, width = points.shape[1:3], points.shape[3]
     points = points.reshape(-1, 1, 1, width) if channels_last else points.reshape(-1, width, 1, 1)
-    each = backbone.forward_head(points, pre_logits=True)
+    with in_mode(backbone, training=False):  # a batch norm of the head must not take positions for images
+        each = backbone.forward_head(points, pre_logits=True)
     return each.reshape(level.shape[0], *size, -1).permute(0, 3, 1, 2)
 
 

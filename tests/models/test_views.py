@@ -1,13 +1,16 @@
 """Foveated models: where levels look, what they then are, and what cannot be looked at."""
 
+import copy
 import pickle
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from srnn_zoo import SRNN, Anytime, create_model, register_view
 from srnn_zoo.models.views import VIEWS
+from tests.conftest import same_weights
 from tests.models.harness import SRNNTests, trained
 
 ATTENTION = {"zooms": (1.0, 1.6), "views": "attention"}
@@ -99,6 +102,20 @@ def test_what_is_not_read_is_not_cut_out(monkeypatch):
     found = Anytime(looking(), "confidence:0.51")(bright_first)
     assert found.stopped_at.tolist() == [0, 1, 1]
     assert cuts == [(3, (1, 1)), (2, (1, 2))]
+
+
+@torch.no_grad()
+def test_the_host_waits_for_the_device_once_a_level_where_images_stop_and_else_never(monkeypatch):
+    model = trained(zooms=(1.0, 1.6, 2.0), views="attention", img_size=80)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)  # its tensors have no values to wait for
+    images = fake.from_tensor(torch.randn(3, 3, 80, 80))
+    with fake:
+        assert model(images).shape == (3, 5)
+        assert len(list(model.steps(images))) == 3
+    waits, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: waits.append(self.shape) or tolist(self))
+    Anytime(model, "confidence:1.0")(torch.randn(3, 3, 80, 80))
+    assert waits == [(3,), (3,)]
 
 
 @torch.no_grad()
@@ -219,6 +236,15 @@ def test_one_level_is_the_base_cnn_on_a_tight_crop():
     model, images = trained(variant="vanilla", zooms=(2.0,), img_size=128), torch.randn(2, 3, 128, 128)
     assert torch.equal(model(images), model.fc(model.backbone(images[..., 32:96, 32:96])))
     assert pickle.loads(pickle.dumps(model)).zooms == (2.0,)
+
+
+def test_positions_do_not_change_the_statistics_of_a_head_with_batch_norm():
+    model = create_model("srnn_mobilenetv4_conv_small_035", num_classes=5, img_size=64, scales=(1.0,)).train()
+    other, images = copy.deepcopy(model), torch.randn(4, 3, 64, 64)
+    model.level_features(images)
+    other.position_features(images)
+    assert model.backbone.norm_head.running_mean.abs().sum() > 0
+    assert same_weights(model, other)
 
 
 @pytest.mark.parametrize("name", ["srnn_test_vit", "srnn_test_convnext", "srnn_test_resnet", "srnn_test_efficientnet"])
