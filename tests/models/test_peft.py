@@ -8,8 +8,13 @@ import torch
 from srnn_zoo import SRNN
 from tests.models.harness import trained
 
-peft = pytest.importorskip("peft")
 IMAGES = torch.randn(2, 3, 160, 160)
+
+
+@pytest.fixture(scope="module")
+def peft():
+    """Imported here, as it takes seconds that other tests do not need."""
+    return pytest.importorskip("peft")
 
 
 @pytest.mark.parametrize(
@@ -20,7 +25,7 @@ IMAGES = torch.randn(2, 3, 160, 160)
         ("srnn_test_convnext", "fc1", ["fc"], True),
     ],
 )
-def test_lora_with_its_classifier(name, layer, saved, everywhere, tmp_path):
+def test_lora_with_its_classifier(name, layer, saved, everywhere, peft, tmp_path):
     base = trained(name, num_classes=5, exits="shared" if len(saved) == 1 else "separate", img_size=160)
     targets = "all-linear" if everywhere else [layer]
     config = peft.LoraConfig(r=2, target_modules=targets, modules_to_save=saved, init_lora_weights=False)
@@ -43,6 +48,6 @@ def test_lora_with_its_classifier(name, layer, saved, everywhere, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["srnn_test_resnet", "srnn_test_convnext"])
-def test_lora_on_every_linear_layer_takes_the_classifier_and_no_place_of_a_removed_one(name):
+def test_lora_on_every_linear_layer_takes_the_classifier_and_no_place_of_a_removed_one(name, peft):
     model = peft.get_peft_model(trained(name), peft.LoraConfig(target_modules="all-linear"))
     assert any("model.fc.lora_A" in key for key in model.state_dict())

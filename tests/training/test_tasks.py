@@ -1,11 +1,11 @@
 """Several labels an image, and numbers: their losses, measures, training, saved models, and what is refused."""
 
 import csv
+import importlib
 
 import pytest
 import torch
 from PIL import Image
-from sklearn import metrics as sklearn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
@@ -34,7 +34,12 @@ def labelled(task, count=8, size=32):
     return TensorDataset(noise + 3 * bright[:, :, None, None], bright)
 
 
-def test_precision_and_f1_are_scikit_learns_with_ties_and_labels_that_no_image_has():
+@pytest.fixture
+def sklearn():
+    return importlib.import_module("sklearn.metrics")  # here, as it takes seconds that other tests do not need
+
+
+def test_precision_and_f1_are_scikit_learns_with_ties_and_labels_that_no_image_has(sklearn):
     scores = torch.randint(-3, 4, (40, 7)) / 2
     targets = torch.randint(0, 2, (40, 7))
     targets[:, 2] = 0
@@ -63,7 +68,7 @@ def test_losses_are_their_formulas_of_the_last_level_or_of_every_one():
     "chosen", [CHOSEN, recipe("probe", epochs=40, lr=0.05, batch_size=8)], ids=["trained", "probed"]
 )
 @pytest.mark.parametrize(("task", "metrics"), [("multi_label", ("map", "f1")), ("regression", ("mae", "rmse"))])
-def test_a_run_learns_measures_and_keeps_the_best_by_the_tasks_own_metric(task, metrics, chosen, tmp_path):
+def test_a_run_learns_measures_and_keeps_the_best_by_the_tasks_own_metric(task, metrics, chosen, sklearn, tmp_path):
     model, data, val = tiny(3), labelled(task), labelled(task, 11)
     data.classes = val.classes = ["r", "g", "b"]
     model.metadata["temperatures"] = [3.0, 3.0]  # of another task
