@@ -44,7 +44,7 @@ NOT_ZERO_SHOT = ("crossvit_tiny_240", "efficientvim_m1", "volo_d1_224")
 
 # the small ones that every test run tries; `make slow` tries all families
 SAMPLE = (
-    "test_convnext dla46x_c efficientnet_lite0 inception_v3 lcnet_035 mobilenetv3_small_100 test_mambaout "
+    "test_convnext dla46x_c efficientnet_lite0 lcnet_035 mobilenetv3_small_100 test_mambaout "
     "mobilevit_xxs test_nfnet pvt_v2_b0 regnetx_002 resnet10t test_vit xcit_nano_12_p8_224 levit_128s pit_ti_224"
 ).split()
 
