@@ -189,20 +189,23 @@ def _calibration_as_text(network: SRNN, answers: CollectedAnswers) -> str:
     """Thresholds, where the held-out images stop, and what that gives, beside all levels."""
     from srnn_zoo.inference.exits import stored_rule
     from srnn_zoo.inference.thresholds import measure
+    from srnn_zoo.transforms.views import level_names
 
     rule = stored_rule(network)
     thresholds = network.metadata["exit"]["thresholds"]
     [found] = measure(answers, rule, [thresholds])
     full, full_cost = 100 * answers.right[-1].double().mean().item(), answers.gmacs[-1].item()
     texts = [*("never" if threshold > 1 else f"{threshold:.4f}" for threshold in thresholds), ""]
+    names = level_names(answers.sizes, answers.zooms)
+    width = max(14, *(len(name) + 2 for name in names))
     levels = [
-        f"  {f'{height} x {width}':<14}{text:>10}{100 * share:>7.1f} %"
-        for (height, width), text, share in zip(answers.sizes, texts, found.stop_shares, strict=True)
+        f"  {name:<{width}}{text:>10}{100 * share:>7.1f} %"
+        for name, text, share in zip(names, texts, found.stop_shares, strict=True)
     ]
     return "\n".join(
         [
             f"{rule.name}, on {len(answers.targets)} held-out images",
-            f"  {'level':<14}{'threshold':>10}{'stop':>9}",
+            f"  {'level':<{width}}{'threshold':>10}{'stop':>9}",
             *levels,
             f"  early exit  {found.accuracy:6.2f} %  {found.gmacs:8.3f} GMACs an image",
             f"  all levels  {full:6.2f} %  {full_cost:8.3f} GMACs an image",

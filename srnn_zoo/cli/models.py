@@ -94,11 +94,10 @@ def _base_model(model: SRNN) -> str:
 
 def _facts_as_text(facts: dict[str, Any]) -> str:
     parameters = "  ".join(f"{part} {value:.2f} M" for part, value in facts["million_parameters"].items())
-    zooms = [f" zoom {zoom:g}" if zoom > 1 else "" for zoom in facts.get("zooms", [1] * len(facts["levels"]))]
-    levels = [
-        f"{level['size'][0]} x {level['size'][1]}{zoom}: {level['gmacs']:.3f} GMACs"
-        for level, zoom in zip(facts["levels"], zooms, strict=True)
-    ]
+    from srnn_zoo.transforms.views import level_names
+
+    names = level_names([level["size"] for level in facts["levels"]], facts.get("zooms"))
+    levels = [f"{name}: {level['gmacs']:.3f} GMACs" for name, level in zip(names, facts["levels"], strict=True)]
     rows = {
         "variant": f"{facts['variant']}, activation {facts['activation']}",
         "parameters": parameters,

@@ -6,7 +6,6 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -170,6 +169,8 @@ def _finite(value: float) -> float | None:
 def _as_text(prediction: Prediction, task: Task, width: int = 34) -> str:
     """The path, then one column a level with its best classes."""
 
+    from srnn_zoo.transforms.views import level_names
+
     def cell(answer: Answer, rank: int) -> str:
         name, value = answer.top[rank]
         number = f"{value:7.4g}" if task == "regression" else f"{100 * value:5.1f} %"
@@ -177,25 +178,25 @@ def _as_text(prediction: Prediction, task: Task, width: int = 34) -> str:
 
     notes = f"  ({'; '.join(prediction.notes)})" if prediction.notes else ""
     views = prediction.views or ((0.0, 0.0, 1.0, 1.0),) * len(prediction.levels)
-    zooms = [1 / (view[2] - view[0]) for view in views]
-    titles = [_title(answer.size, zoom) for answer, zoom in zip(prediction.answers, zooms, strict=False)]
-    if prediction.stopped_at is not None:
-        unread = list(zip(prediction.levels, zooms, strict=True))[prediction.stopped_at + 1 :]
-        titles += [f"{_title(level.shape[-2:], zoom)}  not read" for level, zoom in unread]
+    read, zooms = len(prediction.answers), [1 / (view[2] - view[0]) for view in views]
+    if prediction.stopped_at is None:  # a model may answer after the last level only
+        titles = level_names((answer.size for answer in prediction.answers), zooms[-read:])
+    else:
+        titles = level_names((answer.size for answer in prediction.answers), zooms[:read])
+        unread = level_names((level.shape[-2:] for level in prediction.levels[read:]), zooms[read:])
+        titles += [f"{name}  not read" for name in unread]
     lines = ["  ".join(f"{title:<{width - 2}}" for title in titles)]
     for rank in range(len(prediction.answers[0].top)):
         lines.append("  ".join(cell(answer, rank) for answer in prediction.answers))
     return "\n".join([f"{prediction.path}{notes}", *(f"  {line}".rstrip() for line in lines)])
 
 
-def _title(size: Sequence[int], zoom: float) -> str:
-    return f"{size[0]} x {size[1]}" + (f" zoom {zoom:.3g}" if zoom > 1.0001 else "")
-
-
 def _summarise(stopped: list[tuple[int, float]], network: SRNN, levels: list[tuple[int, int]]) -> None:
     """Say how many images stopped at each level, and what they cost on average beside all levels."""
     count = Counter(level for level, _ in stopped)
-    titles = [_title(size, zoom) for size, zoom in zip(levels, network.zooms or [1] * len(levels), strict=True)]
+    from srnn_zoo.transforms.views import level_names
+
+    titles = level_names(levels, network.zooms)
     parts = [f"{title}: {count[i]} ({100 * count[i] / len(stopped):.0f} %)" for i, title in enumerate(titles)]
     mean = sum(gmacs for _, gmacs in stopped) / len(stopped)
     full = sum(network.level_gmacs(size) for size in levels)

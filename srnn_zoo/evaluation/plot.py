@@ -28,6 +28,7 @@ from srnn_zoo.training.run_folder import (
     style_axes,
     text_of,
 )
+from srnn_zoo.transforms.views import level_names
 
 StrPath = str | os.PathLike[str]
 
@@ -66,8 +67,8 @@ def plot_predictions(predictions: Sequence[Prediction], file: StrPath) -> None:
         views = prediction.views[-len(levels) :] or ((0.0, 0.0, 1.0, 1.0),) * len(levels)
         largest = [max(level.shape[axis] for level in levels) for axis in (-2, -1)]
         for column, level in enumerate(levels):
-            zoom = 1 / (views[column][2] - views[column][0])
-            _draw_level(axes[0, column], level, largest, zoom, column < len(prediction.answers))
+            (name,) = level_names([level.shape[-2:]], [1 / (views[column][2] - views[column][0])])
+            _draw_level(axes[0, column], level, largest, name, column < len(prediction.answers))
         for column, heat in enumerate(prediction.maps):
             _draw_map(axes[0, column], heat, levels[column].shape[-2:])
         _draw_views(axes[0, 0], views if prediction.views else (), levels[0].shape[-2:])
@@ -236,14 +237,15 @@ def _shown(prediction: Prediction) -> list[Tensor]:
     return list(prediction.levels[first:])
 
 
-def _draw_level(axis: Any, level: Tensor, largest: Sequence[int], zoom: float, read: bool) -> None:
+def _draw_level(axis: Any, level: Tensor, largest: Sequence[int], name: str, read: bool) -> None:
     """A level in a frame of the largest one's size, so that sizes compare at a glance."""
     height, width = level.shape[-2:]
     alpha, colour, note = (1.0, INK, "") if read else (0.2, QUIET, ", not read")
-    note = (f" zoom {zoom:.3g}" if zoom > 1.0001 else "") + note
     axis.imshow(level.permute(1, 2, 0).expand(-1, -1, 3).numpy(), extent=(0, width, 0, height), alpha=alpha)
     axis.set(xlim=(0, largest[1]), ylim=(0, 1.07 * largest[0]), aspect="equal", anchor="SW")
-    axis.text(0, height + 0.01 * largest[0], f"{height} × {width}{note}", color=colour, fontsize=10, va="bottom")
+    axis.text(
+        0, height + 0.01 * largest[0], f"{name.replace(' x ', ' × ')}{note}", color=colour, fontsize=10, va="bottom"
+    )
 
 
 def _draw_map(axis: Any, heat: Tensor, size: Sequence[int]) -> None:

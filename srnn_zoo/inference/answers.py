@@ -29,6 +29,7 @@ class CollectedAnswers:
         targets: class indices `(N,)`.
         gmacs: what an image costs that is answered after each level, `(L,)`, growing.
         sizes: `(H_s, W_s)` of the levels, where they are known.
+        zooms: of the levels, where they have some.
         single_scales: what the base CNN alone says of each level, F(C(x_s)), `(L, N)`.
         logit_ensemble: what the mean of these logits over all levels says, `(N,)`.
         prob_ensemble: what the mean of their probabilities says, `(N,)`.
@@ -42,6 +43,7 @@ class CollectedAnswers:
     targets: Tensor
     gmacs: Tensor
     sizes: tuple[tuple[int, int], ...] = ()
+    zooms: tuple[float, ...] | None = None
     single_scales: Tensor | None = None
     logit_ensemble: Tensor | None = None
     prob_ensemble: Tensor | None = None
@@ -69,6 +71,7 @@ class CollectedAnswers:
             self.targets[images],
             self.gmacs,
             self.sizes,
+            self.zooms,
             *(classes if classes is None else classes[..., images] for classes in alone),
         )
 
@@ -119,6 +122,7 @@ def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = 
         targets=torch.cat(targets).long(),
         gmacs=torch.tensor([model.level_gmacs(size) for size in sizes], dtype=torch.float64).cumsum(0),
         sizes=tuple(sizes),
+        zooms=model.zooms,
         single_scales=torch.stack(single_scales),
         logit_ensemble=logit_ensemble,
         prob_ensemble=prob_ensemble,

@@ -14,6 +14,7 @@ from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.models.tasks import check_classifies
 from srnn_zoo.models.temperatures import MIN_IMAGES
 from srnn_zoo.transforms.levels import pair
+from srnn_zoo.transforms.views import level_names
 
 from .answers import CollectedAnswers, collect
 from .early_exit import Anytime
@@ -165,9 +166,7 @@ def check_calibrated(model: SRNN, sizes: Sequence[int | Sequence[int]]) -> None:
 
 def _described(sizes: Sequence[int | Sequence[int]], zooms: Sequence[float] | None, views: object) -> str:
     """Levels in words."""
-    pairs = zip(map(pair, sizes), zooms or [1.0] * len(sizes), strict=True)
-    levels = (f"{height} x {width}" + (f" zoom {zoom:g}" if zoom > 1 else "") for (height, width), zoom in pairs)
-    return " + ".join(levels) + ("" if views == "center" else f" ({views})")
+    return " + ".join(level_names(map(pair, sizes), zooms)) + ("" if views == "center" else f" ({views})")
 
 
 def stored_curve(model: SRNN) -> list[Outcome]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from srnn_zoo.models.srnn import SRNN
+from srnn_zoo.transforms.views import level_names
 
 from .answers import CollectedAnswers, collect
 from .calibrate import check_calibrated, stored_curve
@@ -149,7 +150,7 @@ def _base_cnn(answers: CollectedAnswers) -> list[Point]:
     points: list[Point] = []
     if answers.single_scales is not None:
         costs = answers.gmacs.diff(prepend=answers.gmacs.new_zeros(1)).tolist()
-        names = [f"{h} x {w}" for h, w in answers.sizes] or map(str, range(len(costs)))
+        names = level_names(answers.sizes, answers.zooms) if answers.sizes else map(str, range(len(costs)))
         points += [
             Point(f"single scale {name}", "single scale", cost, _top1(classes == answers.targets))
             for name, cost, classes in zip(names, costs, answers.single_scales, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 import torch
@@ -32,6 +32,13 @@ def check_zooms(zooms: Sequence[float], height: int | None = None) -> tuple[floa
     if not all(1 <= zoom < math.inf for zoom in values):
         raise ValueError(f"a zoom is 1, which shows the whole image, or more; got {values}")
     return values
+
+
+def level_names(sizes: Iterable[Sequence[int]], zooms: Iterable[float] | None = None) -> list[str]:
+    """What levels are called: `"224 x 224 zoom 1.6"`."""
+    names = [f"{height} x {width}" for height, width in sizes]
+    zoomed = zip(names, zooms or [1.0] * len(names), strict=True)
+    return [name + (f" zoom {zoom:.3g}" if zoom > 1.0001 else "") for name, zoom in zoomed]
 
 
 def zoom_fraction(zoom: float) -> Fraction:

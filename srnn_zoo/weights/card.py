@@ -137,11 +137,8 @@ def _datasets(config: Mapping[str, Any]) -> list[str]:
 
 def _facts(config: Mapping[str, Any], num_parameters: int) -> list[str]:
     args, about = config["model_args"], config["srnn"]
-    zooms = args.get("zooms") or [1] * len(about["level_sizes"])
-    sizes = ", ".join(
-        f"{height} x {width}" + (f" zoom {zoom:g}" if zoom > 1 else "")
-        for (height, width), zoom in zip(about["level_sizes"], zooms, strict=True)
-    )
+    zooms = [f" zoom {zoom:g}" if zoom > 1 else "" for zoom in args.get("zooms") or [1] * len(about["level_sizes"])]
+    sizes = ", ".join(f"{h} x {w}{zoom}" for (h, w), zoom in zip(about["level_sizes"], zooms, strict=True))
     base, recipe = about["metadata"].get("base_model"), about["metadata"].get("recipe")
     facts = {
         "Variant": f"`{args['variant']}`, activation {args['activation']}",
