@@ -101,7 +101,7 @@ def measured(args: argparse.Namespace, name: str, choices: Sequence[Way]) -> tup
 
 def fitted(args: argparse.Namespace, way: Way, lr: float, seed: int) -> dict[str, CollectedAnswers]:
     """What a model that is fitted to the training images says of the other splits after every level."""
-    data = {split: features(args, way, split, seed) for split in SPLITS}
+    data = {split: features(args, way, split) for split in SPLITS}
     model = create(args, way)
     torch.manual_seed(seed)
     model.reset_classifier(model.num_classes)
@@ -128,10 +128,10 @@ def create(args: argparse.Namespace, way: Way) -> srnn_zoo.SRNN:
     )
 
 
-def features(args: argparse.Namespace, way: Way, split: str, seed: int) -> Features:
+def features(args: argparse.Namespace, way: Way, split: str) -> Features:
     """C(x_s) of a split, computed once; those of single levels are parts of those of several."""
     if way.views != "center":
-        return kept(args, way, split, seed)
+        return kept(args, way, split)
     zooms = way.zooms or (1.0,) * len(way.sizes)
     return joined([kept(args, Way((size,), (zoom,)), split) for size, zoom in zip(way.sizes, zooms, strict=True)])
 
@@ -142,17 +142,17 @@ def joined(parts: Sequence[Features]) -> Features:
     return dataclasses.replace(parts[0], levels=torch.cat([part.levels for part in parts]), sizes=sizes)
 
 
-def kept(args: argparse.Namespace, way: Way, split: str, seed: int | None = None) -> Features:
+def kept(args: argparse.Namespace, way: Way, split: str) -> Features:
     """The features in the folder, or new ones, which are put there."""
     if way.zooms == (1.0,):
         way = Way(way.sizes)
-    words = ["x".join(map(str, way.sizes)), "x".join(map(str, way.zooms or ())), way.views, seed, split]
-    file = args.runs / ("-".join(str(word) for word in words if word not in ("", None)) + ".safetensors")
+    words = ["x".join(map(str, way.sizes)), "x".join(map(str, way.zooms or ())), way.views, split]
+    file = args.runs / ("-".join(word for word in words if word) + ".safetensors")
     if file.is_file():
         return Features.load(file)
     model = create(args, way)
-    if seed is not None:
-        looks(args, model, way, seed)
+    if way.views != "center":
+        looks(args, model, way)
     images: Any = open_split(grocery() / split, classes=open_split(grocery() / "train").classes)
     images.transform = image_transform(model)
     model = srnn_zoo.for_inference(model.eval())
@@ -161,12 +161,12 @@ def kept(args: argparse.Namespace, way: Way, split: str, seed: int | None = None
     return found
 
 
-def looks(args: argparse.Namespace, model: srnn_zoo.SRNN, way: Way, seed: int) -> None:
-    """Fit the classifier to the first level, as its answers say where the second one looks."""
-    torch.manual_seed(seed)
+def looks(args: argparse.Namespace, model: srnn_zoo.SRNN, way: Way) -> None:
+    """Fit the classifier to the first level, as its answers say where the second one looks; once for all seeds."""
+    torch.manual_seed(0)
     model.reset_classifier(model.num_classes)
     first = kept(args, Way(way.sizes[:1]), "train")
-    fit_features(model, first, recipe("probe", loss="anytime", lr=0.01, epochs=args.epochs, seed=seed), progress=False)
+    fit_features(model, first, recipe("probe", loss="anytime", lr=0.01, epochs=args.epochs), progress=False)
 
 
 def accuracy(answers: CollectedAnswers) -> float:

@@ -13,6 +13,7 @@ from PIL import Image
 
 import srnn_zoo
 from srnn_zoo.evaluation.compare import evaluate
+from srnn_zoo.training import image_transform
 from tests.datasets.test_readers import stream
 
 from .conftest import FRUIT, pyramids
@@ -70,6 +71,35 @@ def test_variants_have_the_figures_of_a_plain_loop_in_float64(make, fruit, tmp_p
         assert [line[f"{name}: correct"] for line in lines] == [str(int(image.correct)) for image in images]
         probabilities = [float(line[f"{name}: probability"]) for line in lines]
         assert probabilities == pytest.approx([image.probability for image in images], abs=1e-3)
+
+
+@torch.no_grad()
+def test_models_that_look_at_parts_have_rows_of_their_own(make, fruit):
+    """Those whose views follow read whole images, and share no features."""
+    plain = make("vanilla", scales=(1.0, 1.0), zooms=(1.0, 1.6), img_size=80)
+    state = plain.state_dict()
+    models = {"middle": plain}
+    for name in ("attention", "other attention"):
+        models[name] = srnn_zoo.create_model(
+            "srnn_test_resnet",
+            variant="vanilla",
+            zooms=(1.0, 1.6),
+            views="attention",
+            img_size=80,
+            num_classes=len(FRUIT),
+        ).eval()
+        models[name].load_state_dict(state)
+        models[name].pretrained_cfg["label_names"] = FRUIT
+    models["other attention"].fc.weight.mul_(-1)
+    found = evaluate(models, fruit, batch_size=7)
+    assert [row.name for row in found.rows] == ["base CNN 50", "base CNN 50 zoom 1.6", *ENSEMBLES, *models]
+    for row, model in zip(found.rows[-3:], models.values(), strict=True):
+        transform = image_transform(model)
+        images = torch.stack([transform(Image.open(path)) for path in sorted(fruit.glob("*/*.png"))])
+        names = [FRUIT[index] for index in model(images).argmax(1).tolist()]
+        right = [name == path.parent.name for name, path in zip(names, sorted(fruit.glob("*/*.png")), strict=True)]
+        assert sum(a != b for a, b in zip(row.correct.tolist(), right, strict=True)) <= (row.name == "middle")
+    assert found.rows[-1].correct.tolist() != found.rows[-2].correct.tolist()
 
 
 def test_another_model_with_its_classes_in_another_order_can_give_the_base_rows(make, fruit):
