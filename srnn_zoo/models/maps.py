@@ -9,8 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from srnn_zoo.transforms.levels import build_levels
+from srnn_zoo.transforms.levels import build_level
 from srnn_zoo.transforms.packed import PackedPyramid
+from srnn_zoo.transforms.views import WHOLE
 
 from .norms import select_level
 from .reading import Images, LevelReader
@@ -116,12 +117,11 @@ class LevelMaps(LevelReader):
         if not 0 <= at < height:
             raise ValueError(f"level must be 0, the smallest, to {height - 1}; got {level}")
         if intermediates_only:
-            if isinstance(x, Sequence):
-                read = x[at]
+            if isinstance(x, Sequence) or self._view is not None:
+                read = self.levels(x)[at]
             else:
-                (read,) = build_levels(
-                    cast(Tensor, x), self._ratios[at : at + 1], self.interpolation, self.reads.multiple
-                )
+                share = WHOLE if self._shown is None else self._shown[at]
+                read = build_level(cast(Tensor, x), self._ratios[at], self.interpolation, self.reads.multiple, share)
             select_level(backbone, at)
             self.check_has_map(read)
             return backbone.forward_intermediates(read, stop_early=stop_early, intermediates_only=True, **options)

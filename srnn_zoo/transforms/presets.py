@@ -93,6 +93,8 @@ def create_transform(
     """
     options = {"train": train, "exact": exact, **augmentation}
     if isinstance(sizes, VariablePyramid):
+        if model.zooms is not None:
+            raise ValueError("a pyramid of variable height shows whole images, and this model's levels have zooms")
         return _transform_of(model, sizes, None, **options)
     given: Sequence[int | tuple[int, int]] = sizes or model.level_sizes()
     if model.views == "center":

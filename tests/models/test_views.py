@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from srnn_zoo import SRNN, Anytime, create_model, register_view
+from srnn_zoo import SRNN, Anytime, ScalePyramid, create_model, create_transform, register_view
 from srnn_zoo.models.views import VIEWS
 from tests.conftest import same_weights
 from tests.models.harness import SRNNTests, trained
@@ -245,6 +245,19 @@ def test_positions_do_not_change_the_statistics_of_a_head_with_batch_norm():
     other.position_features(images)
     assert model.backbone.norm_head.running_mean.abs().sum() > 0
     assert same_weights(model, other)
+
+
+@pytest.mark.parametrize("views", ["center", "attention"])
+@torch.no_grad()
+def test_maps_of_a_level_are_of_what_it_shows(views):
+    model, images = trained(zooms=(1.0, 1.6), views=views, img_size=80), torch.randn(2, 3, 80, 80)
+    for level, shown in enumerate(model.levels(images)):
+        wanted = model.backbone.forward_intermediates(shown, intermediates_only=True)
+        given = model.forward_intermediates(images, intermediates_only=True, level=level)
+        assert all(torch.equal(one, other) for one, other in zip(given, wanted, strict=True))
+        assert torch.equal(model.level_maps(images)[level], model.backbone.forward_features(shown))
+    with pytest.raises(ValueError, match="variable height shows whole images"):
+        create_transform(model, sizes=ScalePyramid.variable(32))
 
 
 @pytest.mark.parametrize("name", ["srnn_test_vit", "srnn_test_convnext", "srnn_test_resnet", "srnn_test_efficientnet"])
