@@ -73,7 +73,7 @@ class Pass:
         self.features: list[Tensor] = []
 
     def read(self, images: Tensor | Sequence[Tensor]) -> None:
-        """C(x_s) of every level `(B, C, H_s, W_s)`, or of images from which the model makes the levels."""
+        """What the cell reads of every level `(B, C, H_s, W_s)`, or of images from which the model makes the levels."""
         self.features = []  # first, so that two batches of features never stand in memory
         levels = self.model.lazy_levels(self.model.as_input(images))
         for index, clock in enumerate(self.clocks):
@@ -98,7 +98,7 @@ class Method:
     source: Pass  # that it reads
     levels: slice  # of the pass
     model: SRNN  # whose classes it answers with
-    head: Callable[[list[Tensor]], Tensor]  # from features (B, D) of these levels to logits (B, K)
+    head: Callable[[list[Tensor]], Tensor]  # from features of these levels to logits (B, K)
     temperature: float = 1.0  # of its probabilities
     correct: list[Tensor] = field(default_factory=list)
     in_top5: list[Tensor] = field(default_factory=list)
@@ -126,7 +126,7 @@ class Method:
     def row(self) -> Row:
         """The row of the table, from all answers."""
         sizes = self.source.sizes[self.levels]
-        zeros = [self.source.like.new_zeros(1, self.model.num_features) for _ in sizes]
+        zeros = [torch.zeros_like(features[:1]) for features in self.source.features[self.levels]]
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # counts the product with h_0 = 0 too
             self.head(zeros)
         gmacs = sum(self.model.level_gmacs(size) for size in sizes) + counter.get_total_flops() / 2e9
@@ -142,7 +142,11 @@ def passes(models: Iterable[SRNN], exact: bool = False) -> tuple[dict[SRNN, Pass
         transform = create_transform(model, exact=exact)
         transforms.setdefault(repr(transform), transform)  # that text names all settings
         view = list(transforms).index(repr(transform))
-        alike = [m for m in found if found[m].view == view and m.views == model.views == "center"]
+        alike = [
+            m
+            for m in found
+            if found[m].view == view and m.views == model.views == "center" and m.cell.reads == model.cell.reads
+        ]
         shared = (found[m] for m in alike if _equal(m.backbone, model.backbone))
         found[model] = next(shared, None) or Pass(model, view)
     return found, list(transforms.values())

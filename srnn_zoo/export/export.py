@@ -120,6 +120,11 @@ class ExportMixin:
                 f"views {model.views!r} follow from the level before, so that there are no graphs of single levels: "
                 'give kind="whole"'
             )
+        if model.cell.reads == "maps" and kind != "whole":
+            raise ValueError(
+                f"variant {model.variant!r} hands a map from level to level, so that there are no graphs of single "
+                'levels: give kind="whole"'
+            )
         place = check_place(Path(directory), overwrite)
         pictures = sample_images() if images is None else list(map(_opened, images))
         if not pictures:
@@ -246,7 +251,7 @@ def _write_manifest(model: Any, work: _Work, input: str, differences: dict[str, 
         "num_classes": model.num_classes,
         "num_features": model.num_features,
         "in_chans": model.in_chans,
-        "state_width": work.model.cell.initial_state(like).shape[1],
+        "state_width": work.model.cell.initial_state(work.model.cell.as_read(like)).shape[1],
         "reads": {"multiple": model.reads.multiple, "tile": model.reads.tile},
         "level_sizes": sizes,
         "image_size": sizes[-1] if model.zooms is None else model.img_size,

@@ -105,7 +105,7 @@ class ExportedSRNN(SRNN):
         self.zero_shot = about["zero_shot"]
         self.eval()
 
-    def level_features(self, level: Tensor, index: int | None = None) -> Tensor:
+    def level_features(self, level: Tensor, index: int | None = None, center: Tensor | None = None) -> Tensor:
         size = (level.shape[-2], level.shape[-1])
         if not self.about["any_size"] and size not in self._sizes:
             sizes = " and ".join(f"{h} x {w}" for h, w in self._sizes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ def create_cell(variant: str, dim: int, *, activation: Activation = "relu", heig
         height: number of levels; only `concat`, whose weights depend on it, uses it.
     """
     if variant not in _CELLS:
-        raise ValueError(unknown_name("variant", variant, list_cells()))
+        raise ValueError(unknown_name("variant", variant, list_cells(), "srnn_zoo.list_cells() gives them all"))
     parameters = inspect.signature(_CELLS[variant]).parameters.values()
     options: dict[str, Any] = {"activation": activation, "height": height}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):  # a cell need not take what it does not use
@@ -85,6 +85,9 @@ class Cell(nn.Module):
     #: True where the state after any level can be classified; False where only the last one can.
     anytime: bool = True
 
+    #: What `forward` gets of a level: its pooled features `(B, D)`, or a map of them, as `models.places` describes it.
+    reads: ClassVar[Literal["features", "maps"]] = "features"
+
     def __init__(self, dim: int, activation: Activation = "relu", height: int = 2) -> None:
         super().__init__()
         if activation not in ("relu", "identity"):
@@ -104,6 +107,14 @@ class Cell(nn.Module):
     def output(self, state: Tensor) -> Tensor:
         """The part of a state that the classifier reads: h_s, `(B, D)`."""
         return state
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """C(x_s) `(B, D)`, from what this cell reads of a level."""
+        return features
+
+    def as_read(self, features: Tensor) -> Tensor:
+        """What this cell reads of a level of which no more is known than C(x_s), `(B, D)`."""
+        return features
 
     def feature_map(self, state: Tensor) -> Tensor:
         """What `SRNN.forward_features` returns: `output` as a map `(B, D, 1, 1)`."""

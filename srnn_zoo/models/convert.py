@@ -85,7 +85,7 @@ def _one_level_factor(model: Any) -> float:
     """The c in h_1 = c · C(x_1), found out by looking; features of a rectified backbone are non-negative."""
     parameter = next(model.parameters())
     features = torch.rand(64, model.num_features, device=parameter.device, dtype=parameter.dtype) + 0.1
-    state = model.forward_head(model.fuse([features]), pre_logits=True)
+    state = model.forward_head(model.fuse([model.cell.as_read(features)]), pre_logits=True)
     ratios = state / features
     factor = ratios.mean().item()
     if not torch.allclose(ratios, torch.full_like(ratios, factor), rtol=1e-3, atol=1e-5):

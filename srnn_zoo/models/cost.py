@@ -23,7 +23,7 @@ class Cost(NamedTuple):
 
     Attributes:
         levels: of the backbone on each level, smallest first.
-        head: of the cell over all levels and the classifier once.
+        head: of the cell over all levels and the classifier once; of a cell that reads maps, at every position.
     """
 
     levels: tuple[float, ...]
@@ -45,10 +45,16 @@ def count_gmacs(model: Any, img_size: Size | None = None) -> Cost:
     sizes = model.level_sizes(img_size)
     twin = _without_values(model)
     dtype = next(twin.parameters()).dtype
-    features = [torch.empty(1, model.num_features, dtype=dtype, device="meta") for _ in sizes]
+    levels = tuple(model.level_gmacs(size) for size in sizes)
+    maps = model.cell.reads == "maps"  # what the backbone's head costs at positions is part of the head too
     with torch.no_grad(), FlopCounterMode(display=False) as counter:  # in inference mode older counters see nothing
+        if maps:
+            images = [torch.empty(1, model.in_chans, *size, dtype=dtype, device="meta") for size in sizes]
+            features = [twin.level_features(level, index) for index, level in enumerate(images)]
+        else:
+            features = [torch.empty(1, model.num_features, dtype=dtype, device="meta") for _ in sizes]
         twin.forward_head(twin.fuse(features))
-    return Cost(tuple(model.level_gmacs(size) for size in sizes), counter.get_total_flops() / 2e9)
+    return Cost(levels, counter.get_total_flops() / 2e9 - maps * sum(levels))
 
 
 def backbone_gmacs(backbone: nn.Module, size: Size, in_chans: int = 3, tile: Size | None = None) -> float:

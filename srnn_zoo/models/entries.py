@@ -22,7 +22,7 @@ from srnn_zoo.transforms.views import check_zooms
 from srnn_zoo.weights.download import split_hub_id
 from srnn_zoo.weights.saved import SavedModel, open_saved
 
-from . import light_cells  # noqa: F401 -- it registers variants
+from . import light_cells, map_cells  # noqa: F401 -- they register variants
 from .base_cnn import PIP_FILES, PipFile
 from .cells import list_cells
 

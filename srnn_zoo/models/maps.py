@@ -127,6 +127,10 @@ class LevelMaps(LevelReader):
             return backbone.forward_intermediates(read, stop_early=stop_early, intermediates_only=True, **options)
         levels = self.levels(x)
         self.check_has_map(levels[at])
+        if self.cell.reads == "maps":  # the level is read twice
+            final = model.forward_features(x)
+            select_level(backbone, at)
+            return final, backbone.forward_intermediates(levels[at], intermediates_only=True, **options)
         features = [self.level_features(other, index) for index, other in enumerate(levels) if index != at]
         select_level(backbone, at)
         final, maps = backbone.forward_intermediates(levels[at], **options)

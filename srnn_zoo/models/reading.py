@@ -17,6 +17,7 @@ from srnn_zoo.transforms.views import WHOLE, Ratio
 
 from .cost import backbone_gmacs
 from .norms import select_level
+from .places import placed, same_size
 from .sizes import Reads, family, native_size, pool, read
 from .views import Glance, View, centers, position_features
 
@@ -35,6 +36,8 @@ class LevelReader:
     """The levels of an input, and C(x_s) of each."""
 
     backbone: Any
+    cell: Any
+    variant: str
     in_chans: int
     interpolation: str
     norm: str
@@ -53,38 +56,39 @@ class LevelReader:
         if isinstance(x, Sequence):
             return list(x)
         if self._view is not None:
-            return [level for level, _ in self._look(cast(Tensor, x))]
+            return [level for level, *_ in self._look(cast(Tensor, x))]
         return build_levels(cast(Tensor, x), self._ratios, self.interpolation, self.reads.multiple, self._shown)
 
     def pyramid_features(self, x: Tensor | Sequence[Tensor]) -> list[Tensor]:
-        """C(x_s) `(B, D)` of every level of an input, smallest first."""
+        """What the cell reads of every level of an input, smallest first: as `level_features`."""
         if self._view is None or isinstance(x, Sequence):
             return [self.level_features(level, index) for index, level in enumerate(self.levels(x))]
         if not is_captured(x):
             self._check(x)
         read = enumerate(self._look(cast(Tensor, x)))
-        return [self.level_features(level, s) if features is None else features for s, (level, features) in read]
+        return [self.level_features(level, s, at) if found is None else found for s, (level, at, found) in read]
 
-    def _look(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _look(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
         """The levels of images, each where the one before says; and their features, where the next level needs them."""
         center: Tensor | None = None
         shown = cast("list[Ratio]", self._shown)
         for index, (ratio, share) in enumerate(zip(self._ratios, shown, strict=True)):
             level = build_level(images, ratio, self.interpolation, self.reads.multiple, share, center)
-            features, before, center = None, center, None
+            features, around, center = None, center, None
             if index + 1 < len(shown) and shown[index + 1] != WHOLE:
-                features, center = self._features_and_view(level, index, before)
-            yield level, features
+                features, center = self._features_and_view(level, index, around)
+            yield level, around, features
 
     def _features_and_view(self, level: Tensor, index: int, center: Tensor | None) -> tuple[Tensor, Tensor]:
-        """C(x_s) of a level `(b, C, H, W)`, and around which points `(b, 2)` of the image the next level looks."""
+        """`level_features` of a level, and around which points `(b, 2)` of the image the next level looks."""
         features, positions = self.position_features(level, index)
         shown, view = cast("list[Ratio]", self._shown), cast(View, self._view)
         before, share = (shown[at][0] / shown[at][1] for at in (index, index + 1))
         with torch.no_grad():
             classifier = cast(Any, self).classifier(index)
             glance = Glance(index + 1, share, level, features.detach(), positions.detach(), classifier, center, before)
-            return features, centers(view, glance, shown[index + 1])
+            following = centers(view, glance, shown[index + 1])
+        return self._as_read(features, positions, index, center), following
 
     def lazy_levels(self, x: Images | Levels) -> Levels | PackedPyramid:
         """The levels of an input, each built when `read_level` reads it."""
@@ -125,14 +129,32 @@ class LevelReader:
         if not x.is_floating_point():
             raise TypeError(f"images must be float and normalised (srnn_zoo.create_transform); got {x.dtype}")
 
-    def level_features(self, level: Tensor, index: int | None = None) -> Tensor:
-        """C(x_s): the pooled features `(B, D)` of one level `(B, C, H, W)`.
+    def level_features(self, level: Tensor, index: int | None = None, center: Tensor | None = None) -> Tensor:
+        """C(x_s): the pooled features `(B, D)` of one level `(B, C, H, W)`; for a cell that reads maps, a map of them.
+
+        That is C(x_s) at each position, shifted where the head does not take the mean alone, so that C(x_s) is the
+        mean; and where in the image they lie (`models.places`).
 
         Args:
             level: its images.
-            index: of the level, 0 for the smallest, by default the last; for `norm="per_level"` only.
+            index: of the level, 0 for the smallest, by default the last; for `norm="per_level"`, and for its zoom.
+            center: around which points of the image `(B, 2)` the level lies, for maps; by default the middle.
+
+        Raises:
+            ValueError: for a cell that reads maps, where the backbone has no map of the level.
         """
+        if self.cell.reads == "maps":
+            return self._as_read(*self.position_features(level, index), index, center)
         return self._call(self._backbone_features, level, index)
+
+    def _as_read(self, features: Tensor, positions: Tensor, index: int | None, center: Tensor | None) -> Tensor:
+        """What the cell reads of a level, from C(x_s) and the same at each position."""
+        if self.cell.reads != "maps":
+            return features
+        shift = features - positions.mean(dim=(2, 3))
+        shown = self._shown or [WHOLE]
+        share = shown[-1 if index is None else min(index, len(shown) - 1)]
+        return placed(positions + shift[:, :, None, None], share, center)
 
     def position_features(self, level: Tensor, index: int | None = None) -> tuple[Tensor, Tensor]:
         """C(x_s) of a level, `(B, D)`, and the same at each position of its map, `(B, D, h, w)`.
@@ -199,13 +221,15 @@ class LevelReader:
         found = self.backbone.forward_features(level)
         positions = position_features(self.backbone, found, level)
         if positions is None:
-            raise NoMapError(f"{self.pretrained_cfg['architecture']} gives no map of a level, only its features")
+            reason = f"variant {self.variant!r} reads maps, and " if self.cell.reads == "maps" else ""
+            architecture = self.pretrained_cfg["architecture"]
+            raise NoMapError(f"{reason}{architecture} gives no map of a level, only its features")
         return pool(self.backbone.forward_head(found, pre_logits=True)), positions
 
     def read_level(
         self, levels: Levels | PackedPyramid, level: int, wanted: Container[int] | None = None, index: int | None = None
     ) -> Tensor:
-        """C(x_s) of a level of a batch, `(b, D)`.
+        """What the cell reads of a level of a batch: as `level_features`, maps of several sizes padded to one.
 
         Args:
             levels: the batch, from `lazy_levels`.
@@ -217,15 +241,17 @@ class LevelReader:
         for rows, images in levels.groups(level, wanted):
             self.check_images(images)
             at = level if index is None else index
-            if self._view is None or isinstance(levels, PackedPyramid) or not levels.follows(level):
+            if self._view is None or isinstance(levels, PackedPyramid):
                 parts.append(self.level_features(images, at))
+            elif not levels.follows(level):
+                parts.append(self.level_features(images, at, levels.center(level, rows)))
             else:
                 features, center = self._features_and_view(images, at, levels.center(level, rows))
                 levels.look(level + 1, rows, center)
                 parts.append(features)
             order += rows
             del images  # or it would live while the next is built
-        return in_order(parts, order)
+        return in_order(same_size(parts) if self.cell.reads == "maps" else parts, order)
 
     def level_gmacs(self, size: tuple[int, int]) -> float:
         """GMACs of the backbone on one level `(H, W)` of one image: billions of multiply-accumulates."""

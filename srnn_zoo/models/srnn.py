@@ -186,7 +186,7 @@ class SRNN(WrapMixin, HubMixin, ExportMixin, TimmProtocol, LevelMaps, nn.Module)
         return [(level, self.cell.feature_map(state)) for level, state in last if len(state)][::-1]
 
     def fuse(self, features: list[Tensor]) -> Tensor:
-        """Run the cell over the features `(B, D)` of the levels; returns the last state as `forward_features` does."""
+        """Run the cell over the features of the levels; returns the last state as `forward_features` does."""
         *_, state = scan(self.cell, features)
         return self.cell.feature_map(state)
 
@@ -206,15 +206,15 @@ class SRNN(WrapMixin, HubMixin, ExportMixin, TimmProtocol, LevelMaps, nn.Module)
         return self.cell.merge_logits(self.level_logits(positions, level), x)
 
     def level_logits(self, features: Tensor, level: int | None = None) -> Tensor:
-        """F(C(x_s)): what the base CNN alone says, `(B, num_classes)`, of features `(B, D)` of a level."""
-        return self.classifier(level)(self.head_drop(features))
+        """F(C(x_s)): what the base CNN alone says, `(B, num_classes)`, of the features of a level."""
+        return self.classifier(level)(self.head_drop(self.cell.pooled(features)))
 
     def state_logits(self, state: Tensor, level: int | None = None) -> Tensor:
         """F(h_s): logits `(B, num_classes)` of the state `(B, S)` after a level, by default the last."""
         return self.forward_head(self.cell.feature_map(state), level=level)
 
     def exit_logits(self, features: Iterable[Tensor]) -> Iterator[Tensor]:
-        """F(h_s) after every level, `(B, num_classes)`, from the features `(B, D)` of the levels, smallest first.
+        """F(h_s) after every level, `(B, num_classes)`, from the features of the levels, smallest first.
 
         A cell that answers after the last level only (`concat`) gives that answer alone.
         """

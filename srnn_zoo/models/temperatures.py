@@ -38,7 +38,7 @@ def _initial(variant: str, activation: Any, height: int, level: int) -> float:
     if not cell.anytime:
         return 1.0
     with torch.inference_mode(False):
-        *_, state = scan(cell, [torch.ones(1, 1)] * (level + 1))
+        *_, state = scan(cell, [cell.as_read(torch.ones(1, 1))] * (level + 1))
         return cell.output(state).item()
 
 

@@ -146,6 +146,8 @@ def position_features(backbone: Any, found: Any, level: Tensor) -> Tensor | None
     The backbone's head reads each position as if it were a map of its own. Where the head takes the mean alone, the
     mean over the positions is C(x).
     """
+    if isinstance(found, torch.fx.Proxy):
+        raise TypeError("torch.fx cannot trace a model that reads maps: torch.export and torch.jit.trace can")
     if not isinstance(found, Tensor):
         return None
     grid = token_grid(backbone, found, level)
@@ -160,7 +162,7 @@ def position_features(backbone: Any, found: Any, level: Tensor) -> Tensor | None
     points = points.reshape(-1, 1, 1, width) if channels_last else points.reshape(-1, width, 1, 1)
     with in_mode(backbone, training=False):  # a batch norm of the head must not take positions for images
         each = backbone.forward_head(points, pre_logits=True)
-    return each.reshape(level.shape[0], *size, -1).permute(0, 3, 1, 2)
+    return each.reshape(level.shape[0], *size, each.shape[-1]).permute(0, 3, 1, 2)
 
 
 def token_grid(backbone: Any, found: Tensor, level: Tensor) -> Tensor | None:

@@ -80,6 +80,14 @@ class Features:
             raise WeightsUnavailableError(f"{path} holds no features") from error
 
 
+def check_reads_features(model: SRNN) -> None:
+    """Refuse a cell that reads maps, which would fill memory and disk."""
+    if model.cell.reads == "maps":
+        raise ValueError(
+            f"variant {model.variant!r} reads maps, and a probe keeps pooled features: choose the recipe finetune"
+        )
+
+
 @torch.no_grad()
 def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) -> Features:
     """C(x_s) of every level of all images, on the CPU, in evaluation mode; the model's own mode is kept.
@@ -90,10 +98,11 @@ def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) 
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: for no image, and batches of different sizes.
+        ValueError: for no image, batches of different sizes, and a cell that reads maps.
     """
     from tqdm import tqdm
 
+    check_reads_features(model)
     levels: list[Tensor] = []
     targets: list[Tensor] = []
     sizes: tuple[tuple[int, int], ...] = ()

@@ -22,7 +22,7 @@ from srnn_zoo.datasets.splits import ImageSplit
 from srnn_zoo.transforms.presets import image_transform
 from srnn_zoo.weights.files import digest
 
-from .features import Features, evaluate_features, extract_features, fit_features
+from .features import Features, check_reads_features, evaluate_features, extract_features, fit_features
 from .loader import eval_loader, num_workers, seed_everything
 from .losses import TrainingForward
 from .recipe import PRESETS, Recipe
@@ -78,7 +78,8 @@ def probe(run: Run, resume: bool) -> FitResult:
 
 
 def _check(model: SRNN, recipe: Recipe) -> None:
-    """Refuse settings that a probe cannot honour, and a loss that the model cannot be trained by."""
+    """Refuse settings that a probe cannot honour, and a model that cannot be trained so."""
+    check_reads_features(model)
     usual = vars(PRESETS["probe"])
     settings = {name: value for name, value in vars(recipe).items() if value != usual[name]}
     if others := [f"{name}={value}" for name, value in settings.items() if name not in _HONOURED]:

@@ -38,7 +38,7 @@ def make(fruit):
                 parameter.add_(0.05 * torch.randn_like(parameter))
             levels = list(zip(*pyramids(model, fruit).values(), strict=True))
             for index, classifier in enumerate([*model.exit_classifiers[:-1], model.fc]):
-                features = model.level_features(torch.cat(levels[index]), index)
+                features = model.cell.pooled(model.level_features(torch.cat(levels[index]), index))
                 torch.nn.init.normal_(classifier.weight, std=8.0)  # pyright: ignore
                 classifier.bias.copy_(-classifier.weight @ features.mean(dim=0))  # pyright: ignore
         model.pretrained_cfg["label_names"] = names

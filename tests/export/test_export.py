@@ -18,7 +18,7 @@ from srnn_zoo.export.graphs import _same_padding
 from srnn_zoo.inference.predict import predict
 from srnn_zoo.transforms.presets import create_transform
 from tests.conftest import SKIMAGE
-from tests.models.harness import CELLS, trained
+from tests.models.harness import POOLED, trained
 
 PHOTOGRAPHS = [SKIMAGE / name for name in ("chelsea.png", "coffee.png", "astronaut.png")]
 
@@ -144,7 +144,7 @@ def test_run_py_reads_the_levels_that_the_models_transform_makes(tmp_path, crop_
                 assert np.abs(one.numpy() - other[0]).mean() < 1e-3
 
 
-KINDS = [*({"variant": cell} for cell in CELLS), {"zooms": (1.0, 1.6)}, {"exits": "separate"}, {"norm": "per_level"}]
+KINDS = [*({"variant": cell} for cell in POOLED), {"zooms": (1.0, 1.6)}, {"exits": "separate"}, {"norm": "per_level"}]
 
 
 @pytest.mark.slow

@@ -15,12 +15,13 @@ ANY_SIZE = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
 
 
 def full(variant):
-    """The variant that has whole matrices, which a light one starts as."""
-    return re.sub("_(diag|scalar|low_rank)$", "", variant)
+    """The variant that has whole matrices and reads pooled features, as which others start."""
+    return re.sub("(_map)?(_diag|_scalar|_low_rank)?$", "", variant)
 
 
-# one for all light cells, whose equations have tests of their own
-CELLS = [*(cell for cell in list_cells() if cell == full(cell)), "half_gru_diag"]
+# one for all light cells and one for those with maps, whose equations have tests of their own
+POOLED = [*(cell for cell in list_cells() if cell == full(cell)), "half_gru_diag"]
+CELLS = [*POOLED, "half_gru_map"]
 ANYTIME = [cell for cell in CELLS if cell != "concat"]
 
 
@@ -139,6 +140,10 @@ class SRNNTests:
             "export": lambda: torch.export.export(model, (first,), dynamic_shapes=(ANY_SIZE,)).module(),
             "compile": lambda: torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True),
         }
+        if how == "fx" and model.cell.reads == "maps":
+            with pytest.raises(TypeError, match=r"torch.fx cannot trace a model that reads maps"):
+                make[how]()
+            return
         torch._dynamo.reset()
         with torch._dynamo.config.patch(error_on_recompile=True):
             other = make[how]()

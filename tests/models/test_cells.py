@@ -108,7 +108,7 @@ def test_a_cell_starts_with_the_identity_and_half_open_gates(variant):
 
 def test_what_makes_no_cell_or_no_answer_is_refused():
     for variant, options, message in (
-        ("transformer", {}, "choose one of concat, gru, gru_diag, half_gru"),
+        ("transformer", {}, "unknown variant .transformer.; srnn_zoo.list_cells.. gives them all"),
         ("vanilla", {"activation": "tanh"}, 'activation must be "relu" or "identity"'),
         ("concat", {"height": 2}, "fuses exactly 2 levels; got 3"),
         ("concat", {"height": 4}, "fuses exactly 4 levels; got 3"),

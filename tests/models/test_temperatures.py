@@ -25,7 +25,7 @@ def test_levels_that_are_alike_are_the_temperature_of_the_papers_equations_times
         assert [model.temperature(level) for level in range(len(expected))] == expected
         cell = create_cell(variant, 6, activation=activation).double()
         features = torch.rand(4, 6, dtype=torch.float64) - (0.5 if activation == "identity" else 0)
-        for level, state in enumerate(scan(cell, [features] * 4) if cell.anytime else ()):
+        for level, state in enumerate(scan(cell, [cell.as_read(features)] * 4) if cell.anytime else ()):
             assert torch.allclose(cell.output(state), model.temperature(level) * features, rtol=1e-6)
 
 

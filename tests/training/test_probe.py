@@ -16,7 +16,7 @@ from srnn_zoo.training import Interrupted, fit, open_data, recipe
 from srnn_zoo.training import probe as probe_module
 from srnn_zoo.training.features import Features, evaluate_features, extract_features, fit_features
 from tests.conftest import same_weights
-from tests.models.harness import CELLS
+from tests.models.harness import POOLED
 
 from .trainings import Hooked, images, tiny
 
@@ -38,7 +38,7 @@ def fitted(model, features, **settings):
 
 
 @pytest.mark.parametrize("options", [{}, {"exits": "separate", "norm": "per_level"}], ids=["shared", "own"])
-@pytest.mark.parametrize("variant", CELLS)
+@pytest.mark.parametrize("variant", POOLED)
 @torch.no_grad()
 def test_the_answers_on_features_from_a_file_are_the_models_on_images(variant, options, tmp_path):
     model, data = tiny(variant=variant, **({} if variant == "concat" else options)), images(5)
@@ -54,7 +54,7 @@ def test_the_answers_on_features_from_a_file_are_the_models_on_images(variant, o
     assert torch.allclose(answers, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", CELLS)
+@pytest.mark.parametrize("variant", POOLED)
 def test_every_cell_is_fitted_and_the_backbone_stays(variant, features):
     model = tiny(variant=variant).eval()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
