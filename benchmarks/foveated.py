@@ -10,6 +10,7 @@ Features are kept in --runs, so that the same command goes on after an interrupt
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import statistics
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple
 
 import torch
 from _common import RESULTS, Row, grocery, report
+from scipy.stats import binomtest
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -61,10 +64,16 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--variant", default="vanilla_scalar")
     parser.add_argument("--ways", nargs="+", default=list(ways()), choices=list(ways()))
+    parser.add_argument(
+        "--pairs", action="store_true", help="compare the rows of the table that is there, pair by pair"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.runs.mkdir(parents=True, exist_ok=True)
+    if args.pairs:
+        report(list(pairs(args)), RESULTS / "foveated_grocery_pairs.csv")
+        return
     rows: list[Row] = []
     curves: list[Row] = []
     for name in args.ways:
@@ -181,6 +190,24 @@ def curve(name: str, best: Sequence[dict[str, CollectedAnswers]]) -> Iterator[Ro
             if point.kind in ("curve", "level"):
                 row: Row = {"way": name, "seed": seed, "point": point.kind, "gmacs": round(point.gmacs, 4)}
                 yield {**row, "test_top1": round(point.accuracy, 2)}
+
+
+def pairs(args: argparse.Namespace) -> Iterator[Row]:
+    """McNemar's exact test of the zoom at the middle against every other way, as the table says to fit them."""
+    right: dict[str, list[Tensor]] = {}
+    with (RESULTS / "foveated_grocery.csv").open(encoding="utf-8") as file:
+        for row in tqdm(list(csv.DictReader(file)), leave=False):
+            zooms = tuple(map(float, row["zooms"].split("+"))) if row["zooms"] else None
+            views = "attention" if "attention" in row["way"] else "center"
+            way = Way(tuple(map(int, row["levels"].split("+"))), zooms, views)
+            found = [fitted(args, way, float(row["lr"]), seed)["test"] for seed in args.seeds]
+            right[row["way"]] = [answers.right[-1] for answers in found]
+    ours = right.pop("224 + zoom at the middle")
+    for name, theirs in right.items():
+        for seed, one, other in zip(args.seeds, ours, theirs, strict=True):
+            gained, lost = int((one & ~other).sum()), int((other & ~one).sum())
+            p = binomtest(gained, gained + lost).pvalue
+            yield {"against": name, "seed": seed, "only_zoom_right": gained, "only_other_right": lost, "p": f"{p:.2g}"}
 
 
 if __name__ == "__main__":
