@@ -59,7 +59,8 @@ def aligned(maps: Tensor, like: Tensor) -> Tensor:
     `F.interpolate(..., align_corners=False)` where both show the same. Where a map shows nothing they are zero.
     """
     own, other = _place(maps), _place(like)
-    grid, shown = list[Tensor](), list[Tensor]()
+    grid: list[Tensor] = []
+    shown: list[Tensor] = []
     for axis in (0, 1):
         (start, end, rows), (other_start, other_end, other_rows) = (
             place[:, axis::2, None].unbind(dim=1) for place in (own, other)
