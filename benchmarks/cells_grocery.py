@@ -26,8 +26,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--rates", type=float, nargs="+", default=list(foveated.RATES))
+    parser.add_argument("--cells", nargs="+", default=CELLS, choices=CELLS)
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     args = parser.parse_args()
-    work = [(name, cell) for name in WAYS for cell in CELLS]
+    work = [(name, cell) for name in args.ways for cell in args.cells]
     report([measured(args, name, cell) for name, cell in tqdm(work)], RESULTS / "cells_grocery.csv")
 
 
