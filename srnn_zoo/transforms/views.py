@@ -88,7 +88,7 @@ def cut(images: Tensor, share: Ratio, centers: Tensor | None = None) -> Tensor:
 
 def _positions(centers: Tensor, length: int, size: int) -> Tensor:
     """The pixels `(B, size)` of a line of each image that its view shows."""
-    first = (centers.float() * length - size / 2).floor().long().clamp(min=0)
+    first = ((2 * length * centers.float() - size) / 2).floor().long().clamp(min=0)  # no division of sizes: OpenVINO
     first = torch.minimum(first, torch.full_like(first, length - size))
     return first[:, None] + torch.arange(size, device=centers.device)
 
