@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from pathlib import Path
 
 import foveated
 from _common import RESULTS, Row, report
@@ -17,17 +16,13 @@ from tqdm import tqdm
 CELLS = (
     "vanilla vanilla_diag vanilla_scalar vanilla_low_rank half_gru half_gru_diag half_gru_scalar half_gru_low_rank"
 ).split()
-WAYS = ("224 + 336", "224 + zoom at the middle")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/foveated"), help="folder of foveated.py")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=40)
+    parser = foveated.options(__doc__ or "")
     parser.add_argument("--rates", type=float, nargs="+", default=list(foveated.RATES))
     parser.add_argument("--cells", nargs="+", default=CELLS, choices=CELLS)
-    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    parser.add_argument("--ways", nargs="+", default=list(foveated.COMPARED), choices=list(foveated.COMPARED))
     args = parser.parse_args()
     work = [(name, cell) for name in args.ways for cell in args.cells]
     report([measured(args, name, cell) for name, cell in tqdm(work)], RESULTS / "cells_grocery.csv")
@@ -35,8 +30,7 @@ def main() -> None:
 
 def measured(args: argparse.Namespace, name: str, cell: str) -> Row:
     """The row of a cell."""
-    way = next(way for way in foveated.ways()[name] if way.zooms in (None, (1.0, 1.6)))
-    args.variant = cell
+    way, args.variant = foveated.COMPARED[name], cell
     found = {lr: [foveated.fitted(args, way, lr, seed) for seed in args.seeds] for lr in args.rates}
     val = {lr: statistics.mean(foveated.accuracy(answers["val"]) for answers in found[lr]) for lr in found}
     lr = max(val, key=lambda rate: val[rate])

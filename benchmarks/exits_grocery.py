@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from pathlib import Path
 
 import foveated
 import torch
@@ -23,24 +22,19 @@ from srnn_zoo.inference.exits import list_exits
 from srnn_zoo.inference.guarantee import certify
 from srnn_zoo.inference.thresholds import Outcome, fit_rule, measure, search, use_up
 
-WAYS = ("224 + 336", "224 + zoom at the middle")
 SHARES = (0.15, 0.3, 0.5)
 LOSS, PROBABILITY = 1.0, 0.9
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/foveated"), help="folder of foveated.py")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=40)
+    parser = foveated.options(__doc__ or "")
     parser.add_argument("--variant", default="vanilla_scalar")
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--halves", type=int, default=20, help="random halves for each seed (default: %(default)s)")
     args = parser.parse_args()
     rules: list[Row] = []
     promises: list[Row] = []
-    for name in WAYS:
-        way = next(way for way in foveated.ways()[name] if way.zooms in (None, (1.0, 1.6)))
+    for name, way in foveated.COMPARED.items():
         models = [foveated.fitted(args, way, args.lr, seed) for seed in tqdm(args.seeds, desc=name, leave=False)]
         for rule in list_exits(scored=True):
             rules += [at_share(name, rule, share, models) for share in SHARES]

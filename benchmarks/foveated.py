@@ -57,11 +57,24 @@ def ways() -> dict[str, list[Way]]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+COMPARED = {
+    "224 + 336": Way((SIZE, 336)),
+    "224 + zoom at the middle": Way((SIZE, SIZE), (1.0, 1.6)),
+}
+"""The ways on which other programs compare cells and exit rules."""
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """A parser with the options of all programs that fit models to these features."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/foveated"), help="folder of the features")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=40)
+    return parser
+
+
+def main() -> None:
+    parser = options(__doc__ or "")
     parser.add_argument("--variant", default="vanilla_scalar")
     parser.add_argument("--ways", nargs="+", default=list(ways()), choices=list(ways()))
     parser.add_argument(

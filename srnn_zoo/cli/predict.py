@@ -169,22 +169,14 @@ def _finite(value: float) -> float | None:
 def _as_text(prediction: Prediction, task: Task, width: int = 34) -> str:
     """The path, then one column a level with its best classes."""
 
-    from srnn_zoo.transforms.views import level_names
-
     def cell(answer: Answer, rank: int) -> str:
         name, value = answer.top[rank]
         number = f"{value:7.4g}" if task == "regression" else f"{100 * value:5.1f} %"
         return f"{name.split(',')[0][: width - 10]:<{width - 9}}{number}"
 
     notes = f"  ({'; '.join(prediction.notes)})" if prediction.notes else ""
-    views = prediction.views or ((0.0, 0.0, 1.0, 1.0),) * len(prediction.levels)
-    read, zooms = len(prediction.answers), [1 / (view[2] - view[0]) for view in views]
-    if prediction.stopped_at is None:  # a model may answer after the last level only
-        titles = level_names((answer.size for answer in prediction.answers), zooms[-read:])
-    else:
-        titles = level_names((answer.size for answer in prediction.answers), zooms[:read])
-        unread = level_names((level.shape[-2:] for level in prediction.levels[read:]), zooms[read:])
-        titles += [f"{name}  not read" for name in unread]
+    names = prediction.level_names[prediction.first_answer :]
+    titles = [name if index < len(prediction.answers) else f"{name}  not read" for index, name in enumerate(names)]
     lines = ["  ".join(f"{title:<{width - 2}}" for title in titles)]
     for rank in range(len(prediction.answers[0].top)):
         lines.append("  ".join(cell(answer, rank) for answer in prediction.answers))

@@ -28,7 +28,6 @@ from srnn_zoo.training.run_folder import (
     style_axes,
     text_of,
 )
-from srnn_zoo.transforms.views import level_names
 
 StrPath = str | os.PathLike[str]
 
@@ -57,21 +56,20 @@ def plot_predictions(predictions: Sequence[Prediction], file: StrPath) -> None:
     """
     if not predictions:
         raise ValueError("no predictions to draw")
-    columns = max(len(_shown(prediction)) for prediction in predictions)
+    columns = max(len(prediction.levels) - prediction.first_answer for prediction in predictions)
     figure = _figure(file, 3.3 * columns, 5.2 * len(predictions))
     rows = figure.subfigures(len(predictions), 1, squeeze=False)
     for row, prediction in zip(rows[:, 0], predictions, strict=True):
         row.suptitle(_short(Path(prediction.path).name, 26 * columns), x=0.02, ha="left", **_TITLE)
         axes = row.subplots(2, columns, squeeze=False, height_ratios=(3, 2))
-        levels = _shown(prediction)
-        views = prediction.views[-len(levels) :] or ((0.0, 0.0, 1.0, 1.0),) * len(levels)
+        first = prediction.first_answer
+        levels, names = prediction.levels[first:], prediction.level_names[first:]
         largest = [max(level.shape[axis] for level in levels) for axis in (-2, -1)]
-        for column, level in enumerate(levels):
-            (name,) = level_names([level.shape[-2:]], [1 / (views[column][2] - views[column][0])])
+        for column, (level, name) in enumerate(zip(levels, names, strict=True)):
             _draw_level(axes[0, column], level, largest, name, column < len(prediction.answers))
         for column, heat in enumerate(prediction.maps):
             _draw_map(axes[0, column], heat, levels[column].shape[-2:])
-        _draw_views(axes[0, 0], views if prediction.views else (), levels[0].shape[-2:])
+        _draw_views(axes[0, 0], prediction.views[first:], levels[0].shape[-2:])
         for column, answer in enumerate(prediction.answers):
             _draw_bars(axes[1, column], answer, prediction.answers[-1].top[0][0])
         for axis in axes.flat:
@@ -229,12 +227,6 @@ def _save(figure: Any, file: StrPath, dpi: int = 120) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a name in a script that the font lacks
         figure.savefig(os.fspath(file), dpi=dpi)
-
-
-def _shown(prediction: Prediction) -> list[Tensor]:
-    """The levels that have an answer, and those after the one at which the image stopped."""
-    first = len(prediction.levels) - len(prediction.answers) if prediction.stopped_at is None else 0
-    return list(prediction.levels[first:])
 
 
 def _draw_level(axis: Any, level: Tensor, largest: Sequence[int], name: str, read: bool) -> None:

@@ -42,8 +42,7 @@ def worst_differences(
     names = [name for listed in graphs.values() for name in dict.fromkeys(listed)]
     comparison = _Comparison(model, {name: open_graph(folder / name) for name in names})
     for size in [model.img_size, *([other_size(model)] if any_size else [])]:
-        (whole,) = input_sizes(model, size, "image")
-        read = list(map(image_transform(model, size=whole), islice(cycle(images), max(BATCHES))))
+        read = list(map(image_transform(model, size=model.whole_size(size)), islice(cycle(images), max(BATCHES))))
         for count in BATCHES:
             comparison.compare(torch.stack(read[:count]), graphs, input)
     return comparison.differences
@@ -112,7 +111,4 @@ def other_size(model: Any) -> Size:
 
 def input_sizes(model: Any, img_size: Size, input: str) -> list[Size]:
     """What the whole graph reads for images of that size: all levels; or the largest, or what levels are parts of."""
-    sizes = model.level_sizes(img_size)
-    if input == "levels":
-        return sizes
-    return sizes[-1:] if model.zooms is None else [img_size]
+    return model.level_sizes(img_size) if input == "levels" else [model.whole_size(img_size)]

@@ -18,6 +18,7 @@ from srnn_zoo.export.parts import Graph, open_graph
 from srnn_zoo.export.run import read_manifest
 from srnn_zoo.models.backbone import create_backbone
 from srnn_zoo.models.cells import Cell
+from srnn_zoo.models.reading import NoMapError
 from srnn_zoo.models.sizes import Reads
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.transforms.scale_pyramid import ScalePyramid
@@ -111,6 +112,9 @@ class ExportedSRNN(SRNN):
             sizes = " and ".join(f"{h} x {w}" for h, w in self._sizes)
             raise ValueError(f"this model was exported for levels of {sizes} alone; got {size[0]} x {size[1]}")
         return _tensor(self._encoders[_within(index, self._encoders)](_array(level))[0])
+
+    def position_features(self, level: Tensor, index: int | None = None) -> tuple[Tensor, Tensor]:
+        raise NoMapError("an exported model gives no map of a level, only its features")
 
     def level_logits(self, features: Tensor, level: int | None = None) -> Tensor:
         return _tensor(self._classifiers[_within(level, self._classifiers)](_array(features))[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -16,13 +17,15 @@ import torch
 
 from srnn_zoo.datasets.classes import class_names
 from srnn_zoo.datasets.images import OpenedImage, Skipped, open_or_skip
+from srnn_zoo.models.reading import NoMapError
 from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.models.tasks import scores
 from srnn_zoo.transforms.levels import Levels
 from srnn_zoo.transforms.presets import NormalizeLevels, create_transform
 from srnn_zoo.transforms.reading import Read, as_tensor
-from srnn_zoo.transforms.views import shares
+from srnn_zoo.transforms.scale_pyramid import ScalePyramid
+from srnn_zoo.transforms.views import cut, level_names, shares
 
 from .early_exit import stop_early
 from .exits import ExitRule
@@ -57,7 +60,8 @@ class Prediction(NamedTuple):
         stopped_at: with an exit rule, the level at which the image stopped, 0 for the smallest.
         gmacs: with an exit rule, what the backbone then cost, in billions of multiply-accumulates.
         views: where the levels have zooms, what each shows: top, left, bottom and right, from 0 to 1.
-        maps: if asked for, how much each position of a level that was read speaks for its answer, `(h, w)`.
+        maps: if asked for, how much each position of a level speaks for its answer, `(h, w)`; none where the backbone
+            gives no map.
     """
 
     path: str
@@ -68,6 +72,17 @@ class Prediction(NamedTuple):
     gmacs: float | None = None
     views: tuple[tuple[float, ...], ...] = ()
     maps: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def level_names(self) -> list[str]:
+        """What the levels are called."""
+        zooms = [1 / (bottom - top) for top, _, bottom, _ in self.views]
+        return level_names((level.shape[-2:] for level in self.levels), zooms or None)
+
+    @property
+    def first_answer(self) -> int:
+        """The level of the first answer: a model may answer after the last level only."""
+        return len(self.levels) - len(self.answers) if self.stopped_at is None else 0
 
 
 def predict(
@@ -195,17 +210,20 @@ def _answers(
         for answer, stop, cost in zip(found, stopped_at.tolist(), gmacs.tolist(), strict=True):
             answer |= {"stopped_at": stop, "gmacs": cost}
         steps = zip(levels.sizes, seen, strict=False)
+    leaders: list[dict[int, int]] = []  # of every answer, the first class of each image
     for index, (size, logits) in enumerate(steps):
-        readers = [answer for answer in found if answer.get("stopped_at", index) >= index]
+        readers = [row for row, answer in enumerate(found) if answer.get("stopped_at", index) >= index]
         values = scores(logits.float(), model.task, model.temperature(index))
         classes = torch.arange(model.num_classes).expand_as(values)
         if model.task != "regression":
             values, classes = values.topk(min(topk, model.num_classes))
-        for answer, v, c in zip(readers, values.tolist(), classes.tolist(), strict=True):
-            answer["answers"] += (Answer(size, tuple((names[k], x) for k, x in zip(c, v, strict=True))),)
+        leaders.append(dict(zip(readers, classes[:, 0].tolist(), strict=True)))
+        for row, v, c in zip(readers, values.tolist(), classes.tolist(), strict=True):
+            found[row]["answers"] += (Answer(size, tuple((names[k], x) for k, x in zip(c, v, strict=True))),)
     _add_views(model, levels, images[0], found)
     if maps:
-        _add_maps(model, levels, found, names)
+        with contextlib.suppress(NoMapError):
+            _add_maps(model, levels, leaders, found)
     return found
 
 
@@ -218,15 +236,21 @@ def _add_views(model: SRNN, levels: Levels, images: torch.Tensor, found: list[di
         read = answer.get("stopped_at", levels.height - 1) + 1 if levels.centers else levels.height
         answer["views"] = tuple(tuple(box[row]) for box in boxes[:read])
         if levels.centers:
-            answer["levels"] = tuple(levels.shown_of(images[row : row + 1], level, row) for level in range(read))
+            answer["levels"] = tuple(_level(levels, images[[row]], row, level) for level in range(read))
 
 
-def _add_maps(model: SRNN, levels: Levels, found: list[dict[str, Any]], names: list[str]) -> None:
-    """The class activation maps of what was read."""
-    for level in range(max(len(answer["answers"]) for answer in found)):
-        readers = {row for row, answer in enumerate(found) if len(answer["answers"]) > level}
-        for rows, images in levels.groups(level, readers):
-            best = [names.index(found[row]["answers"][level].top[0][0]) for row in rows]
-            maps = model.activation_map(images, torch.tensor(best, device=images.device), level)
+def _level(levels: Levels, image: torch.Tensor, row: int, level: int) -> torch.Tensor:
+    """A level of an image of the batch, uint8 `(C, H_s, W_s)`."""
+    seen = cut(image, levels.shown[level], levels.center(level, [row]))
+    return ScalePyramid([levels.sizes[level]], levels.interpolation)(seen[0])[0]
+
+
+def _add_maps(model: SRNN, levels: Levels, leaders: list[dict[int, int]], found: list[dict[str, Any]]) -> None:
+    """The class activation maps of what was read and answered."""
+    first = 0 if model.cell.anytime else levels.height - 1
+    for level, best in enumerate(leaders, start=first):
+        for rows, images in levels.groups(level, best):
+            classes = torch.tensor([best[row] for row in rows], device=images.device)
+            maps = model.activation_map(images, classes, level)
             for row, each in zip(rows, maps.float().cpu(), strict=True):
                 found[row]["maps"] = (*found[row].get("maps", ()), each)

@@ -29,7 +29,7 @@ ResultT = TypeVar("ResultT")
 
 
 class NoMapError(ValueError):
-    """A backbone gives features without positions."""
+    """There is no map of a level, only its features."""
 
 
 class LevelReader:
@@ -205,7 +205,7 @@ class LevelReader:
         height, width = level.shape[-2:]
         if (tile := self.reads.tile) not in (None, (height, width)):
             architecture = self.pretrained_cfg["architecture"]
-            raise ValueError(
+            raise NoMapError(
                 f"{architecture} reads a level of {height} x {width} in tiles of {tile[0]} x {tile[1]}, "
                 "and has no map of it"
             )
@@ -268,6 +268,13 @@ class LevelReader:
         """
         height, width = img_size or self.img_size
         return level_sizes(height, width, self._ratios, self.reads.multiple, self._shown)
+
+    def whole_size(self, img_size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """`(H, W)` of the tensor that the levels of an image of that size are built from, by default of `img_size`.
+
+        That is the largest level; where levels have zooms, what they are parts of.
+        """
+        return self.level_sizes(img_size)[-1] if self.zooms is None else img_size or self.img_size
 
     @property
     def img_size(self) -> tuple[int, int]:

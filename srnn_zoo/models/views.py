@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -160,7 +161,8 @@ def position_features(backbone: Any, found: Any, level: Tensor) -> Tensor | None
     points = found if channels_last else found.permute(0, 2, 3, 1)
     size, width = points.shape[1:3], points.shape[3]
     points = points.reshape(-1, 1, 1, width) if channels_last else points.reshape(-1, width, 1, 1)
-    with in_mode(backbone, training=False):  # a batch norm of the head must not take positions for images
+    # a batch norm of the head must not take positions for images
+    with in_mode(backbone, training=False) if backbone.training else nullcontext():
         each = backbone.forward_head(points, pre_logits=True)
     return each.reshape(level.shape[0], *size, each.shape[-1]).permute(0, 3, 1, 2)
 

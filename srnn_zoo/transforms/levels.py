@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .resizing import resize
-from .views import WHOLE, Ratio, check_zooms, cut, view_size, zoom_fraction
+from .views import WHOLE, Ratio, check_zooms, cut, level_size, view_size, zoom_fraction
 
 
 class Levels:
@@ -87,13 +87,6 @@ class Levels:
         half = numerator / denominator / 2
         return torch.cat([centers - half, centers + half], dim=1)
 
-    def shown_of(self, images: Tensor, level: int, row: int) -> Tensor:
-        """What a level shows of an image of the batch, given in uint8 `(1, C, H, W)`: the level, `(C, H_s, W_s)`."""
-        seen, size = cut(images, self.shown[level], self.center(level, [row])), self.sizes[level]
-        if seen.shape[-2:] != size:
-            seen = resize(seen.float(), list(size), self.interpolation).round().clamp(0, 255)
-        return seen[0].to(images.dtype)
-
     def restore(self, parts: Sequence[Tensor]) -> Tensor:
         """Join parts `(b, …)`, which are in the order of the images."""
         return parts[0] if len(parts) == 1 else torch.cat(list(parts))
@@ -136,12 +129,6 @@ def scale_ratios(scales: Sequence[float], zooms: Sequence[float] | None = None) 
         finest = max(ratio * zoom_fraction(zoom) for ratio, zoom in zip(ratios, zooms, strict=True))
         ratios = [ratio / finest for ratio in ratios]
     return [(r.numerator, r.denominator) for r in ratios]
-
-
-def level_size(length: int, numerator: int, denominator: int, multiple: int) -> int:
-    """`length * numerator / denominator` rounded to a multiple; integers only, so that it can be traced."""
-    step = denominator * multiple
-    return (length * numerator + step // 2) // step * multiple
 
 
 def level_sizes(

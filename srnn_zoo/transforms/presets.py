@@ -121,8 +121,7 @@ def image_transform(
         exact: as for `create_transform`.
         **augmentation: as for `create_transform`.
     """
-    own = model.level_sizes()[-1] if model.zooms is None else model.img_size
-    return _whole_image(model, size or own, train=train, exact=exact, **augmentation)
+    return _whole_image(model, size or model.whole_size(), train=train, exact=exact, **augmentation)
 
 
 def _whole_image(model: Any, size: tuple[int, int], **options: Any) -> Compose:

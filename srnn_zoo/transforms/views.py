@@ -52,11 +52,15 @@ def shares(zooms: Sequence[float] | None) -> list[Ratio] | None:
     return exact and [(zoom.denominator, zoom.numerator) for zoom in exact]
 
 
+def level_size(length: int, numerator: int, denominator: int, multiple: int = 1) -> int:
+    """`length * numerator / denominator` rounded to a multiple; integers only, so that it can be traced."""
+    step = denominator * multiple
+    return (length * numerator + step // 2) // step * multiple
+
+
 def view_size(height: int, width: int, share: Ratio) -> tuple[int, int]:
-    """`(h, w)` of what is shown of an image, in its own pixels; integers only, so that it can be traced."""
-    numerator, denominator = share
-    half = denominator // 2
-    return (height * numerator + half) // denominator, (width * numerator + half) // denominator
+    """`(h, w)` of what is shown of an image, in its own pixels."""
+    return level_size(height, *share), level_size(width, *share)
 
 
 def nearest(centers: Tensor, share: Ratio) -> Tensor:

@@ -5,6 +5,7 @@ import math
 import threading
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ import torch
 from PIL import Image
 
 import srnn_zoo
+from srnn_zoo.datasets.classes import class_names
 from srnn_zoo.datasets.images import Skipped, open_or_skip
 from srnn_zoo.inference.exits import exit_rule
 from srnn_zoo.inference.predict import Prediction, predict
+from srnn_zoo.models.reading import NoMapError
 from srnn_zoo.training import image_transform
 from tests.cli.command import run
 
@@ -224,3 +227,16 @@ def test_a_prediction_says_where_levels_looked_and_what_they_saw(views, early, i
         said = torch.stack([probabilities(item.answers)[-1] for item in found])
         torch.testing.assert_close(said, (last.logits / model.temperature(1)).softmax(1), atol=2e-2, rtol=0)
         assert len({item.views[1] for item in found}) > 1
+
+
+def test_maps_are_of_the_level_that_was_answered_and_left_out_where_there_are_none(images, monkeypatch):
+    model = small_model(variant="concat", scales=None, std=1.0, zooms=(1.0, 1.6), img_size=80)
+    transform = srnn_zoo.create_transform(model)
+    for item in predict(model, images[:3], maps=True):
+        level = transform(Image.open(item.path).convert("RGB"))[1][None]
+        best = torch.tensor([list(class_names(model)).index(item.answers[0].top[0][0])])
+        assert (item.first_answer, item.level_names) == (1, ["50 x 50", "50 x 50 zoom 1.6"])
+        (heat,) = item.maps
+        torch.testing.assert_close(heat, model.activation_map(level, best, 1)[0].detach(), rtol=1e-3, atol=1e-2)
+    monkeypatch.setattr(type(model), "position_features", Mock(side_effect=NoMapError("no map")))
+    assert all(item.maps == () and item.answers for item in predict(model, images, maps=True))
