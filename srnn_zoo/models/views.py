@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -45,14 +44,14 @@ class Glance:
     center: Tensor | None
     share_before: float
 
-    @cached_property
+    @property
     def logits(self) -> Tensor:
         """F(C(x)): what the level before says by itself, `(b, K)`."""
         if isinstance(self.classifier, nn.Identity):
             raise ValueError("views follow from what the level before says, and the model has no classifier")
         return self.classifier(self.features)
 
-    @cached_property
+    @property
     def activation_map(self) -> Tensor:
         """How much each position of the level before speaks for its own answer, `(b, h, w)`."""
         return activation_map(self.positions, self.classifier, self.logits.argmax(dim=1))
@@ -108,7 +107,8 @@ def list_views() -> list[str]:
 @torch.no_grad()
 def attention(glance: Glance) -> Tensor:
     """The centre of mass of the class activation map, where it is above its mean; as near as the image allows."""
-    mass = (glance.activation_map - glance.activation_map.mean(dim=(1, 2), keepdim=True)).clamp(min=0).float()
+    found = glance.activation_map
+    mass = (found - found.mean(dim=(1, 2), keepdim=True)).clamp(min=0).float()
     total = mass.sum(dim=(1, 2))
     points = []
     for line in (mass.sum(dim=2), mass.sum(dim=1)):
