@@ -302,7 +302,7 @@ DATA, MODEL, RECIPE, OUTPUT, MACHINE = "Images", "Model", "Training", "Output", 
 DataArgument = Annotated[
     str,
     typer.Argument(
-        help="Folder of class folders (DATA/CLASS/image.jpg), .tar of one, or one of timm's data sets (hfds/food101).",
+        help="Folder of class folders (DATA/CLASS/image.jpg), .tar of one, a run's split.json, or timm's hfds/food101.",
         show_default=False,
     ),
 ]

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 def train(
     data: Annotated[
         str,
-        typer.Argument(help="Folder with train/<class>/* and val/<class>/*, or a name of timm's such as hfds/food101."),
+        typer.Argument(
+            help="Folder with train/<class>/* and val/<class>/*, or of classes, or a timm name such as hfds/food101."
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.", show_default=False)
@@ -60,6 +62,15 @@ def train(
     val: Annotated[
         Path | None,
         typer.Option(metavar="DIR", rich_help_panel=app.DATA, help="Folder of the validation images, if elsewhere."),
+    ] = None,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            rich_help_panel=app.DATA,
+            help="Hold out this share of each class's images for validation, such as 0.2; split.json says which.",
+            show_default=False,
+        ),
     ] = None,
     train_split: Annotated[
         str,
@@ -124,11 +135,14 @@ def train(
     from srnn_zoo.training import Interrupted, fit, open_data
 
     chosen = _recipe(recipe, [*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])])
+    if output.resolve().is_relative_to(Path(data).resolve()) and not Path(data, "train").is_dir():
+        app.fail(f"--output: {output} is inside {data}, where every folder is a class: choose another place")
     log = logging.getLogger("srnn_zoo")
     log.setLevel(logging.INFO)
     try:
         with logging_redirect_tqdm([log]):  # to stderr, above the progress bar
-            splits = open_data(data, val=val, train_split=train_split, val_split=val_split, data_dir=data_dir)
+            held = {"val_fraction": _fraction(val_fraction, data, output, resume), "seed": chosen.seed}
+            splits = open_data(data, val=val, train_split=train_split, val_split=val_split, data_dir=data_dir, **held)
             torch.manual_seed(chosen.seed)  # of the new classifier
             options = {name: value for name, value in {"exits": exits, "norm": norm}.items() if value is not None}
             options |= {"variant": variant, "levels": app.level_options(sizes, zooms, views), "pretrained": pretrained}
@@ -154,6 +168,14 @@ def train(
         app.fail("out of memory: --set grad_accum_steps=2 halves what is needed at a time; or smaller --sizes", code=1)
     if os.environ.get("RANK", "0") == "0":
         _summarise(result)
+
+
+def _fraction(given: float | None, data: str, output: Path, resume: bool) -> float | None:
+    """The share to hold out: of a run that is resumed its own, unless the user gives one."""
+    from srnn_zoo.datasets.holdout import SPLIT_FILE, Holdout
+
+    recorded = resume and given is None and Path(data).is_dir() and (output / SPLIT_FILE).is_file()
+    return Holdout.load(output / SPLIT_FILE).val_fraction if recorded else given
 
 
 def _recipe(name: str, settings: list[str]) -> Recipe:

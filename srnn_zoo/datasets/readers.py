@@ -10,7 +10,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
@@ -20,6 +20,7 @@ from srnn_zoo.transforms.reading import Read
 from srnn_zoo.transforms.rgb import upright_rgb
 
 from .classes import class_indices
+from .holdout import Holdout
 from .images import ImageError, Skipped, find_images, open_or_skip
 from .shards import index_shards, shard_files
 
@@ -73,7 +74,13 @@ class LabelledImages(Dataset[Labelled]):
 
 
 class LabelledFiles(LabelledImages):
-    """Images in files of their own; `dataset` has their paths with the indices of their classes."""
+    """Images in files of their own; `dataset` has their paths with the indices of their classes.
+
+    Attributes:
+        holdout: how the folder that they are part of was split; None where it was not.
+    """
+
+    holdout: Holdout | None = None
 
     def read(self, index: int, read: Read | None = None) -> Labelled:
         path, target = self.dataset[index]
@@ -140,10 +147,12 @@ def open_labelled(data: StrPath | Dataset[Any], *, split: str | None = None, dat
 
     Args:
         data: a folder whose subfolders are classes, holding images at any depth (torchvision's `ImageFolder`); a
-            `.tar` of one; a name for `timm.data.create_dataset`, such as `"hfds/food101"`; what else a registered
-            reader opens; or an open data set of timm's or torchvision's, made without a transform, or of Hugging
-            Face's (`datasets.Dataset`), with a column of images and one of classes.
-        split: a subfolder of the folder, or a split of timm's data set (there by default `"validation"`).
+            `.tar` of one; a name for `timm.data.create_dataset`, such as `"hfds/food101"`; the `split.json` of a run
+            that held images out; what else a registered reader opens; or an open data set of timm's or torchvision's,
+            made without a transform, or of Hugging Face's (`datasets.Dataset`), with a column of images and one of
+            classes.
+        split: a subfolder of the folder; a split of timm's data set (by default `"validation"`); of `split.json`
+            `"train"` or `"val"` (the default).
         data_dir: timm's `root` of a named data set.
 
     Raises:
@@ -229,6 +238,29 @@ def _open_tar(name: str, split: str | None, data_dir: str | None) -> Images:
     if split is not None:
         raise ValueError(f"{name} is one split already; got split {split!r}")
     return _open_dataset(_create_dataset(name, "", root=name), Path(name).name)
+
+
+@register_reader(".json")
+def _open_holdout(name: str, split: str | None, data_dir: str | None) -> LabelledFiles:
+    if split not in (None, "train", "val"):
+        raise ValueError(f"{name}: {unknown_name('split', split, ('train', 'val'))}")
+    holdout = Holdout.load(name)
+    if not Path(holdout.folder).is_dir():
+        raise FileNotFoundError(
+            f'{name} splits {holdout.folder}, which is not there: if it has moved, write where it is as "folder" there'
+        )
+    return part_of_folder(holdout, "train" if split == "train" else "val")
+
+
+def part_of_folder(holdout: Holdout, part: Literal["train", "val"]) -> LabelledFiles:
+    """The training or the validation images of a folder that was split."""
+    folder, classes = Path(holdout.folder), holdout.classes
+    indices = {name: index for index, name in enumerate(classes)}
+    paths = holdout.train if part == "train" else holdout.val
+    files = [(str(folder / path), indices[path.partition("/")[0]]) for path in paths]
+    images = LabelledFiles(files, f"{folder.name} ({part})", classes)
+    images.holdout = holdout
+    return images
 
 
 @register_reader(*(f"{prefix}/" for prefix in _PACKAGES))

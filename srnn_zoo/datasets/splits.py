@@ -12,8 +12,17 @@ from torch.utils.data import Dataset
 
 from srnn_zoo.transforms.reading import first_step
 
+from .holdout import Holdout, hold_out
 from .images import ImageError, Skipped
-from .readers import LabelledFiles, LabelledImages, LabelledShards, class_folders, named_prefix, open_labelled
+from .readers import (
+    LabelledFiles,
+    LabelledImages,
+    LabelledShards,
+    class_folders,
+    named_prefix,
+    open_labelled,
+    part_of_folder,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -46,9 +55,9 @@ class ImageSplit(Dataset[tuple[Any, int]]):
             raise ValueError(f"{self.name} does not name its classes; they must travel with the model")
         self.classes = list(images.classes if classes is None else classes)
         if unseen := [label for label in images.classes if label not in self.classes]:
-            listed = ", ".join(map(repr, unseen[:5])) + (", …" if len(unseen) > 5 else "")
             raise ValueError(
-                f"{self.name} has classes that are not among the {len(self.classes)} of the training split: {listed}"
+                f"{self.name} has classes that are not among the {len(self.classes)} of the training split: "
+                f"{_listed(unseen)}"
             )
         self._indices = [self.classes.index(label) for label in images.classes]
 
@@ -69,6 +78,11 @@ class ImageSplit(Dataset[tuple[Any, int]]):
             return None
         return [(Path(path), self._indices[target]) for path, target in self.images.dataset]
 
+    @property
+    def holdout(self) -> Holdout | None:
+        """How the folder that this is a part of was split; None where the split is a folder or data set of its own."""
+        return getattr(self.images, "holdout", None)
+
 
 class TrainingData(NamedTuple):
     """The two splits that training needs; the names of the classes are `train.classes`."""
@@ -85,16 +99,21 @@ def open_data(
     train_split: str = "",
     val_split: str = "",
     data_dir: StrPath | None = None,
+    val_fraction: float | None = None,
+    seed: int = 0,
 ) -> TrainingData:
     """The training and the validation split of a data set; classes come from the training split.
 
     Args:
-        data: a folder with `train/<class>/*` and `val/<class>/*`, a folder or tar file of one split, or a name of
-            timm's such as `"hfds/food101"`.
+        data: a folder with `train/<class>/*` and `val/<class>/*`, a folder or tar file of one split, a name of
+            timm's such as `"hfds/food101"`, or the `split.json` of a run that held images out, for the same split.
         val: where the validation split is, if elsewhere.
         train_split: name of the training split; by default `train`, or the folder itself where it has none.
         val_split: name of the validation split; by default `val` or `validation`, whichever there is.
         data_dir: timm's `root` of a named data set.
+        val_fraction: for a folder without a validation split: the share of each class's images that is held out for
+            it, in (0, 1). A class with two images or more has at least one in either part; a single image trains.
+        seed: of the choice of these.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no validation split.
@@ -102,22 +121,58 @@ def open_data(
             split that training never sees, and a data set without random access.
         ImportError: if a reader's package is not installed.
     """
-    train = open_split(data, train_split or _found(data, ("train",), "train"), data_dir=data_dir)
+    train_split = train_split or _found(data, ("train",), "train")
+    train = open_split(data, train_split, data_dir=data_dir)
     if len(train.classes) < 2:
         raise ValueError(f"{os.fspath(data)} has one class only, {train.classes[0]!r}; training needs two at least")
     where = data if val is None else val
     val_split = val_split or _found(where, _VAL_FOLDERS, "validation")
-    if val is None and not val_split:
+    has_val = val is not None or bool(val_split)
+    if val_fraction is not None and has_val:
+        found = os.fspath(val or val_split)
+        raise ValueError(f"{os.fspath(data)} has a validation split, {found}: leave out val_fraction (--val-fraction)")
+    name = _name_of(data, train)
+    if val_fraction is not None:
+        train, validation = _hold_out(train, Path(data, train_split), val_fraction, seed)
+    elif has_val:
+        validation = open_split(where, val_split, train.classes, data_dir=data_dir)
+    else:
         raise FileNotFoundError(
-            f"{os.fspath(data)} has no validation split, no folder {' or '.join(_VAL_FOLDERS[:2])}: "
-            "move part of the training images there, or give the folder it is in"
+            f"{os.fspath(data)} has no validation split, no folder {' or '.join(_VAL_FOLDERS[:2])}: hold out some of "
+            "its images with --val-fraction 0.2 (val_fraction=0.2), or give the folder it is in with --val (val=…)"
         )
-    validation = open_split(where, val_split, train.classes, data_dir=data_dir)
-    name = os.fspath(data) if named_prefix(data) else Path(data).resolve().name.removesuffix(".tar")
-    seen = len({target for _, target in validation.samples or ()})
-    if 0 < seen < len(train.classes):
-        _logger.info("the validation split has images of %d of the %d classes", seen, len(train.classes))
+    _say_unseen(train.classes, validation)
     return TrainingData(train, validation, name)
+
+
+def _hold_out(train: ImageSplit, folder: Path, val_fraction: float, seed: int) -> tuple[ImageSplit, ImageSplit]:
+    """The images of a folder in two parts."""
+    if not folder.is_dir() or train.samples is None:
+        raise ValueError(f"{folder} is no folder of images, which alone val_fraction splits: give val or val_split")
+    paths = [path.relative_to(folder).as_posix() for path, _ in train.samples]
+    holdout = hold_out(folder, paths, val_fraction, seed)
+    return ImageSplit(part_of_folder(holdout, "train")), ImageSplit(part_of_folder(holdout, "val"))
+
+
+def _say_unseen(classes: Sequence[str], validation: ImageSplit) -> None:
+    """Name the classes that validation has no image of, where that can be known without reading images."""
+    if validation.samples is None:
+        return
+    seen = {target for _, target in validation.samples}
+    if unseen := [name for index, name in enumerate(classes) if index not in seen]:
+        text = "the validation split has no image of %d of the %d classes: %s"
+        _logger.info(text, len(unseen), len(classes), _listed(unseen))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+
+
+def _name_of(data: StrPath, train: ImageSplit) -> str:
+    """What a data set is called: a folder by its own name, whatever path leads to it."""
+    if named_prefix(data):
+        return os.fspath(data)
+    return Path(data if train.holdout is None else train.holdout.folder).resolve().name.removesuffix(".tar")
 
 
 def open_split(
@@ -148,4 +203,6 @@ def _found(source: StrPath, folders: Sequence[str], of_timm: str) -> str:
     """The first of these folders that a source has, or the name of a split of timm's; empty for neither."""
     if named_prefix(source):
         return of_timm
+    if Path(source).suffix == ".json" and Path(source).is_file():  # of a folder that was split
+        return folders[0]
     return next((name for name in folders if (Path(source) / name).is_dir()), "")

@@ -100,7 +100,7 @@ def _begin(run: Run, resume: bool) -> None:
         return
     file = run.folder.state / "probe.json"
     if not resume:
-        run.folder.start(run.recipe)
+        run.folder.start(run.recipe, run.holdout)
         file.parent.mkdir()
         file.write_text(json.dumps(run.describe()), encoding="utf-8")
     elif file.is_file():

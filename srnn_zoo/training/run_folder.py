@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from srnn_zoo._errors import missing_extra
+from srnn_zoo.datasets.holdout import SPLIT_FILE, Holdout
 
 from .recipe import Recipe
 from .tasks import Classification, TrainingTask
@@ -81,12 +82,14 @@ class RunFolder:
         self._draw: Callable[[], None] | None = None
         self._drawn = time.monotonic()
 
-    def start(self, recipe: Recipe) -> None:
-        """Make the folder, unless it holds another run."""
+    def start(self, recipe: Recipe, holdout: Holdout | None = None) -> None:
+        """Make the folder, with the recipe and how one folder was split; unless it holds another run."""
         if any((self.path / name).exists() for name in ("state", "log.csv")):
             raise FileExistsError(f"{self.path} holds another run: resume it, or choose another folder")
         self.path.mkdir(parents=True, exist_ok=True)
         recipe.to_toml(self.path / "recipe.toml")
+        if holdout is not None:
+            holdout.save(self.path / SPLIT_FILE)
 
     def write_log(self, history: Sequence[Row], task: TrainingTask) -> None:
         """log.csv, TensorBoard's events of the last epoch, and curves.png where matplotlib is installed.

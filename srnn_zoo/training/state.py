@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from safetensors import SafetensorError
 
+from srnn_zoo.datasets.holdout import SPLIT_FILE, Holdout
 from srnn_zoo.datasets.images import ImageError
 from srnn_zoo.weights.files import file_sha256
 
@@ -63,6 +64,12 @@ class Run:
         unsafe = self.recipe.precision == "bf16" and self.accelerator.device.type == "cpu"
         return torch.channels_last if self.recipe.channels_last and not unsafe else torch.contiguous_format
 
+    @property
+    def holdout(self) -> Holdout | None:
+        """How both splits were made of one folder; None where they were not."""
+        found = getattr(self.train, "holdout", None)
+        return found if found == getattr(self.val, "holdout", None) else None
+
     def prepare_model(self) -> None:
         """To the device, in the memory format; what belongs to the weights before the training is forgotten."""
         for name in ("exit", "temperatures", "task"):
@@ -99,10 +106,13 @@ class Run:
             **({} if model.zooms is None else {"zooms": list(model.zooms), "views": str(model.views)}),
             "classes": list(getattr(self.train, "classes", [])) or model.num_classes,
             "training images": len(self.train),
+            **({} if self.holdout is None else {"val_fraction": self.holdout.val_fraction}),
         }
 
     def check_same(self, old: dict[str, Any], folder: Path) -> None:
         """Raise the error that lists how this run differs from the one in the folder, which it is to resume."""
+        if self.holdout is not None and (file := folder / SPLIT_FILE).is_file():
+            Holdout.load(file).check_same(self.holdout, file)
         new = self.describe()
         different = [
             "other classes" if name == "classes" else f"{name} {new.get(name)}, was {old.get(name)}"

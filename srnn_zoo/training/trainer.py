@@ -104,7 +104,7 @@ class Trainer:
 
     def _new_folder(self) -> None:
         if (folder := self.folder) is not None:
-            self._in_main_process(lambda: folder.start(self.recipe))
+            self._in_main_process(lambda: folder.start(self.recipe, self.run.holdout))
 
     def _saved_state(self) -> Path:
         """The state to go on from, whose progress becomes this run's."""

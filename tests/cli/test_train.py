@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -74,6 +75,29 @@ def test_a_trained_model_keeps_its_classifier_only_for_the_very_same_classes(cla
         model = SRNN.from_pretrained(tmp_path / name / "last")
         torch.testing.assert_close(model.cell.state_dict(), best.cell.state_dict())
         assert torch.allclose(model.fc.weight, best.fc.weight, rtol=1.3e-6, atol=1e-5) == (name == "red")
+
+
+def test_a_folder_with_nothing_prepared_is_split_and_every_command_reads_its_parts(class_folders, tmp_path):
+    photos, run_folder = class_folders / "train", tmp_path / "run"
+    train = ("train", photos, "-o", run_folder, "--epochs", 1, *TINY, "--cpu")
+    assert "hold out some of its images with --val-fraction 0.2" in refused(*train)
+    assert "got 2" in refused(*train, "--val-fraction", 2)
+    assert f"{photos / 'run'} is inside" in refused("train", photos, "-o", photos / "run", *TINY)
+    assert run(*train, "--val-fraction", 0.25).code == 0
+    split = run_folder / "split.json"
+    said = run("evaluate", split, run_folder / "best", "--workers", 0)
+    assert said.code == 0, said.err
+    assert "6 images of train (val)" in said.out
+    assert "got 0.5 with seed 0" in refused(*train, "--resume", "--val-fraction", 0.5)
+    assert "got 0.25 with seed 1" in refused(*train, "--resume", "--set", "seed=1")
+    assert run(*train, "--resume").code == 0  # with the fraction that the run has recorded
+    again = ("train", split, "-o", tmp_path / "again", *train[4:])
+    assert run(*again).code == 0
+    assert (tmp_path / "again" / "split.json").read_bytes() == split.read_bytes()
+    assert run(*again, "--resume").code == 0
+    (photos / "red" / "0.png").rename(photos / "red" / "new.png")
+    reason = r"is not the folder that .*split\.json splits: image red/new\.png is new, image red/0\.png is gone"
+    assert re.search(reason, refused(*train, "--resume"))
 
 
 def test_mistakes_are_refused_in_one_sentence(class_folders, tmp_path):

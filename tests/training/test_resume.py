@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from srnn_zoo import SRNN
-from srnn_zoo.training import Interrupted, Recipe, fit, recipe
+from srnn_zoo.datasets.holdout import Holdout
+from srnn_zoo.training import Interrupted, Recipe, fit, open_data, recipe
 from srnn_zoo.training.state import find_state, read_progress
 from tests.conftest import ROOT, same_weights
 
@@ -127,6 +128,26 @@ def test_a_run_is_resumed_only_as_itself_and_takes_no_other_runs_place(kind, tmp
         assert same_weights(model, before)  # what is refused changes nothing
         found, expected = ((x.zero_shot, x.metadata, x.pretrained_cfg) for x in (model, before))
         assert found == expected
+
+
+@pytest.mark.parametrize("name", ["finetune", "probe"])
+def test_a_run_records_how_its_folder_was_split_and_is_resumed_with_that_split_only(name, class_folders, tmp_path):
+    chosen, folder = recipe(name, epochs=1, batch_size=6), class_folders / "train"
+
+    def run(resume, **options):
+        data = open_data(folder, **options)
+        return fit(tiny(3), data.train, data.val, chosen, tmp_path / "run", resume=resume, workers=0)
+
+    first = run(False, val_fraction=0.25, seed=5)
+    assert Holdout.load(tmp_path / "run" / "split.json") == open_data(folder, val_fraction=0.25, seed=5).val.holdout
+    assert run(True, val_fraction=0.25, seed=5).best["val_loss"] == first.best["val_loss"]
+    with pytest.raises(ValueError, match=r"of the images with seed 5; got 0\.25 with seed 6: give the same"):
+        run(True, val_fraction=0.25, seed=6)
+    with pytest.raises(ValueError, match=r"training images 24, was 18; val_fraction None, was 0\.25"):
+        run(True, val=class_folders / "val")
+    (folder / "red" / "3.png").unlink()
+    with pytest.raises(ValueError, match=r"image red/3\.png is gone; put it back as it was, or begin a new run"):
+        run(True, val_fraction=0.25, seed=5)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path):
