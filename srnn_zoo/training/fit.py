@@ -79,7 +79,7 @@ def fit(
             `"regression"`: K numbers `(K,)`; squared error, mean absolute error and the root of the squared one.
             For the last two, `train` and `val` are datasets, and what only classes have (mixup, cutmix, distillation,
             the variant `mean_prob`; for numbers label smoothing) is refused.
-        resume: go on with the run in `output`.
+        resume: go on with the run in `output`; the recipe may have more epochs, whose schedule it then follows.
         corrupt: whether images that cannot be read are skipped and listed, or end the run.
         workers: processes that read images; by default up to four, 0 for none.
         tensorboard: write TensorBoard's file, one for the run, to `output/tensorboard`.

@@ -26,7 +26,7 @@ from .features import Features, check_reads_features, evaluate_features, extract
 from .loader import eval_loader, num_workers, seed_everything
 from .losses import TrainingForward
 from .recipe import PRESETS, Recipe
-from .run_folder import FitResult
+from .run_folder import RECIPE_FILE, FitResult
 from .state import Interrupted, Run, StopSignals
 
 if TYPE_CHECKING:
@@ -102,11 +102,12 @@ def _begin(run: Run, resume: bool) -> None:
     if not resume:
         run.folder.start(run.recipe, run.holdout)
         file.parent.mkdir()
-        file.write_text(json.dumps(run.describe()), encoding="utf-8")
     elif file.is_file():
         run.check_same(json.loads(file.read_text(encoding="utf-8")), run.folder.path)
+        run.recipe.to_toml(run.folder.path / RECIPE_FILE)  # which may have more epochs
     else:
         raise FileNotFoundError(f"{run.folder.path} holds no probe to resume")
+    file.write_text(json.dumps(run.describe()), encoding="utf-8")
 
 
 def _fit_first_level(run: Run) -> None:

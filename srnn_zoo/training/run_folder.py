@@ -23,6 +23,8 @@ from .tasks import Classification, TrainingTask
 
 COLUMNS = ("epoch", "lr", "train_loss", "val_loss", *Classification.metrics, "seconds")  # where the task is classes
 
+RECIPE_FILE = "recipe.toml"
+
 Row = Mapping[str, float]
 
 _logger = logging.getLogger(__name__)
@@ -87,7 +89,7 @@ class RunFolder:
         if any((self.path / name).exists() for name in ("state", "log.csv")):
             raise FileExistsError(f"{self.path} holds another run: resume it, or choose another folder")
         self.path.mkdir(parents=True, exist_ok=True)
-        recipe.to_toml(self.path / "recipe.toml")
+        recipe.to_toml(self.path / RECIPE_FILE)
         if holdout is not None:
             holdout.save(self.path / SPLIT_FILE)
 

@@ -23,7 +23,7 @@ from srnn_zoo.datasets.images import ImageError
 from srnn_zoo.weights.files import file_sha256
 
 from .recipe import Recipe
-from .run_folder import FitResult, RunFolder
+from .run_folder import RECIPE_FILE, FitResult, RunFolder
 from .tasks import TrainingTask
 
 if TYPE_CHECKING:
@@ -110,10 +110,15 @@ class Run:
         }
 
     def check_same(self, old: dict[str, Any], folder: Path) -> None:
-        """Raise the error that lists how this run differs from the one in the folder, which it is to resume."""
+        """Raise the error that lists how this run differs from the one in the folder, which it is to resume.
+
+        More epochs are no difference: the run goes on with them.
+        """
         if self.holdout is not None and (file := folder / SPLIT_FILE).is_file():
             Holdout.load(file).check_same(self.holdout, file)
         new = self.describe()
+        if new["epochs"] > old["epochs"]:
+            old = {**old, "epochs": new["epochs"]}
         different = [
             "other classes" if name == "classes" else f"{name} {new.get(name)}, was {old.get(name)}"
             for name in {**old, **new}
@@ -122,7 +127,7 @@ class Run:
         if different:
             raise ValueError(
                 f"{folder} cannot be resumed with another recipe, model or data: {'; '.join(different)}; "
-                f"its own recipe is {folder / 'recipe.toml'}"
+                f"its own recipe is {folder / RECIPE_FILE}"
             )
 
     def skip(self, reasons: Iterable[str], skipped: list[str]) -> None:

@@ -23,7 +23,7 @@ from srnn_zoo.datasets.images import ImageError
 from .loader import Batch, TrainBatches, eval_loader, num_workers, seed_everything, train_loader
 from .losses import TrainingForward, create_loss, create_mixup
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate, scale_recurrence
-from .run_folder import FitResult, Progress, RunFolder
+from .run_folder import RECIPE_FILE, FitResult, Progress, RunFolder
 from .state import Interrupted, Run, StopSignals, do_together, find_state, read_progress, write_state
 from .tasks import TrainingTask
 
@@ -90,6 +90,9 @@ class Trainer:
         self._prepare()
         if state is not None:
             self.accelerator.load_state(os.fspath(state))
+            self.schedule.step_update(
+                self._updates()
+            )  # another learning rate than the state's if there are more epochs
             _logger.info("resumed after epoch %d, batch %d", self.progress.epoch, self.progress.update)
         elif self.folder is not None:
             self._write_state()  # before the work, so that there is always one to go on from
@@ -114,6 +117,8 @@ class Trainer:
             raise FileNotFoundError(f"{folder.path} holds no run to resume: it has no state")
         progress = Progress(**read_progress(state))
         self.run.check_same(progress.run, folder.path)
+        progress.run = self.run.describe()  # which may have more epochs
+        self._in_main_process(lambda: self.recipe.to_toml(folder.path / RECIPE_FILE))
         self.progress = progress
         return state
 
@@ -193,10 +198,13 @@ class Trainer:
             decay_to_identity(self.model, self.optimizer, self.recipe)
         here.update += 1
         here.lr = learning_rate(self.optimizer)
-        updates = here.epoch * self.batches.updates + here.update
-        self.schedule.step_update(updates)
+        self.schedule.step_update(self._updates())
         if self.ema is not None:
-            self.ema.update(self.model, step=updates)
+            self.ema.update(self.model, step=self._updates())
+
+    def _updates(self) -> int:
+        """How many there were in all epochs."""
+        return self.progress.epoch * self.batches.updates + self.progress.update
 
     def _finish_epoch(self) -> None:
         """Validation, the log, the saved models, and the state from which the next epoch begins."""
@@ -227,7 +235,11 @@ class Trainer:
         history = self.progress.history
         if not self.recipe.patience or not history:
             return False
-        return len(history) - max(history, key=self.run.task.merit)["epoch"] >= self.recipe.patience
+        since = len(history) - int(max(history, key=self.run.task.merit)["epoch"])
+        if since < self.recipe.patience:
+            return False
+        _logger.info("stopped early: none of the last %d epochs was better (patience %d)", since, self.recipe.patience)
+        return True
 
     def _check_weights(self) -> None:
         """A step may break the weights though its loss was finite; such a state must not take a good one's place."""

@@ -143,11 +143,13 @@ def test_a_moving_average_is_what_is_kept_and_a_compiled_model_trains_as_the_pla
     assert not same_weights(averaged, plain)
 
 
-def test_patience_ends_a_run_that_gets_no_better():
+def test_patience_ends_a_run_that_gets_no_better_and_says_so(caplog):
     stuck = Recipe(lr=1e-12, epochs=50, batch_size=8, patience=3)
-    history = fit(tiny(norm="frozen"), images(), images(), stuck, workers=0).history
+    with caplog.at_level("INFO"):
+        history = fit(tiny(norm="frozen"), images(), images(), stuck, workers=0).history
     best = max(history, key=lambda row: (row["val_top1"], -row["val_loss"]))["epoch"]
     assert len(history) == best + 3
+    assert caplog.text.count("stopped early: none of the last 3 epochs was better (patience 3)") == 1
 
 
 @trained_and_probed

@@ -130,6 +130,41 @@ def test_a_run_is_resumed_only_as_itself_and_takes_no_other_runs_place(kind, tmp
         assert found == expected
 
 
+def test_more_epochs_are_added_to_a_run_whose_schedule_then_follows_the_longer_one(tmp_path):
+    chosen, run = dataclasses.replace(TINY, schedule="cosine", epochs=2), tmp_path / "run"
+    longer = dataclasses.replace(chosen, epochs=5)
+    first = fit(tiny(), images(), images(), chosen, run, workers=0)
+    expected = fit(tiny(), images(), images(), longer, workers=0).history
+    for _ in range(2):  # then it is finished
+        result = fit(tiny(), images(), images(), longer, run, resume=True, workers=0)
+        assert result.history[:2] == first.history
+        assert [row["lr"] for row in result.history[2:]] == [row["lr"] for row in expected[2:]]
+    assert Recipe.from_toml(run / "recipe.toml").epochs == 5
+    for changed, reason in (
+        ({"epochs": 4}, "epochs 4, was 5;"),
+        ({"epochs": 6, "lr": 0.5}, "data: lr 0.5, was 0.003;"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            fit(tiny(), images(), images(), dataclasses.replace(longer, **changed), run, resume=True)
+
+
+def test_with_a_constant_learning_rate_added_epochs_make_the_very_weights_of_the_longer_run(tmp_path):
+    fit(tiny(), images(), images(), dataclasses.replace(TINY, epochs=2), tmp_path / "run", workers=0)
+    resume(tmp_path / "run")
+
+
+def test_a_probe_with_more_epochs_is_the_probe_that_had_them_from_the_start(tmp_path):
+    short, long = (recipe("probe", epochs=epochs, batch_size=4) for epochs in (1, 4))
+    fit(tiny(), images(), images(), short, tmp_path / "run", workers=0)
+    resumed, whole = tiny(), tiny()
+    fit(resumed, images(), images(), long, tmp_path / "run", resume=True, workers=0)
+    fit(whole, images(), images(), long, workers=0)
+    assert same_weights(resumed, whole)
+    assert Recipe.from_toml(tmp_path / "run" / "recipe.toml") == long
+    with pytest.raises(ValueError, match="epochs 1, was 4"):
+        fit(tiny(), images(), images(), short, tmp_path / "run", resume=True, workers=0)
+
+
 @pytest.mark.parametrize("name", ["finetune", "probe"])
 def test_a_run_records_how_its_folder_was_split_and_is_resumed_with_that_split_only(name, class_folders, tmp_path):
     chosen, folder = recipe(name, epochs=1, batch_size=6), class_folders / "train"
