@@ -21,7 +21,7 @@ from srnn_zoo.weights.files import read_weights, write_weights
 from .losses import create_loss
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate, scale_recurrence
 from .recipe import Recipe
-from .tasks import training_task
+from .tasks import Loss, training_task
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,9 @@ def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) 
     return Features(torch.cat(levels, dim=1), torch.cat(targets), sizes)
 
 
-def fit_features(model: SRNN, train: Features, recipe: Recipe, progress: bool = True) -> tuple[float, float]:
+def fit_features(
+    model: SRNN, train: Features, recipe: Recipe, progress: bool = True, own_loss: Loss | None = None
+) -> tuple[float, float]:
     """Fit cell and classifiers to features, in place, with the recipe's optimiser, schedule and loss.
 
     Args:
@@ -129,6 +131,7 @@ def fit_features(model: SRNN, train: Features, recipe: Recipe, progress: bool = 
         recipe: such as `recipe("probe")`. With `lr_cell=0` the cell stays as it starts; the last batch of an epoch may
             be smaller than `batch_size`.
         progress: whether to show a progress bar.
+        own_loss: in place of the task's, of logits `(B, K)` and targets.
 
     Returns:
         the mean loss over the last epoch's images, and the base learning rate of the last update.
@@ -148,7 +151,7 @@ def fit_features(model: SRNN, train: Features, recipe: Recipe, progress: bool = 
     optimizer = create_optimizer(model, recipe)  # the backbone gets no gradients, so it is not changed
     updates = math.ceil(len(targets) / recipe.batch_size)
     schedule = create_schedule(optimizer, recipe, updates)
-    loss = create_loss(recipe, training_task(model.task))
+    loss = create_loss(recipe, training_task(model.task), own_loss)
     loss_sum, lr, update = math.nan, recipe.lr, 0
     with in_mode(model, training=True):
         for _ in trange(recipe.epochs, desc="probe", unit="epoch", leave=False, disable=not progress or None):

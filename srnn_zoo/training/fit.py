@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
+from torch import nn
+
 from srnn_zoo._errors import missing_extra
 from srnn_zoo.datasets.splits import ImageSplit, open_split
 from srnn_zoo.transforms.presets import image_transform
@@ -19,7 +21,7 @@ from .probe import probe
 from .recipe import Recipe
 from .run_folder import FitResult, RunFolder
 from .state import Run, StopSignals
-from .tasks import TrainingTask, training_task
+from .tasks import Loss, TrainingTask, training_task
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def fit(
     output: str | os.PathLike[str] | None = None,
     *,
     task: Task | None = None,
+    loss: Loss | None = None,
     resume: bool = False,
     corrupt: Literal["skip", "fatal"] = "skip",
     workers: int | None = None,
@@ -79,6 +82,10 @@ def fit(
             `"regression"`: K numbers `(K,)`; squared error, mean absolute error and the root of the squared one.
             For the last two, `train` and `val` are datasets, and what only classes have (mixup, cutmix, distillation,
             the variant `mean_prob`; for numbers label smoothing) is refused.
+        loss: what is minimised in place of the task's loss: a function of logits `(B, K)`, float32, and targets (as the
+            data set gives them, in a batch; probabilities `(B, K)` with mixup or cutmix) that gives one number. With
+            the recipe's `loss="anytime"` it is taken of every level. The recipe's `label_smoothing`, which is part of
+            the task's loss, counts with mixup alone. `val_loss` stays the task's.
         resume: go on with the run in `output`; the recipe may have more epochs, whose schedule it then follows.
         corrupt: whether images that cannot be read are skipped and listed, or end the run.
         workers: processes that read images; by default up to four, 0 for none.
@@ -89,8 +96,8 @@ def fit(
         progress: show progress bars on a terminal.
 
     Raises:
-        ValueError: if the data do not fit the model or the recipe, or a run is resumed with another recipe; the
-            differences are listed.
+        ValueError: if the data do not fit the model or the recipe, a run is resumed with another recipe (the
+            differences are listed), or `loss` gives something else than one number.
         FileExistsError: if `output` holds another run.
         FileNotFoundError: if there is none to resume, or no such folder of images.
         FloatingPointError: if the loss is not finite; the last good state is kept.
@@ -111,6 +118,7 @@ def fit(
     folder = RunFolder(Path(output), tensorboard) if output is not None else None
     task_of_run = training_task(model.task if task is None else task)
     task_of_run.check(recipe, model.variant)
+    recipe = _with_own_loss(recipe, loss)
     train, val = _datasets(model, train, val, recipe, task_of_run)
     accelerator = _create_accelerator(recipe, cpu)
     recipe = _fitting_batches(recipe, len(cast(Any, train)), accelerator.num_processes)
@@ -120,6 +128,7 @@ def fit(
         val=val,
         recipe=recipe,
         task=task_of_run,
+        loss=loss.to(accelerator.device) if isinstance(loss, nn.Module) else loss,  # it may have weights of classes
         accelerator=accelerator,
         folder=folder,
         fatal=corrupt == "fatal",
@@ -153,6 +162,20 @@ def _datasets(model: SRNN, train: Images, val: Images, recipe: Recipe, task: Tra
     plain = image_transform(model)
     augmented = plain if recipe.freeze_backbone else image_transform(model, train=True, **recipe.augmentation())
     return _with_transform(train_set, augmented), _with_transform(val_set, plain)
+
+
+def _with_own_loss(recipe: Recipe, loss: Loss | None) -> Recipe:
+    """The recipe without what belongs to the loss that the user's own takes the place of."""
+    if loss is None:
+        return recipe
+    if not callable(loss):
+        raise TypeError(
+            f'loss must be a function of (logits, targets); got {loss!r}: "last" and "anytime" go to recipe'
+        )
+    if not recipe.label_smoothing or recipe.mixup or recipe.cutmix:
+        return recipe
+    _logger.info("label_smoothing %g is not used: the loss is your own", recipe.label_smoothing)
+    return dataclasses.replace(recipe, label_smoothing=0.0)
 
 
 def _fitting_batches(recipe: Recipe, num_images: int, processes: int) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from srnn_zoo.transforms.packed import PackedPyramid
 from srnn_zoo.transforms.pyramid import Pyramid
 
 from .recipe import Recipe
-from .tasks import TrainingTask
+from .tasks import Loss, TrainingTask
 
 
 class EveryExit(nn.Module):
@@ -74,7 +74,7 @@ class AnytimeLoss(nn.Module):
         weights: Sequence[float] | None = None,
         distillation: float = 0.0,
         temperature: float = 1.0,
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        loss: Loss | None = None,
     ) -> None:
         super().__init__()
         self.weights = None if weights is None else tuple(map(float, weights))
@@ -173,13 +173,28 @@ class TrainingForward(nn.Module):
         return self.read(random_heights(Pyramid(self.levels(images), self.zooms)))
 
 
-def create_loss(recipe: Recipe, task: TrainingTask) -> Callable[[Tensor, Tensor], Tensor]:
-    """The task's loss of the last level, as in the paper, or of every level."""
-    loss = task.loss(recipe)
+def create_loss(recipe: Recipe, task: TrainingTask, own: Loss | None = None) -> Loss:
+    """The task's loss, or the user's own, of the last level, as in the paper, or of every level."""
+    loss = task.loss(recipe) if own is None else _checked(own)
     if recipe.loss == "last":
         return loss
     weights = recipe.anytime_weights or None
     return AnytimeLoss(weights, distillation=recipe.distillation, temperature=recipe.temperature, loss=loss)
+
+
+def _checked(own: Loss) -> Loss:
+    """The user's loss, which must give what can be minimised."""
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        value = own(logits, targets)
+        if not isinstance(value, Tensor) or value.dim() != 0 or not value.requires_grad:
+            kind = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) and value.dim() else f"{value!r}"
+            raise ValueError(
+                f"the loss must be one number that follows from the logits, a mean over images; got {kind}"
+            )
+        return value
+
+    return loss
 
 
 def create_mixup(recipe: Recipe, num_classes: int, batch_size: int) -> Mixup | None:

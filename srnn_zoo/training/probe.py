@@ -59,7 +59,7 @@ def probe(run: Run, resume: bool) -> FitResult:
     train = _features(run, "training", run.train, backbone, skipped)
     val = _features(run, "validation", run.val, backbone, skipped)
     seed_everything(recipe.seed)  # of the dropout
-    loss, lr = fit_features(model, train, recipe, run.bars)
+    loss, lr = fit_features(model, train, recipe, run.bars, run.loss)
     answers = evaluate_features(model, val)
     row = {
         "epoch": recipe.epochs,
@@ -118,7 +118,7 @@ def _fit_first_level(run: Run) -> None:
         batches = _readable(run, "first level's", run.train, [], signals)
         first = extract_features(model, ((_first_level(model, x), y) for x, y in batches), progress=False)
     seed_everything(run.recipe.seed)
-    fit_features(model, first, run.recipe, run.bars)
+    fit_features(model, first, run.recipe, run.bars, run.loss)
     model.cell.load_state_dict(cell)
 
 

@@ -24,7 +24,7 @@ from srnn_zoo.weights.files import file_sha256
 
 from .recipe import Recipe
 from .run_folder import RECIPE_FILE, FitResult, RunFolder
-from .tasks import TrainingTask
+from .tasks import Loss, TrainingTask
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -49,6 +49,7 @@ class Run:
     val: Any
     recipe: Recipe
     task: TrainingTask
+    loss: Loss | None
     accelerator: Accelerator
     folder: RunFolder | None
     fatal: bool
@@ -107,6 +108,7 @@ class Run:
             "classes": list(getattr(self.train, "classes", [])) or model.num_classes,
             "training images": len(self.train),
             **({} if self.holdout is None else {"val_fraction": self.holdout.val_fraction}),
+            **({} if self.loss is None else {"loss function": _name_of(self.loss)}),
         }
 
     def check_same(self, old: dict[str, Any], folder: Path) -> None:
@@ -170,6 +172,11 @@ class Run:
         """What `fit` returns."""
         folder = None if self.folder is None else self.folder.path
         return FitResult(history, max(history, key=self.task.merit), skipped, folder)
+
+
+def _name_of(loss: Loss) -> str:
+    """What is known of a function in another process too."""
+    return repr(loss) if isinstance(loss, torch.nn.Module) else getattr(loss, "__qualname__", type(loss).__qualname__)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -47,7 +47,7 @@ class Trainer:
         self._load_data()
         self.net: Any = TrainingForward(self.model, self.recipe)
         self.mixup = create_mixup(self.recipe, self.model.num_classes, self.batches.piece)
-        self.loss = create_loss(self.recipe, run.task)
+        self.loss = create_loss(self.recipe, run.task, run.loss)
         self._losses: list[tuple[Tensor, int]] = []  # of the pieces of an update, on their device, and their images
         self._last_state = 0.0  # when it was written
 

@@ -143,6 +143,48 @@ def test_a_moving_average_is_what_is_kept_and_a_compiled_model_trains_as_the_pla
     assert not same_weights(averaged, plain)
 
 
+def focal(logits, targets):
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    return ((1 - (-losses).exp()) ** 2 * losses).mean()
+
+
+@pytest.mark.parametrize("levels", ["last", "anytime"])
+@trained_and_probed
+def test_a_loss_of_ones_own_takes_the_place_of_the_tasks_and_of_its_smoothing(chosen, levels, tmp_path, caplog):
+    def trained(loss, output=None, **settings):
+        model, recipe = tiny(), dataclasses.replace(chosen, loss=levels, epochs=2, **settings)
+        return model, fit(model, images(), images(), recipe, output, loss=loss, workers=0).best
+
+    caplog.set_level("INFO")
+    (plain, row), (same, same_row) = trained(None), trained(F.cross_entropy, tmp_path, label_smoothing=0.2)
+    assert same_weights(plain, same)
+    assert same_row["train_loss"] == row["train_loss"]
+    assert "label_smoothing 0.2 is not used: the loss is your own" in caplog.text
+    assert Recipe.from_toml(tmp_path / "recipe.toml").label_smoothing == 0
+    other, other_row = trained(focal)
+    assert not same_weights(plain, other)
+    assert 0 < other_row["train_loss"] < row["train_loss"]  # (1 - p)² < 1
+    module, _ = trained(torch.nn.CrossEntropyLoss(weight=torch.tensor([9.0, 1.0, 1.0, 1.0])))
+    assert not same_weights(plain, module)
+
+
+@trained_and_probed
+def test_what_is_no_loss_is_refused_and_a_run_goes_on_with_its_own_only(chosen, tmp_path):
+    settings = {"workers": 0, "resume": False}
+    for loss, error, reason in (
+        ("focal", TypeError, r"loss must be a function of \(logits, targets\); got 'focal'"),
+        (lambda x, y: F.cross_entropy(x, y, reduction="none"), ValueError, r"one number .*; got shape \(8,\)"),
+        (lambda x, y: F.cross_entropy(x, y).item(), ValueError, r"one number that follows from the logits, .*; got \d"),
+    ):
+        with pytest.raises(error, match=reason):
+            fit(tiny(), images(), images(), chosen, loss=loss, **settings)
+    run = {"recipe": dataclasses.replace(chosen, epochs=1), "output": tmp_path / "run", "workers": 0}
+    fit(tiny(), images(), images(), loss=focal, **run)
+    fit(tiny(), images(), images(), loss=focal, resume=True, **run)
+    with pytest.raises(ValueError, match="loss function None, was focal"):
+        fit(tiny(), images(), images(), resume=True, **run)
+
+
 def test_patience_ends_a_run_that_gets_no_better_and_says_so(caplog):
     stuck = Recipe(lr=1e-12, epochs=50, batch_size=8, patience=3)
     with caplog.at_level("INFO"):
