@@ -29,7 +29,8 @@ class Features:
     """What a backbone says of a data set: C(x_s) of every level.
 
     Attributes:
-        levels: `(L, N, D)`, smallest level first.
+        levels: `(L, N, D)`, smallest level first; for a cell that reads maps `(L, N, D + 6, h, w)`, as
+            `SRNN.level_features` gives them.
         targets: classes `(N,)`, or labels or numbers `(N, K)`.
         sizes: `(H_s, W_s)` of the levels in pixels.
         skipped: one sentence for every image that could not be read, and is not among them.
@@ -129,7 +130,7 @@ def fit_features(
         model: whose backbone gave the features; its backbone is not changed.
         train: features of the training images.
         recipe: such as `recipe("probe")`. With `lr_cell=0` the cell stays as it starts; the last batch of an epoch may
-            be smaller than `batch_size`.
+            be smaller than `batch_size`. A batch is read in `grad_accum_steps` pieces, which large maps need.
         progress: whether to show a progress bar.
         own_loss: in place of the task's, of logits `(B, K)` and targets.
 
@@ -142,8 +143,8 @@ def fit_features(
     """
     from tqdm import trange
 
-    if train.levels.shape[2] != model.num_features:
-        raise ValueError(f"the model has features of width {model.num_features}; got {train.levels.shape[2]}")
+    if (width := model.cell.pooled(train.levels[0, :1]).shape[1]) != model.num_features:
+        raise ValueError(f"the model has features of width {model.num_features}; got {width}")
     like = next(model.fc.parameters())
     levels, targets = train.levels.to(like.device, like.dtype), train.targets.to(like.device)
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -157,14 +158,15 @@ def fit_features(
         for _ in trange(recipe.epochs, desc="probe", unit="epoch", leave=False, disable=not progress or None):
             loss_sum = 0.0
             for rows in torch.randperm(len(targets), generator=generator).split(recipe.batch_size):
-                answers = list(model.exit_logits(levels[:, rows]))
-                value = loss(torch.stack(answers) if recipe.loss == "anytime" else answers[-1], targets[rows])
-                loss_sum += (number := value.item()) * len(rows)
-                if not math.isfinite(number):
-                    raise FloatingPointError(f"the loss is {number}: a smaller lr than {recipe.lr} may help")
                 lr = learning_rate(optimizer)
                 optimizer.zero_grad()
-                value.backward()
+                for piece in rows.split(recipe.batch_size // recipe.grad_accum_steps):
+                    answers = list(model.exit_logits(levels[:, piece]))
+                    value = loss(torch.stack(answers) if recipe.loss == "anytime" else answers[-1], targets[piece])
+                    loss_sum += (number := value.item()) * len(piece)
+                    if not math.isfinite(number):
+                        raise FloatingPointError(f"the loss is {number}: a smaller lr than {recipe.lr} may help")
+                    (value * (len(piece) / len(rows))).backward()
                 optimizer.step()
                 decay_to_identity(model, optimizer, recipe)
                 schedule.step_update(update := update + 1)

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from srnn_zoo import SRNN
+from srnn_zoo.models.places import placed
 from srnn_zoo.training import Interrupted, fit, open_data, recipe
 from srnn_zoo.training import probe as probe_module
 from srnn_zoo.training.features import Features, evaluate_features, extract_features, fit_features
@@ -82,6 +83,21 @@ def test_optimiser_and_schedule_are_the_recipes(features):
     losses, rates = zip(*(fit_features(tiny(), features, each, progress=False) for each in chosen), strict=True)
     assert rates == (pytest.approx(0.0025), 0.005, pytest.approx(0.0025), pytest.approx(0.0025))  # of one cosine
     assert losses[0] not in losses[2:]
+
+
+@pytest.mark.parametrize("loss", ["last", "anytime"])
+def test_a_batch_in_pieces_gives_the_same_fit(loss, features):
+    settings = {"epochs": 2, "batch_size": 32, "loss": loss, "optimizer": "sgd", "lr": 0.1}  # the last batch has 16
+    whole, pieces = (fitted(tiny(), features, grad_accum_steps=n, **settings) for n in (1, 4))
+    torch.testing.assert_close(pieces.state_dict(), whole.state_dict(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["vanilla_map_diag", "half_gru_map_diag"])
+def test_maps_of_one_position_give_a_map_cell_the_fit_of_its_pooled_twin(variant, features):
+    maps = torch.stack([placed(level[:, :, None, None]) for level in features.levels])
+    pooled = fitted(tiny(variant=variant.replace("_map", "")), features, epochs=3, lr_cell=0.3)
+    fit = fitted(tiny(variant=variant), replace(features, levels=maps), epochs=3, lr_cell=0.3)
+    torch.testing.assert_close(fit.state_dict(), pooled.state_dict(), rtol=1e-4, atol=1e-5)
 
 
 def test_what_cannot_be_fitted_is_refused(features):
