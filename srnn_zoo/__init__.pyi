@@ -1,5 +1,6 @@
 """What `from srnn_zoo import …` gives: `__init__.py` imports each name when it is first used."""
 
+from . import comparison as comparison
 from . import datasets as datasets
 from . import evaluation as evaluation
 from . import export as export

@@ -149,7 +149,7 @@ def level_options(sizes: str | None, zooms: str | None, views: str | None = None
     from srnn_zoo.models.views import find_view
     from srnn_zoo.transforms.views import check_zooms
 
-    options = LevelOptions(_numbers("--sizes", sizes, int), _numbers("--zooms", zooms, float), views)
+    options = LevelOptions(numbers("--sizes", sizes, int), numbers("--zooms", zooms, float), views)
     if options.zooms is not None:
         with about("--zooms"):
             check_zooms(options.zooms, len(options.sizes or options.zooms))
@@ -159,7 +159,7 @@ def level_options(sizes: str | None, zooms: str | None, views: str | None = None
     return options
 
 
-def _numbers(option: str, text: str | None, kind: type[NumberT]) -> list[NumberT] | None:
+def numbers(option: str, text: str | None, kind: type[NumberT]) -> list[NumberT] | None:
     """The numbers in a text such as `224,448`, or None for none."""
     try:
         return None if text is None else [kind(part) for part in text.split(",")]

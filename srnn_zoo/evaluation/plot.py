@@ -57,7 +57,7 @@ def plot_predictions(predictions: Sequence[Prediction], file: StrPath) -> None:
     if not predictions:
         raise ValueError("no predictions to draw")
     columns = max(len(prediction.levels) - prediction.first_answer for prediction in predictions)
-    figure = _figure(file, 3.3 * columns, 5.2 * len(predictions))
+    figure = new_figure(file, 3.3 * columns, 5.2 * len(predictions))
     rows = figure.subfigures(len(predictions), 1, squeeze=False)
     for row, prediction in zip(rows[:, 0], predictions, strict=True):
         row.suptitle(_short(Path(prediction.path).name, 26 * columns), x=0.02, ha="left", **_TITLE)
@@ -74,7 +74,7 @@ def plot_predictions(predictions: Sequence[Prediction], file: StrPath) -> None:
             _draw_bars(axes[1, column], answer, prediction.answers[-1].top[0][0])
         for axis in axes.flat:
             axis.axis("off")
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def plot_pareto(points: Sequence[Point], file: StrPath, title: str = "") -> None:
@@ -92,7 +92,7 @@ def plot_pareto(points: Sequence[Point], file: StrPath, title: str = "") -> None
     """
     if not points:
         raise ValueError("no points to draw")
-    figure = _figure(file, 9.6, 5.0)
+    figure = new_figure(file, 9.6, 5.0)
     axis = figure.add_subplot()
     style_axes(axis, "mean cost of an image in GMACs", "top-1 accuracy in %")
     axis.set_title(title, loc="left", **_TITLE)
@@ -110,7 +110,7 @@ def plot_pareto(points: Sequence[Point], file: StrPath, title: str = "") -> None
             names.append(point.name)
     axis.set_xlim(left=0)
     draw_legend(figure, drawn, names, loc="outside right upper")
-    _save(figure, file, dpi=150)
+    save_figure(figure, file, dpi=150)
 
 
 @dataclass(frozen=True)
@@ -185,10 +185,10 @@ def plot_curves(curves: Sequence[Curve], file: StrPath, *, lines: Mapping[str, f
     for name, error in (lines or {}).items():
         if not 0 <= error <= 100:
             raise ValueError(f"line {name!r} must be an error in per cent, 0 to 100; got {error}")
-    figure = _figure(file, 7.2, 4.4)
+    figure = new_figure(file, 7.2, 4.4)
     named = [(curve.name, curve.epochs, curve.errors) for curve in curves]
     draw_curves(figure.add_subplot(), "top-1 validation error (%)", named, lines)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def check_plot_file(file: StrPath) -> None:
@@ -214,7 +214,7 @@ def check_plot_file(file: StrPath) -> None:
         raise ValueError(f"no permission to write {path}")
 
 
-def _figure(file: StrPath, width: float, height: float) -> Any:
+def new_figure(file: StrPath, width: float, height: float) -> Any:
     """An empty figure, so many inches large, for a file that can be written."""
     check_plot_file(file)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -223,7 +223,8 @@ def _figure(file: StrPath, width: float, height: float) -> Any:
     return FigureCanvasAgg(Figure(figsize=(width, height), layout="constrained", facecolor="white")).figure
 
 
-def _save(figure: Any, file: StrPath, dpi: int = 120) -> None:
+def save_figure(figure: Any, file: StrPath, dpi: int = 120) -> None:
+    """Write a figure that `new_figure` made."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a name in a script that the font lacks
         figure.savefig(os.fspath(file), dpi=dpi)

@@ -85,6 +85,13 @@ def measure(answers: CollectedAnswers, rule: ScoreRule, thresholds: Sequence[Seq
     return _outcomes(candidates, _scores(answers, rule), answers)
 
 
+def stops(answers: CollectedAnswers, rule: ScoreRule, thresholds: Sequence[float]) -> Tensor:
+    """The level at which each image stops, `(N,)`; of the rule score and temperatures are used."""
+    reached = _scores(answers, rule)[:-1] >= torch.tensor(thresholds)[:, None]
+    last = torch.ones_like(reached[:1])
+    return torch.cat([reached, last]).int().argmax(dim=0)  # the first
+
+
 def _scores(answers: CollectedAnswers, rule: ScoreRule) -> Tensor:
     """How sure every image is after every level, `(L, N)`; where logits are not finite, less than any threshold."""
     temperatures = rule.temperatures or (1.0,) * len(answers.logits)

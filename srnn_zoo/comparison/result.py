@@ -1,0 +1,214 @@
+"""The table of a comparison, its curves, and the sentence that says which way to use at which budget."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .ways import Operating, Way
+
+_CHEAPER = (1.25, 1.5, 2.0)  # times the cheapest way: budgets at which early exit is compared as well
+_SURE = 0.05
+
+
+class Difference(NamedTuple):
+    """How much better one way is than another on the same images, in points of top-1 accuracy.
+
+    Attributes:
+        mean: over seeds and images.
+        low: the lower end of the 95 % interval over the images.
+        high: the upper end.
+        p_value: of a paired t-test over the images; what an image gives is first averaged over the seeds.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+    def __str__(self) -> str:
+        p = f"p = {self.p_value:.2g}" if self.p_value >= 1e-4 else "p < 0.0001"
+        return f"{self.mean:+.1f} ({self.low:+.1f} to {self.high:+.1f}; {p})"
+
+
+class Line(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        name: of the way.
+        group: which kind it is.
+        chosen: what was chosen for it.
+        gmacs: mean cost of an image.
+        val_accuracy: on the images that choose, in per cent.
+        accuracy: on those that measure, in per cent, mean over the seeds.
+        of_seeds: the same, seed by seed.
+        srnn: the best SRNN of that cost, by the images that choose; empty for an SRNN, and where none is as cheap.
+        srnn_gmacs: what it costs.
+        difference: how much better it is than this way; None where there is none.
+    """
+
+    name: str
+    group: str
+    chosen: str
+    gmacs: float
+    val_accuracy: float
+    accuracy: float
+    of_seeds: tuple[float, ...]
+    srnn: str = ""
+    srnn_gmacs: float | None = None
+    difference: Difference | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        ways: all of them.
+        lines: the rows of the table: every way with all that it has, and cascades at smaller budgets too.
+        sentence: which way to use at which budget, and how sure that is.
+        caption: which images were read, and how the figures were made.
+        skipped: one sentence for every image that could not be read.
+    """
+
+    ways: tuple[Way, ...]
+    lines: tuple[Line, ...]
+    sentence: str
+    caption: str
+    skipped: tuple[str, ...] = field(default=(), repr=False)
+
+    def to_markdown(self) -> str:
+        """The table, its caption and the sentence."""
+        titles = ["way", "chosen", "GMACs", "val %", "test %", "SRNN of that cost", "better by (95 %)"]
+        rows = [titles, *(_texts(line) for line in self.lines)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
+        rows.insert(1, ["-" * width for width in widths])
+        lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
+        return "\n".join([*lines, "", self.caption, "", self.sentence, ""])
+
+    def to_csv(self) -> str:
+        """The table with all digits, one row a line."""
+        columns = [name for name in Line._fields if name != "difference"] + [*Difference._fields]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        for line in self.lines:
+            known = [*line[:6], " ".join(f"{value:.4f}" for value in line.of_seeds), line.srnn, line.srnn_gmacs]
+            writer.writerow([*known, *(line.difference or ("",) * 4)])
+        return text.getvalue()
+
+    def curves(self) -> Iterator[tuple[Way, list[Operating]]]:
+        """Every way with its points from the cheapest on; of early exit, at twenty budgets."""
+        for way in self.ways:
+            if not way.stops_early:
+                yield way, [way.whole()]
+                continue
+            first = way.answers[0].val.gmacs[0].item()
+            budgets = [first + (way.gmacs - first) * step / 19 for step in range(20)]
+            yield way, [point for point in map(way.at, budgets) if point is not None]
+
+    def save(self, folder: Path) -> None:
+        """Write `table.csv`, `table.md` and `curves.csv`."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["name", "group", "gmacs", "val_accuracy", "accuracy"])
+        for way, points in self.curves():
+            writer.writerows([way.name, way.group, p.gmacs, p.val_accuracy, p.accuracy] for p in points)
+        for name, content in (
+            ("table.csv", self.to_csv()),
+            ("table.md", self.to_markdown()),
+            ("curves.csv", text.getvalue()),
+        ):
+            (folder / name).write_text(content, encoding="utf-8", errors="backslashreplace")
+
+
+def lines_of(ways: Sequence[Way]) -> Iterator[Line]:
+    """The rows: every rival beside the best SRNN of its cost, and the SRNNs."""
+    ours = [way for way in ways if way.group == "SRNN"]
+    cheapest = min(way.answers[0].val.gmacs[0].item() for way in ways)
+    for way in ways:
+        if way.group == "cascade":
+            for times in _CHEAPER:
+                point = way.at(budget := times * cheapest)
+                if point is not None and budget < way.gmacs:
+                    yield _line(f"{way.name}, at {budget:.3g}", way, point, ours, budget)
+        yield _line(way.name, way, way.whole(), ours, way.gmacs)
+
+
+def advice(ways: Sequence[Way]) -> str:
+    """Which way to use up to which cost, by the images that choose, and how sure the others say that this is."""
+    cheapest = min(way.answers[0].val.gmacs[0].item() for way in ways)
+    budgets = sorted({round(way.gmacs, 6) for way in ways} | {round(times * cheapest, 6) for times in _CHEAPER})
+    found: list[tuple[float, Way]] = []
+    for budget in budgets:
+        best = best_at(ways, budget)
+        if best is None:
+            continue
+        if found and (best[0] is found[-1][1] or not _gains(best[1], found[-1][1].at(found[-1][0]))):
+            if best[0] is found[-1][1] and _gains(best[1], best[0].at(found[-1][0])):
+                found[-1] = (budget, best[0])
+            continue
+        found.append((budget, best[0]))
+    return " ".join(_advice(ways, way, budget) for budget, way in found)
+
+
+def best_at(ways: Sequence[Way], budget: float) -> tuple[Way, Operating] | None:
+    """The way, and what it does, that is best on the images that choose for so many GMACs an image; the cheaper one
+    where two are as good."""
+    able = [(way, point) for way in ways if (point := way.at(budget)) is not None]
+    return max(able, key=lambda each: (each[1].val_accuracy, -each[1].gmacs), default=None)
+
+
+def difference(a: Operating, b: Operating) -> Difference:
+    """How much better the first is, image by image."""
+    from scipy.stats import ttest_1samp
+
+    each = 100 * (a.right.double().mean(dim=0) - b.right.double().mean(dim=0))
+    if not each.any():
+        return Difference(0.0, 0.0, 0.0, 1.0)
+    test: Any = ttest_1samp(each.numpy(), 0.0)
+    interval = test.confidence_interval(0.95)
+    return Difference(each.mean().item(), float(interval.low), float(interval.high), float(test.pvalue))
+
+
+def _line(name: str, way: Way, point: Operating, ours: Sequence[Way], budget: float) -> Line:
+    of_seeds = tuple(100 * right.double().mean().item() for right in point.right)
+    line = Line(name, way.group, way.chosen, point.gmacs, point.val_accuracy, point.accuracy, of_seeds)
+    best = None if way.group == "SRNN" else best_at(ours, budget)
+    if best is None:
+        return line
+    srnn, theirs = best
+    return line._replace(srnn=srnn.name, srnn_gmacs=theirs.gmacs, difference=difference(theirs, point))
+
+
+def _gains(point: Operating, over: Operating | None) -> bool:
+    return over is None or point.val_accuracy > over.val_accuracy
+
+
+def _advice(ways: Sequence[Way], way: Way, budget: float) -> str:
+    point = way.at(budget)
+    others = [other for other in ways if (other.group == "SRNN") != (way.group == "SRNN")]
+    best = best_at(others, budget)
+    assert point is not None
+    early = " with early exit" if way.stops_early and budget < way.gmacs * 0.999 else ""
+    says = f"At {budget:.3g} GMACs an image use {way.name} ({way.chosen}){early}: {point.accuracy:.1f} % right"
+    if best is None:
+        return f"{says}; no {'single network' if way.group == 'SRNN' else 'SRNN'} is as cheap."
+    gap = difference(point, best[1])
+    kind = "the best rival" if way.group == "SRNN" else "the best SRNN"
+    beside = f"{kind} of that cost, {best[0].name} ({best[1].accuracy:.1f} %)"
+    p = f"p = {gap.p_value:.2g}" if gap.p_value >= 1e-4 else "p < 0.0001"
+    if gap.p_value >= _SURE:
+        return f"{says}; {beside}, may be as good (p = {gap.p_value:.2g})."
+    return f"{says}, {abs(gap.mean):.1f} points {'more' if gap.mean > 0 else 'less'} than {beside} ({p})."
+
+
+def _texts(line: Line) -> list[str]:
+    name = f"**{line.name}**" if line.group == "SRNN" else line.name
+    numbers = [f"{line.gmacs:.3f}", f"{line.val_accuracy:.1f}", f"{line.accuracy:.2f}"]
+    srnn = "" if line.srnn_gmacs is None else f"{line.srnn} ({line.srnn_gmacs:.3f})"
+    return [name, line.chosen, *numbers, srnn, "" if line.difference is None else str(line.difference)]

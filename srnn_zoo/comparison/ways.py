@@ -1,0 +1,221 @@
+"""The ways that a comparison has in its table: an SRNN, and the rivals that a sceptic names first."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from srnn_zoo.inference.answers import CollectedAnswers
+from srnn_zoo.inference.exits import ScoreRule
+from srnn_zoo.inference.thresholds import Outcome, fit_rule, search, stops
+from srnn_zoo.models.cells import log_mean_probability
+
+from .fits import Answers, Fit, Fits
+from .views import EXPONENTS, View
+
+Group = Literal["single scale", "ensemble", "cascade", "trained mean", "SRNN"]
+
+SINGLE = "vanilla_scalar"  # of one level, where all cells give F(C(x))
+
+
+class Operating(NamedTuple):
+    """A way at a budget, chosen on the images that choose, and what it does on those that measure.
+
+    Attributes:
+        val_accuracy: on the images that choose, in per cent, mean over the seeds.
+        gmacs: mean cost of an image on those that measure.
+        right: `(seeds, N)`, whether each of these is answered rightly.
+    """
+
+    val_accuracy: float
+    gmacs: float
+    right: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """On the images that measure, in per cent, mean over the seeds."""
+        return 100 * self.right.double().mean().item()
+
+
+@dataclass(eq=False)
+class Way:
+    """One way to answer.
+
+    Attributes:
+        name: of its row.
+        group: which kind of way it is.
+        chosen: what was chosen for it on the images that choose.
+        answers: seed by seed.
+        rule: of early exit, where there are several answers.
+    """
+
+    name: str
+    group: Group
+    chosen: str
+    answers: Sequence[Answers] = field(repr=False)
+    rule: str = "confidence"
+
+    @property
+    def gmacs(self) -> float:
+        """The cost of all of it."""
+        return self.answers[0].val.gmacs[-1].item()
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether it answers before its end as well."""
+        return len(self.answers[0].val.gmacs) > 1
+
+    def whole(self) -> Operating:
+        """All of it, for every image."""
+        return _mean([(_top1(val.right[-1]), self.gmacs, test.right[-1]) for val, test in self.answers])
+
+    def at(self, budget: float) -> Operating | None:
+        """What it does for so many GMACs an image on average; None where it cannot be that cheap."""
+        budget *= 1 + 1e-6
+        if not self.stops_early:
+            return self.whole() if self.gmacs <= budget else None
+        found: list[tuple[float, float, Tensor]] = []
+        for answers, (rule, outcomes) in zip(self.answers, self._thresholds, strict=True):
+            kept = [outcome for outcome in outcomes if outcome.gmacs <= budget]
+            if not kept:
+                return None
+            levels = stops(answers.test, rule, kept[-1].thresholds)
+            right = answers.test.right.gather(0, levels[None])[0]
+            found.append((kept[-1].accuracy, answers.test.gmacs[levels].mean().item(), right))
+        return _mean(found)
+
+    @functools.cached_property
+    def _thresholds(self) -> list[tuple[ScoreRule, list[Outcome]]]:
+        rules = [fit_rule(answers.val, self.rule) for answers in self.answers]
+        return [(rule, search(answers.val, rule)) for rule, answers in zip(rules, self.answers, strict=True)]
+
+
+def _mean(found: Sequence[tuple[float, float, Tensor]]) -> Operating:
+    accuracies, costs, right = zip(*found, strict=True)
+    return Operating(sum(accuracies) / len(found), sum(costs) / len(found), torch.stack(right))
+
+
+def _top1(right: Tensor) -> float:
+    return 100 * right.double().mean().item()
+
+
+class Ways:
+    """All ways of a comparison, each chosen on the images that choose.
+
+    Args:
+        fits: what fits and answers.
+        sizes: of the levels, smallest first.
+        zooms: that are tried for tight crops and for a second level.
+        variants: of the SRNNs.
+        rule: of early exit.
+    """
+
+    def __init__(
+        self, fits: Fits, sizes: Sequence[int], zooms: Sequence[float], variants: Sequence[str], rule: str
+    ) -> None:
+        self._fits, self._sizes, self._zooms = fits, sizes, zooms
+        self._variants, self._rule = variants, rule
+
+    def plan(self) -> list[tuple[str, Callable[[], Way]]]:
+        """The names of the rows, and what makes each."""
+        views, plan = self._fits.views, list[tuple[str, Callable[[], Way]]]()
+
+        def add(name: str, make: Callable[[str], Way]) -> None:
+            plan.append((name, functools.partial(make, name)))
+
+        for size in self._sizes:
+            add(f"single scale {size}", functools.partial(self._single, [View(size)]))
+            if self._zooms:
+                add(f"tight crop {size}", functools.partial(self._single, [View(size, zoom) for zoom in self._zooms]))
+            if views.has_batch_norm:
+                add(f"FixRes {size}", functools.partial(self._single, [View(size, own_norm=True)]))
+            if views.has_pooled_maps:
+                means = [View(size, exponent=exponent) for exponent in (1.0, *EXPONENTS)]
+                add(f"GeM {size}", functools.partial(self._single, means))
+        add("test-time augmentation", self._augmented)
+        for pyramids in self._pyramids():
+            what = " + ".join(map(str, pyramids[0])) if len(pyramids) == 1 else f"{self._sizes[0]} + zoom"
+            add(f"ensemble {what}", functools.partial(self._ensemble, pyramids))
+            add(f"cascade {what}", functools.partial(self._cascade, pyramids))
+            add(f"trained mean {what}", functools.partial(self._joint, pyramids, "mean_logit", "trained mean"))
+            for variant in self._variants:
+                add(f"{variant} {what}", functools.partial(self._joint, pyramids, variant, "SRNN"))
+        return plan
+
+    def _pyramids(self) -> Iterator[list[tuple[View, ...]]]:
+        """Whole images at all sizes; and the whole image, then one of its zooms, at the smallest."""
+        if len(self._sizes) > 1:
+            yield [tuple(View(size) for size in self._sizes)]
+        if self._zooms:
+            first = self._sizes[0]
+            yield [(View(first), View(first, zoom)) for zoom in self._zooms]
+
+    def _single(self, choices: Sequence[View], name: str) -> Way:
+        fit = self._best_single(choices)
+        return Way(name, "single scale", _chosen(fit, len(choices) > 1), self._fits.answers(fit))
+
+    def _joint(self, pyramids: Sequence[tuple[View, ...]], variant: str, group: Group, name: str) -> Way:
+        fit = self._fits.best(pyramids, variant)
+        return Way(name, group, _chosen(fit, len(pyramids) > 1), self._fits.answers(fit), self._rule)
+
+    def _ensemble(self, pyramids: Sequence[tuple[View, ...]], name: str) -> Way:
+        """The mean of the probabilities of networks that were fitted one by one."""
+        tried = [(views, self._combined(views, both=True)) for views in pyramids]
+        views, answers = max(tried, key=lambda each: _val(each[1]))
+        ends = [Answers(*map(_last, each)) for each in answers]
+        return Way(name, "ensemble", " + ".join(map(str, views)), ends)
+
+    def _cascade(self, pyramids: Sequence[tuple[View, ...]], name: str) -> Way:
+        """The next network is asked only where the ones before are unsure; it answers alone, or all together."""
+        tried = [(views, both, self._combined(views, both)) for views in pyramids for both in (False, True)]
+        views, both, answers = max(tried, key=lambda each: _val(each[2]))
+        how = "all asked answer" if both else "the last asked answers"
+        return Way(name, "cascade", f"{' + '.join(map(str, views))}; {how}", answers, self._rule)
+
+    def _augmented(self, name: str) -> Way:
+        """One network on the image and its mirror image, at its own size or at all: the mean of the probabilities."""
+        tried: list[tuple[str, list[Answers]]] = []
+        for size in self._sizes:
+            fit = self._best_single([View(size)])
+            for read in dict.fromkeys([(size,), tuple(self._sizes)]):
+                views = [View(each, flipped=flipped) for each in read for flipped in (False, True)]
+                words = "flip" if read == (size,) else f"flip and {' + '.join(map(str, read))}"
+                tried.append((f"fitted at {size}; {words}", self._fits.augmented(fit, views)))
+        chosen, answers = max(tried, key=lambda each: _val(each[1]))
+        return Way(name, "single scale", chosen, answers)
+
+    def _best_single(self, choices: Sequence[View]) -> Fit:
+        return self._fits.best([(view,) for view in choices], SINGLE)
+
+    def _combined(self, views: Sequence[View], both: bool) -> list[Answers]:
+        """The answers of networks of one view each, as levels: of the last asked, or the mean of all asked so far."""
+        alone = [self._fits.answers(self._best_single([view])) for view in views]
+        found: list[Answers] = []
+        for of_seed in zip(*alone, strict=True):
+            splits: list[Tensor] = [torch.cat([answers[split].logits for answers in of_seed]) for split in (0, 1)]
+            if both:
+                splits = [
+                    torch.stack([log_mean_probability(logits[: level + 1], dim=0) for level in range(len(logits))])
+                    for logits in splits
+                ]
+            pairs = zip(splits, ("val", "test"), strict=True)
+            found.append(Answers(*(self._fits.collected(logits, split, views) for logits, split in pairs)))
+        return found
+
+
+def _last(answers: CollectedAnswers) -> CollectedAnswers:
+    return CollectedAnswers(answers.logits[-1:], answers.targets, answers.gmacs[-1:])
+
+
+def _val(answers: Sequence[Answers]) -> float:
+    return sum(_top1(each.val.right[-1]) for each in answers)
+
+
+def _chosen(fit: Fit, choice: bool) -> str:
+    views = f"{' + '.join(map(str, fit.views))}, " if choice else ""
+    return f"{views}lr {fit.lr:g}"

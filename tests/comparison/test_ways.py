@@ -1,0 +1,113 @@
+"""Ways at budgets, and what the table and the advice say of them, against plain loops over the images."""
+
+import pytest
+import torch
+from scipy.stats import ttest_rel
+
+from srnn_zoo.comparison.result import advice, difference, lines_of
+from srnn_zoo.comparison.ways import Answers, Way
+from srnn_zoo.inference.answers import CollectedAnswers
+from srnn_zoo.inference.thresholds import fit_rule, search, stops
+
+COSTS = (1.0, 3.0)
+
+
+def collected(strength, targets, generator, costs):
+    """Answers that are right the more often, the stronger each level is."""
+    logits = torch.randn(len(costs), len(targets), 4, generator=generator)
+    logits += torch.nn.functional.one_hot(targets, 4) * torch.tensor(strength).view(-1, 1, 1)
+    return CollectedAnswers(logits, targets, torch.tensor(costs, dtype=torch.float64))
+
+
+def way(name, group, strength, costs, seeds=2):
+    generator = torch.Generator().manual_seed(len(name))
+    targets = [torch.arange(n) % 4 for n in (160, 200)]
+    answers = [Answers(*(collected(strength, each, generator, costs) for each in targets)) for _ in range(seeds)]
+    return Way(name, group, "as it is", answers)
+
+
+@pytest.fixture
+def ways():
+    return [
+        way("single scale", "single scale", (1.2,), (1.0,)),
+        way("large single scale", "single scale", (2.4,), (2.0,)),
+        way("cascade", "cascade", (1.2, 2.4), COSTS),
+        way("ours", "SRNN", (1.2, 5.0), COSTS),
+    ]
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+def test_where_images_stop_is_the_first_level_that_reaches_its_threshold(levels):
+    targets = torch.arange(50) % 4
+    answers = collected((1.0, 2.0, 3.0)[:levels], targets, torch.Generator().manual_seed(0), (1.0, 2.0, 3.0)[:levels])
+    rule = fit_rule(answers, "margin")
+    for outcome in search(answers, rule)[::7]:
+        expected = []
+        for image in range(50):
+            for level in range(levels):
+                first, second = (
+                    (answers.logits[level, image] / rule.temperatures[level]).softmax(0).sort().values[-2:].flip(0)
+                )
+                if level + 1 == levels or first - second >= torch.tensor(outcome.thresholds[level]):
+                    expected.append(level)
+                    break
+        found = stops(answers, rule, outcome.thresholds)
+        assert found.tolist() == expected
+        assert answers.gmacs[found].mean().item() == pytest.approx(outcome.gmacs)
+
+
+def test_a_way_keeps_a_budget_on_the_images_that_choose_and_is_measured_on_the_others(ways):
+    *_, cascade, ours = ways
+    assert ours.at(0.9) is None
+    assert ways[0].at(0.9) is None
+    assert ways[0].at(1.0).accuracy == ways[0].whole().accuracy
+    costs = [ours.at(budget).gmacs for budget in (1.0, 1.5, 2.0, 3.0)]
+    assert costs[0] == 1.0
+    assert costs == sorted(costs)
+    assert costs[-1] <= 3.0
+    for seed, (val, test) in enumerate(ours.answers):
+        rule = fit_rule(val, "confidence")
+        [*_, best] = [outcome for outcome in search(val, rule) if outcome.gmacs <= 1.5]
+        levels = stops(test, rule, best.thresholds)
+        right = [test.logits[level, i].argmax() == test.targets[i] for i, level in enumerate(levels)]
+        assert ours.at(1.5).right[seed].tolist() == right
+    assert cascade.whole().accuracy == pytest.approx(
+        100 * sum(test.right[-1].double().mean().item() for _, test in cascade.answers) / 2
+    )
+
+
+def test_a_difference_is_the_paired_t_test_of_the_seeds_means(ways):
+    a, b = ways[3].whole(), ways[0].whole()
+    found, (x, y) = difference(a, b), (each.right.double().mean(0).numpy() for each in (a, b))
+    expected = ttest_rel(100 * x, 100 * y)
+    assert found.mean == pytest.approx(a.accuracy - b.accuracy)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert difference(a, a) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_every_rival_has_the_srnn_of_its_cost_beside_it(ways):
+    lines = {line.name: line for line in lines_of(ways)}
+    assert list(lines) == [
+        "single scale", "large single scale", *(f"cascade, at {b}" for b in ("1.25", "1.5", "2")), "cascade", "ours"
+    ]  # fmt: skip
+    assert lines["ours"].srnn == ""
+    assert lines["ours"].difference is None
+    for name, budget in (("single scale", 1.0), ("large single scale", 2.0), ("cascade, at 1.5", 1.5)):
+        line, ours = lines[name], ways[3].at(budget)
+        assert (line.srnn, line.srnn_gmacs) == ("ours", ours.gmacs)
+        assert line.difference.mean == pytest.approx(ours.accuracy - line.accuracy)
+    assert lines["large single scale"].of_seeds == tuple(
+        100 * test.right[-1].double().mean().item() for _, test in ways[1].answers
+    )
+
+
+def test_the_advice_names_what_is_best_on_the_images_that_choose(ways):
+    said = advice(ways)
+    assert "At 3 GMACs an image use ours" in said
+    assert "points more than the best rival" in said
+    hopeless = [*ways[:2], way("ours", "SRNN", (0.0, 0.1), COSTS)]
+    said = advice(hopeless)
+    assert "At 2 GMACs an image use large single scale" in said
+    assert "points more than the best SRNN" in said
+    assert "use ours" not in said
