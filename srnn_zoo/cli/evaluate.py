@@ -44,6 +44,13 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for table.csv, table.md and predictions.csv.")
     ] = None,
+    save_as: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATASET",
+            help="Save the scores with the models, which are folders, as those on this data set: owner/name.",
+        ),
+    ] = None,
     modules: app.ImportOption = None,
 ) -> None:
     """Compare models with single scales and with ensembles of scales: the paper's Table 1.
@@ -58,6 +65,8 @@ def evaluate(
         with app.about("--output"):
             check_folder(output)
     named = _load_models(models, variants, levels, device)
+    if save_as is not None:
+        _check_can_be_saved(models, changed=levels.changed or variants is not None)
     try:
         table = evaluation.evaluate(
             named,
@@ -77,7 +86,27 @@ def evaluate(
             raise
         app.fail(f"interrupted; what was done is in {output / (PREDICTIONS_FILE + PARTIAL)}", code=130)
     typer.echo(table.to_markdown(), nl=False)
+    if save_as is not None:
+        for place, (name, model) in zip(models, named.items(), strict=True):
+            row = table.row(name)
+            _save_scores(model, Path(place.removeprefix("local-dir:")), save_as, row.top1_error, row.top5_error)
     app.report_skipped(table.skipped, len(table.skipped) + table.rows[0].images)
+
+
+def _check_can_be_saved(models: list[str], changed: bool) -> None:
+    """Refuse --save-as for what has no folder, and for models that are evaluated in another way than they are saved."""
+    for name in models:
+        if not Path(name.removeprefix("local-dir:")).is_dir():
+            app.fail(f"--save-as saves scores with a model, and {name!r} is no folder of a saved one")
+    if changed:
+        app.fail("--variants, --sizes, --zooms and --views change the model: leave out --save-as")
+
+
+def _save_scores(model: SRNN, folder: Path, dataset: str, top1_error: float, top5_error: float) -> None:
+    scores = {"top1": round(100 - top1_error, 2)}
+    scores |= {"top5": round(100 - top5_error, 2)} if model.num_classes > 5 else {}
+    model.save_pretrained(folder, metrics={**model.metadata.get("metrics", {}), dataset: scores})
+    app.say(f"scores saved to {folder}")
 
 
 def _load_models(

@@ -87,7 +87,7 @@ def model_card(config: Mapping[str, Any], name: str, num_parameters: int) -> str
         backbone=f"`{net}`" if net else f"timm's `{config['architecture'].removeprefix('srnn_')}`",
         net=", net=net" if net else "",
         facts="\n".join(_facts(config, num_parameters)),
-        metrics="\n".join(_table(_metrics(config))),
+        metrics="\n".join(_table(metrics_of(config))),
         place=place,
         address=f"hf-hub:{place}" if "/" in name else f"local-dir:{place}",
     )
@@ -110,7 +110,7 @@ def _hub_metadata(config: Mapping[str, Any], name: str) -> str:
             metric_name=metric,
             metric_value=value,
         )
-        for dataset, metric, value in _metrics(config)
+        for dataset, metric, value in metrics_of(config)
     ]
     data = ModelCardData(
         license=metadata.get("license") or config["pretrained_cfg"].get("license"),
@@ -125,7 +125,8 @@ def _hub_metadata(config: Mapping[str, Any], name: str) -> str:
     return data.to_yaml()
 
 
-def _metrics(config: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+def metrics_of(config: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """Data set, name and value of every figure that a config has."""
     metrics = config["srnn"]["metadata"].get("metrics", {})
     return [(dataset, metric, value) for dataset, figures in metrics.items() for metric, value in figures.items()]
 

@@ -17,8 +17,9 @@ import torch
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from .card import check_label_names, check_metadata, is_generated, model_card, plain
+from .card import check_label_names, check_metadata, is_generated, metrics_of, model_card, plain
 from .download import split_hub_id, why_unreachable
+from .eval_results import EVAL_FOLDER, write_eval_results
 from .files import write_weights
 from .saved import CARD_FILE, CONFIG_FILE, FORMAT_VERSION, UNFINISHED, WEIGHTS_FILES, open_saved, package_version
 
@@ -81,7 +82,8 @@ class HubMixin:
             save_directory: a folder, made if it is missing.
             label_names: names of the classes, in their order; by default those in `pretrained_cfg`.
             dataset: name of the training data. This and what follows override the model's own `metadata`.
-            metrics: figures in per cent by data set, `{"imagenet-1k": {"top1": 71.5}}`.
+            metrics: figures in per cent by data set, `{"imagenet-1k": {"top1": 71.5}}`. Those on data sets with a Hub
+                id (`"owner/name"`) also stand in `.eval_results/`, from which the Hub reads them.
             recipe: how it was trained: text, or a mapping.
             base_model: Hub id of the model it started from, or timm's name of the base CNN's weights.
             license: SPDX identifier in lower case.
@@ -101,6 +103,7 @@ class HubMixin:
                 _write_card(cast(_Saveable, self), beside, folder.resolve().name)
             for file in sorted(beside.iterdir()):  # the config before the weights (`saved`)
                 file.replace(folder / file.name)
+        write_eval_results(folder, metrics_of(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))))
 
     @classmethod
     def from_pretrained(
@@ -205,7 +208,7 @@ class HubMixin:
                 return api.upload_folder(
                     repo_id=repo_id,
                     folder_path=folder,
-                    allow_patterns=[CONFIG_FILE, CARD_FILE, *WEIGHTS_FILES],
+                    allow_patterns=[CONFIG_FILE, CARD_FILE, *WEIGHTS_FILES, f"{EVAL_FOLDER}/*.yaml"],
                     commit_message=commit_message,
                     revision=revision,
                     create_pr=create_pr,

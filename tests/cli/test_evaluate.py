@@ -1,6 +1,7 @@
 """The commands `srnn-zoo evaluate` and `srnn-zoo curves`: models by name and folder, mistakes, and interruptions."""
 
 import itertools
+import shutil
 import signal
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from srnn_zoo import SRNN
 from tests.evaluation.test_plot import HEADER, line, write
 
-from .command import run
+from .command import refused, run
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +37,18 @@ def test_evaluate_prints_the_table_writes_it_and_lists_what_it_could_not_read(tm
     assert "12 images of data/test;" in said.out
     for file, lines in (("table.csv", 6), ("predictions.csv", 12)):
         assert len((tmp_path / "out" / file).read_text().splitlines()) == 1 + lines
+
+
+def test_scores_are_saved_with_the_models_and_what_has_no_folder_is_refused(place, tmp_path):
+    shutil.copytree(place / "a", tmp_path / "model")
+    said = run("evaluate", Path("data", "test"), tmp_path / "model", "--save-as", "ada/colours")
+    assert said.code == 0
+    scores = SRNN.from_pretrained(tmp_path / "model").metadata["metrics"]
+    assert list(scores) == ["ada/colours"]
+    assert f" {100 - scores['ada/colours']['top1']:.2f} (" in said.out
+    assert (tmp_path / "model" / ".eval_results" / "colours_top1.yaml").is_file()
+    assert "is no folder of a saved one" in refused("evaluate", "data", "srnn_test_resnet", "--save-as", "ada/x")
+    assert "leave out --save-as" in refused("evaluate", "data", "a", "--sizes", "32,48", "--save-as", "ada/x")
 
 
 def test_base_sizes_and_reference_are_chosen_and_models_of_one_variant_are_named_with_what_they_are():

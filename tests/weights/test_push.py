@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
@@ -63,6 +64,26 @@ def test_a_pull_request_leaves_the_branch_alone_and_a_card_of_ones_own_stays(hub
     files = hub.repositories["ada/net"].files()
     assert sorted(files) == ["README.md", "config.json", "model.safetensors"]
     assert files["README.md"] == b"mine"
+
+
+def test_scores_on_data_sets_of_the_hub_are_files_that_it_reads(hub, saved, model):
+    metrics = {"ILSVRC/imagenet-1k": {"top1": 71.5, "top5": 90.0}, "mine": {"top1": 80.0}}
+    model.push_to_hub("ada/net", token=hub.token("ada"), metrics=metrics)
+    pushed = hub.repositories["ada/net"].files()
+    found = {name: yaml.safe_load(text) for name, text in pushed.items() if name.startswith(".eval_results/")}
+    dataset = {"id": "ILSVRC/imagenet-1k", "task_id": "default"}
+    assert found == {
+        ".eval_results/imagenet-1k_top1.yaml": [{"dataset": dataset, "value": 71.5, "notes": "top1, per cent"}],
+        ".eval_results/imagenet-1k_top5.yaml": [{"dataset": dataset, "value": 90.0, "notes": "top5, per cent"}],
+    }
+    theirs = saved / ".eval_results" / "theirs.yaml"
+    model.save_pretrained(saved, metrics=metrics)
+    theirs.write_text("[]")
+    model.save_pretrained(saved)
+    assert [path.name for path in theirs.parent.iterdir()] == ["theirs.yaml"]
+    theirs.unlink()
+    model.save_pretrained(saved)
+    assert not theirs.parent.exists()
 
 
 def test_two_processes_that_load_at_once_download_once(published, cache):
