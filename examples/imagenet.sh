@@ -12,6 +12,8 @@
 #   VARIANTS  "vanilla half_gru" as in the paper; mean_logit is the ensemble, trained
 #   SIZES     224,448
 #   WORKERS   processes that read images for each GPU (default 8)
+#   RIVALS    backbones to compare with their rivals on frozen features, such as
+#             "srnn_efficientnet_b0.ra4_e3600_r224_in1k srnn_mobilenetv4_conv_medium" (default none: docs/compare.md)
 #   SETTINGS  more options of srnn-zoo train, such as "--set precision=bf16 --set grad_accum_steps=4"
 set -euo pipefail
 
@@ -25,6 +27,7 @@ model=${MODEL:-srnn_resnet18}
 sizes=${SIZES:-224,448}
 workers=${WORKERS:-8}
 read -ra variants <<< "${VARIANTS:-vanilla half_gru}"
+read -ra rivals <<< "${RIVALS:-}"
 read -ra settings <<< "${SETTINGS:-}"
 
 # rows 1 to 4 of Table 1: the base CNN at each scale and the two ensembles, before any training
@@ -44,6 +47,12 @@ for variant in "${variants[@]}"; do
         --model "$model" --variant "$variant" --sizes "$sizes" --recipe paper --workers "$workers" \
         ${settings[@]+"${settings[@]}"} ${resume[@]+"${resume[@]}"}
     trained+=("$run/last")
+done
+
+for backbone in ${rivals[@]+"${rivals[@]}"}; do
+    mkdir -p "$output/rivals"
+    srnn-zoo compare "$imagenet" --output "$output/rivals/$backbone" --model "$backbone" --seeds 1 \
+        --workers "$workers" --plot "$output/rivals/$backbone.png"
 done
 
 # rows 5 and 6, and Figure 3
