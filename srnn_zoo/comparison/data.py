@@ -53,8 +53,9 @@ def open_images(data: StrPath, test: StrPath | None, data_dir: StrPath | None) -
         where, split = (data, "test") if test is None else (test, "")
         splits["test"] = open_split(where, split, opened.train.classes, data_dir=data_dir)
         return ComparedImages(opened.name, opened.train.classes, splits, False)
-    targets = [target for _, target in opened.val.samples or ()]
-    order = sorted(range(len(targets)), key=targets.__getitem__)  # by class
+    order = list(range(len(opened.val)))
+    if samples := opened.val.samples:
+        order.sort(key=lambda index: samples[index][1])  # by class
     splits |= {"val": Half(opened.val, order[0::2]), "test": Half(opened.val, order[1::2])}
     return ComparedImages(opened.name, opened.train.classes, splits, True)
 

@@ -142,18 +142,15 @@ def lines_of(ways: Sequence[Way]) -> Iterator[Line]:
 def advice(ways: Sequence[Way]) -> str:
     """Which way to use up to which cost, by the images that choose, and how sure the others say that this is."""
     cheapest = min(way.answers[0].val.gmacs[0].item() for way in ways)
-    budgets = sorted({round(way.gmacs, 6) for way in ways} | {round(times * cheapest, 6) for times in _CHEAPER})
-    found: list[tuple[float, Way]] = []
+    budgets = sorted({way.gmacs for way in ways} | {times * cheapest for times in _CHEAPER})
+    better: list[tuple[float, Way, Operating]] = []
     for budget in budgets:
         best = best_at(ways, budget)
-        if best is None:
-            continue
-        if found and (best[0] is found[-1][1] or not _gains(best[1], found[-1][1].at(found[-1][0]))):
-            if best[0] is found[-1][1] and _gains(best[1], best[0].at(found[-1][0])):
-                found[-1] = (budget, best[0])
-            continue
-        found.append((budget, best[0]))
-    return " ".join(_advice(ways, way, budget) for budget, way in found)
+        if best is not None and (not better or best[1].val_accuracy > better[-1][2].val_accuracy):
+            better.append((budget, *best))
+    pairs = zip(better, [*better[1:], None], strict=True)
+    ends = [step for step, following in pairs if following is None or following[1] is not step[1]]
+    return " ".join(_advice(ways, way, budget, point) for budget, way, point in ends)
 
 
 def best_at(ways: Sequence[Way], budget: float) -> tuple[Way, Operating] | None:
@@ -185,19 +182,13 @@ def _line(name: str, way: Way, point: Operating, ours: Sequence[Way], budget: fl
     return line._replace(srnn=srnn.name, srnn_gmacs=theirs.gmacs, difference=difference(theirs, point))
 
 
-def _gains(point: Operating, over: Operating | None) -> bool:
-    return over is None or point.val_accuracy > over.val_accuracy
-
-
-def _advice(ways: Sequence[Way], way: Way, budget: float) -> str:
-    point = way.at(budget)
+def _advice(ways: Sequence[Way], way: Way, budget: float, point: Operating) -> str:
     others = [other for other in ways if (other.group == "SRNN") != (way.group == "SRNN")]
     best = best_at(others, budget)
-    assert point is not None
     early = " with early exit" if way.stops_early and budget < way.gmacs * 0.999 else ""
     says = f"At {budget:.3g} GMACs an image use {way.name} ({way.chosen}){early}: {point.accuracy:.1f} % right"
     if best is None:
-        return f"{says}; no {'single network' if way.group == 'SRNN' else 'SRNN'} is as cheap."
+        return f"{says}; no {'rival' if way.group == 'SRNN' else 'SRNN'} is as cheap."
     gap = difference(point, best[1])
     kind = "the best rival" if way.group == "SRNN" else "the best SRNN"
     beside = f"{kind} of that cost, {best[0].name} ({best[1].accuracy:.1f} %)"
