@@ -30,6 +30,7 @@ def main() -> None:
     options.add_argument("--device", default="cpu", help="where the model runs (default: %(default)s)")
     args = options.parse_args()
 
+    srnn_zoo.keep_freed_memory()  # as the commands do
     torch.set_num_threads(args.threads)
     model = srnn_zoo.create_model(args.model, num_classes=10).eval().to(args.device)
     rows: list[Row] = []

@@ -10,6 +10,7 @@ from . import training as training
 from . import transforms as transforms
 from . import weights as weights
 from ._errors import WeightsUnavailableError as WeightsUnavailableError
+from ._memory import keep_freed_memory as keep_freed_memory
 from .inference.answers import collect as collect
 from .inference.calibrate import budget_rule as budget_rule
 from .inference.calibrate import calibrate as calibrate

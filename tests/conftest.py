@@ -11,12 +11,16 @@ import torch
 from PIL import Image
 
 import srnn_zoo
+from srnn_zoo import keep_freed_memory
 from tests.weights.hub_server import HubServer, redirect_client
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("SRNN_ZOO_DATA", ROOT / ".." / "shared" / "data"))
 SKIMAGE = Path(skimage.__file__).parent / "data"
 IMAGENET_IDS = {"chelsea.png": "n02124075", "coffee.png": "n07920052", "motorcycle_left.png": "n03785016"}
+
+
+keep_freed_memory()  # as the command does: half of the time would go to page faults
 
 
 def pytest_runtest_setup(item):

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn, TypeVar
 
 import typer
 
+from srnn_zoo._memory import keep_freed_memory
+
 if TYPE_CHECKING:
     from srnn_zoo.datasets.images import Skipped
     from srnn_zoo.models.srnn import SRNN
@@ -38,6 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the command: a path may hold what the terminal's encoding does not."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    keep_freed_memory()
     earlier = signal.signal(signal.SIGINT, _interrupt)
     try:
         with plain_words():

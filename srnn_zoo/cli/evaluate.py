@@ -64,9 +64,9 @@ def evaluate(
     if output is not None:
         with app.about("--output"):
             check_folder(output)
-    named = _load_models(models, variants, levels, device)
     if save_as is not None:
         _check_can_be_saved(models, changed=levels.changed or variants is not None)
+    named = _load_models(models, variants, levels, device)
     try:
         table = evaluation.evaluate(
             named,

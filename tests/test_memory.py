@@ -1,0 +1,33 @@
+"""Freed memory is kept in the command's process, and only where nobody else has decided about it."""
+
+import sys
+
+import pytest
+
+import srnn_zoo
+from tests.cli.command import python
+
+FAULTS = """
+import resource, sys, torch, srnn_zoo
+if sys.argv[1] == "keep":
+    assert srnn_zoo.keep_freed_memory()
+for _ in range(3):
+    torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc is the C library of Linux")
+
+
+def test_tensors_that_come_and_go_cost_few_page_faults(tmp_path):
+    (tmp_path / "faults.py").write_text(FAULTS)
+    kept, plain = (int(python(tmp_path / "faults.py", how).stdout) for how in ("keep", "plain"))
+    assert kept < plain / 3
+
+
+def test_the_environments_own_settings_stay(monkeypatch):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    assert not srnn_zoo.keep_freed_memory()
