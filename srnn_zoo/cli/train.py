@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import app
+from .summary import summarise, validation_arguments
 
 if TYPE_CHECKING:
     from srnn_zoo.evaluation.plot import Curve
     from srnn_zoo.models.srnn import SRNN
-    from srnn_zoo.training import FitResult, Recipe
+    from srnn_zoo.training import Recipe
 
 
 @app.command()
@@ -147,6 +148,8 @@ def train(
             options = {name: value for name, value in {"exits": exits, "norm": norm}.items() if value is not None}
             options |= {"variant": variant, "levels": app.level_options(sizes, zooms, views), "pretrained": pretrained}
             network = _create(model, splits.train.classes, **options)
+            if recipe == "finetune" and not output.exists() and (cpu or not _has_gpu()):
+                log.info("on a CPU this may take hours: --recipe probe takes minutes, and is a good first run")
             result = fit(
                 network,
                 splits.train,
@@ -167,7 +170,8 @@ def train(
     except torch.OutOfMemoryError:
         app.fail("out of memory: --set grad_accum_steps=2 halves what is needed at a time; or smaller --sizes", code=1)
     if os.environ.get("RANK", "0") == "0":
-        _summarise(result)
+        words = validation_arguments(data, splits, output, val, val_split, data_dir)
+        summarise(result, network, words, modules or ())
 
 
 def _fraction(given: float | None, data: str, output: Path, resume: bool) -> float | None:
@@ -199,6 +203,12 @@ def _create(name: str, classes: list[str], **options: Any) -> SRNN:
     return network
 
 
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
 def _corrupt(value: str) -> Literal["skip", "fatal"]:
     if value == "skip" or value == "fatal":
         return value
@@ -209,16 +219,6 @@ def _resume_command() -> str:
     """The command that goes on, as the user has written it."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
     return shlex.join(["srnn-zoo", *arguments, "--resume"])
-
-
-def _summarise(result: FitResult) -> None:
-    best = result.best
-    typer.echo(
-        f"best epoch {best['epoch']:.0f}: top-1 {best['val_top1']:.1f} %, top-5 {best['val_top5']:.1f} %, "
-        f"saved in {result.output}/best"
-    )
-    if result.skipped:
-        typer.echo(f"skipped {len(result.skipped)} images that cannot be read, listed in {result.output}/skipped.txt")
 
 
 @app.command()

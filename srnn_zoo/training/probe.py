@@ -74,7 +74,7 @@ def probe(run: Run, resume: bool) -> FitResult:
     model.eval()
     run.report(row)
     run.save(model, [row], skipped, best=True)
-    return run.result([row], skipped)
+    return run.result([row], skipped, len(val.targets))
 
 
 def _check(model: SRNN, recipe: Recipe) -> None:

@@ -46,12 +46,14 @@ class FitResult:
         best: the row of the best epoch, by the task's first metric and then by loss.
         skipped: one sentence for every image that could not be read.
         output: the run's folder.
+        val_images: how many images the validation split has that can be read.
     """
 
     history: list[dict[str, float]]
     best: dict[str, float]
     skipped: list[str]
     output: Path | None = None
+    val_images: int = 0
 
 
 @dataclass
@@ -69,6 +71,7 @@ class Progress:
     skipped: list[str] = field(default_factory=list)
     states: int = 0  # that were written
     temperatures: list[float] = field(default_factory=list)  # of the levels, fitted to the validation split
+    val_images: int = 0  # that were read
 
 
 class RunFolder:

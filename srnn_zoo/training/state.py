@@ -168,10 +168,10 @@ class Run:
             # a name may hold bytes that are no text; they stay what they are
             (self.folder.path / "skipped.txt").write_text(lines, encoding="utf-8", errors="surrogateescape")
 
-    def result(self, history: list[dict[str, float]], skipped: list[str]) -> FitResult:
+    def result(self, history: list[dict[str, float]], skipped: list[str], val_images: int) -> FitResult:
         """What `fit` returns."""
         folder = None if self.folder is None else self.folder.path
-        return FitResult(history, max(history, key=self.task.merit), skipped, folder)
+        return FitResult(history, max(history, key=self.task.merit), skipped, folder, val_images)
 
 
 def _name_of(loss: Loss) -> str:

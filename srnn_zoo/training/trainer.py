@@ -103,7 +103,7 @@ class Trainer:
             self.model.load_state_dict(self.ema.module.state_dict())
         self.model.eval()
         self.run.set_temperatures(self.model, self.progress.temperatures)
-        return self.run.result(self.progress.history, self.progress.skipped)
+        return self.run.result(self.progress.history, self.progress.skipped, self.progress.val_images)
 
     def _new_folder(self) -> None:
         if (folder := self.folder) is not None:
@@ -213,12 +213,13 @@ class Trainer:
             distribute_bn(self.model, self.accelerator.num_processes, reduce=True)
             distribute_bn(self.measured, self.accelerator.num_processes, reduce=True)
         task, between = self.run.task, self._between_batches
-        measures, here.temperatures = _validate(self.measured, task, self.val_loader, self.accelerator, between)
+        evidence, here.temperatures = _validate(self.measured, task, self.val_loader, self.accelerator, between)
+        here.val_images = len(evidence)
         self.run.set_temperatures(self.measured, here.temperatures)
         self._stop_if(*self._in_any_process(*self._signals()))
         here.seconds += time.monotonic() - started
         loss_sum, images = self._sum(here.loss_sum, here.images)
-        row = {"epoch": here.epoch + 1, "lr": here.lr, "train_loss": loss_sum / images, **measures}
+        row = {"epoch": here.epoch + 1, "lr": here.lr, "train_loss": loss_sum / images, **task.measure(evidence)}
         row["seconds"] = here.seconds
         self._check_weights()  # before a model takes a good one's place
         is_best = not here.history or task.merit(row) > max(map(task.merit, here.history))
@@ -309,8 +310,8 @@ def _validate(
     loader: Iterable[Batch],
     accelerator: Accelerator,
     on_batch: Callable[[Batch], Any],
-) -> tuple[dict[str, float], list[float]]:
-    """`val_loss` and the task's metrics of the last level; and the temperatures.
+) -> tuple[Tensor, list[float]]:
+    """The task's evidence of the last level's answers, a row for each image that can be read; and the temperatures.
 
     Every image counts once, however many processes share the split, and `on_batch` is called with every batch. The
     temperatures come from the first images of every process.
@@ -334,4 +335,4 @@ def _validate(
         raise ValueError("no image of the validation split can be read")
     answers, targets = zip(*gather_object(kept), strict=True)
     temperatures = task.temperatures(torch.cat(answers, dim=1), torch.cat(targets))
-    return task.measure(torch.cat(everywhere)), temperatures
+    return torch.cat(everywhere), temperatures

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from srnn_zoo import SRNN
+from srnn_zoo.evaluation import wilson
 from srnn_zoo.training import Recipe
 from tests.conftest import ROOT, same_weights
 
@@ -98,6 +100,28 @@ def test_a_folder_with_nothing_prepared_is_split_and_every_command_reads_its_par
     (photos / "red" / "0.png").rename(photos / "red" / "new.png")
     reason = r"is not the folder that .*split\.json splits: image red/new\.png is new, image red/0\.png is gone"
     assert re.search(reason, refused(*train, "--resume"))
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_the_end_of_a_run_says_how_sure_it_is_and_what_to_type_next(held_out, class_folders, tmp_path):
+    data = (class_folders / "train", "--val-fraction", 0.5) if held_out else (class_folders,)
+    train = ("train", *data, "-o", tmp_path / "run", "--epochs", 1, *TINY, "--cpu")
+    said = run(*train)
+    images, best = 12 if held_out else 9, SRNN.from_pretrained(tmp_path / "run" / "best")
+    top1 = next(iter(best.metadata["metrics"].values()))["top1"]
+    low, high = (100 * bound for bound in wilson(round(top1 * images / 100), images))
+    assert (
+        f"top-1 {top1:.1f} % (95 %: {low:.1f} to {high:.1f}), top-5 100.0 %, of {images} validation images" in said.out
+    )
+    assert f"warning: {images} validation images are few" in said.reason
+    assert "on a CPU this may take hours: --recipe probe takes minutes" in said.err
+    commands = [shlex.split(line) for line in said.err.splitlines() if line.startswith("  srnn-zoo ")]
+    assert [words[1] for words in commands] == ["predict", "evaluate", *(["calibrate"] if held_out else [])]
+    image = next(class_folders.rglob("*.png"))
+    for _, *words in commands:
+        done = run(*(image if word == "image.jpg" else word for word in words))
+        assert done.code == 0, done.err
+    assert "--recipe probe" not in run(*train, "--resume").err
 
 
 def test_mistakes_are_refused_in_one_sentence(class_folders, tmp_path):

@@ -204,6 +204,7 @@ def test_damaged_images_are_skipped_and_listed_or_fatal(chosen, class_folders, t
         result = fit(tiny(3), data.train, data.val, chosen, run, workers=1, resume=resume)
         lines = (run / "skipped.txt").read_text().splitlines()
         assert lines == result.skipped
+        assert result.val_images == 8
         assert [line.partition(":")[0] for line in lines] == [str(victim) for victim in victims]
     assert caplog.text.count("skipped ") == (4 if chosen.freeze_backbone else 2)
     for output, resume in ((None, False), (run, True)) if chosen.freeze_backbone else ((None, False),):
