@@ -32,8 +32,8 @@ def summarise(result: FitResult, network: SRNN, data: Sequence[str], imports: Se
         typer.echo(f"skipped {len(result.skipped)} images that cannot be read, listed in {result.output}/skipped.txt")
     if images < FEW_IMAGES:
         app.say(
-            f"warning: {images} validation images are few, and the interval is wide: take {FEW_IMAGES} or more to tell a "
-            "better model from a worse one"
+            f"warning: {images} validation images are few, and the interval is wide: take {FEW_IMAGES} or more to tell "
+            "a better model from a worse one"
         )
     app.say("next:")
     for command in _next_commands(f"{result.output}/best", network, images, data):
