@@ -175,12 +175,17 @@ def kept(args: argparse.Namespace, way: Way, split: str) -> Features:
     model = create(args, way)
     if way.views != "center":
         looks(args, model, way)
-    images: Any = open_split(grocery() / split, classes=open_split(grocery() / "train").classes)
-    images.transform = image_transform(model)
-    model = srnn_zoo.for_inference(model.eval())
-    found = extract_features(model, DataLoader(images, 32))
+    batches = loader(model, split)
+    found = extract_features(srnn_zoo.for_inference(model.eval()), batches)
     found.save(file)
     return found
+
+
+def loader(model: srnn_zoo.SRNN, split: str) -> DataLoader[Any]:
+    """The images of a split as a model reads them, with their classes."""
+    images: Any = open_split(grocery() / split, classes=open_split(grocery() / "train").classes)
+    images.transform = image_transform(model)
+    return DataLoader(images, 32)
 
 
 def looks(args: argparse.Namespace, model: srnn_zoo.SRNN, way: Way) -> None:
