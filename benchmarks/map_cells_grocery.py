@@ -6,8 +6,8 @@ accuracy on the validation split counts, and twins have the same choice; the tes
 
 `vanilla_map_diag` is fitted by means in seconds (`VanillaMeans`). `half_gru_map_diag` is fitted at each of 49
 positions, in pieces that fit a processor's cache, in minutes; so it and its twin have fewer settings and epochs
-(--slow-rates, --slow-epochs). All answers are the map cells' own. A full U at every position is slower by far, and left out. What
-fitted cells answer is kept in --runs too, so that the same command goes on after an interruption.
+(--slow-rates, --slow-epochs). All answers are the map cells' own. A full U at every position is slower by far, and left
+out. What fitted cells answer is kept in --runs too, so that the same command goes on after an interruption.
 """
 
 from __future__ import annotations
