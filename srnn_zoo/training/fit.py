@@ -143,8 +143,7 @@ def fit(
         with StopSignals() as signals:
             return Trainer(run, signals).train(resume)
     finally:
-        if folder is not None:
-            folder.close()
+        run.close()
 
 
 def _datasets(model: SRNN, train: Images, val: Images, recipe: Recipe, task: TrainingTask) -> tuple[Any, Any]:

@@ -21,12 +21,13 @@ from srnn_zoo._errors import WeightsUnavailableError
 from srnn_zoo.datasets.splits import ImageSplit
 from srnn_zoo.transforms.presets import image_transform
 from srnn_zoo.weights.files import digest
+from srnn_zoo.weights.saved import RECIPE_FILE
 
 from .features import Features, check_reads_features, evaluate_features, extract_features, fit_features
 from .loader import eval_loader, num_workers, seed_everything
 from .losses import TrainingForward
 from .recipe import PRESETS, Recipe
-from .run_folder import RECIPE_FILE, FitResult
+from .run_folder import FitResult
 from .state import Interrupted, Run, StopSignals
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +18,12 @@ from typing import Any
 
 from srnn_zoo._errors import missing_extra
 from srnn_zoo.datasets.holdout import SPLIT_FILE, Holdout
+from srnn_zoo.weights.saved import CURVES_FILE, RECIPE_FILE
 
 from .recipe import Recipe
 from .tasks import Classification, TrainingTask
 
 COLUMNS = ("epoch", "lr", "train_loss", "val_loss", *Classification.metrics, "seconds")  # where the task is classes
-
-RECIPE_FILE = "recipe.toml"
 
 Row = Mapping[str, float]
 
@@ -86,6 +86,7 @@ class RunFolder:
         self._writer: Any = None
         self._draw: Callable[[], None] | None = None
         self._drawn = time.monotonic()
+        self._epochs = 0  # in the log
 
     def start(self, recipe: Recipe, holdout: Holdout | None = None) -> None:
         """Make the folder, with the recipe and how one folder was split; unless it holds another run."""
@@ -101,6 +102,7 @@ class RunFolder:
 
         The curves take longer than a short epoch, and are drawn every ten seconds and at the end.
         """
+        self._epochs = len(history)
         beside = self.path / ".log.csv"
         with beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -110,7 +112,7 @@ class RunFolder:
         if self._tensorboard:
             self._write_events(history)
         if find_spec("matplotlib") is not None:
-            self._draw = functools.partial(_plot_log, list(history), task, self.path / "curves.png")
+            self._draw = functools.partial(_plot_log, list(history), task, self.path / CURVES_FILE)
             if time.monotonic() - self._drawn > _SECONDS_BETWEEN_CURVES:
                 self._draw_curves()
 
@@ -135,6 +137,16 @@ class RunFolder:
         for row, name in itertools.product(rows, [*history[-1]][1:]):
             self._writer.add_scalar(name.replace("_", "/", 1), row[name], int(row["epoch"]))
         self._writer.flush()
+
+    def models_with_curves(self) -> list[Path]:
+        """The saved models, each with a copy of the curves; none where a curve would be a point."""
+        curves = self.path / CURVES_FILE
+        if self._epochs < 2 or not curves.is_file():
+            return []
+        models = [self.path / name for name in ("best", "last")]
+        for model in models:
+            shutil.copyfile(curves, model / CURVES_FILE)
+        return models
 
     def close(self) -> None:
         """Draw the last curves, and close TensorBoard's file."""

@@ -20,10 +20,12 @@ from safetensors import SafetensorError
 
 from srnn_zoo.datasets.holdout import SPLIT_FILE, Holdout
 from srnn_zoo.datasets.images import ImageError
+from srnn_zoo.weights.card import renew_card
 from srnn_zoo.weights.files import file_sha256
+from srnn_zoo.weights.saved import RECIPE_FILE
 
 from .recipe import Recipe
-from .run_folder import RECIPE_FILE, FitResult, RunFolder
+from .run_folder import FitResult, RunFolder
 from .tasks import Loss, TrainingTask
 
 if TYPE_CHECKING:
@@ -167,6 +169,17 @@ class Run:
             lines = "".join(f"{line}\n" for line in skipped)
             # a name may hold bytes that are no text; they stay what they are
             (self.folder.path / "skipped.txt").write_text(lines, encoding="utf-8", errors="surrogateescape")
+
+    def close(self) -> None:
+        """The last curves; the saved models have them too, and their cards show them."""
+        if self.folder is None:
+            return
+        self.folder.close()
+        try:
+            for folder in self.folder.models_with_curves():
+                renew_card(self.model, folder)
+        except OSError as error:  # what ended the run is not to be hidden
+            _logger.warning("cannot show the curves on the models' cards: %s", error)
 
     def result(self, history: list[dict[str, float]], skipped: list[str], val_images: int) -> FitResult:
         """What `fit` returns."""

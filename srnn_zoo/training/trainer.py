@@ -19,11 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from srnn_zoo.datasets.images import ImageError
+from srnn_zoo.weights.saved import RECIPE_FILE
 
 from .loader import Batch, TrainBatches, eval_loader, num_workers, seed_everything, train_loader
 from .losses import TrainingForward, create_loss, create_mixup
 from .optimizer import create_optimizer, create_schedule, decay_to_identity, learning_rate, scale_recurrence
-from .run_folder import RECIPE_FILE, FitResult, Progress, RunFolder
+from .run_folder import FitResult, Progress, RunFolder
 from .state import Interrupted, Run, StopSignals, do_together, find_state, read_progress, write_state
 from .tasks import TrainingTask
 

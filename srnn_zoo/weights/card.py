@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -10,8 +11,12 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from srnn_zoo._errors import unknown_name
 
+from .saved import CARD_FILE, CONFIG_FILE, CURVES_FILE, RECIPE_FILE
+
 Task: TypeAlias = Literal["classification", "multi_label", "regression"]
 TASKS: tuple[Task, ...] = get_args(Task)
+
+_MOST_CLASSES = 200  # that a card lists
 
 # a card with this line is written anew with every save; a card without it is left alone
 MARK = "<!-- Written by srnn-zoo with every save. Delete this line to keep a text of your own. -->"
@@ -71,15 +76,37 @@ def is_generated(path: Path) -> bool:
     return not path.is_file() or MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
-def model_card(config: Mapping[str, Any], name: str, num_parameters: int) -> str:
+def renew_card(model: Any, folder: Path) -> None:
+    """Write the card of a saved model anew, as its training curves are there now; a card that somebody wrote stays."""
+    if is_generated(folder / CARD_FILE):
+        write_card(model, folder, folder)
+
+
+def write_card(model: Any, beside: Path, place: Path | str) -> None:
+    """The model card, beside the config that it is made from, of a model in a folder or with a Hub id."""
+    config = json.loads((beside / CONFIG_FILE).read_text(encoding="utf-8"))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if isinstance(place, str):
+        card = model_card(config, place, count)
+    else:
+        folder = place.resolve()
+        of_run = folder.name in ("best", "last") and (folder.parent / RECIPE_FILE).is_file()  # called after the run
+        name, path = (folder.parent.name, f"{folder.parent.name}/{folder.name}") if of_run else (folder.name, "")
+        card = model_card(config, name, count, path=path, curves=CURVES_FILE * (folder / CURVES_FILE).is_file())
+    (beside / CARD_FILE).write_text(card, encoding="utf-8", errors="backslashreplace")
+
+
+def model_card(config: Mapping[str, Any], name: str, num_parameters: int, *, path: str = "", curves: str = "") -> str:
     """The card, with metadata for the Hub.
 
     Args:
         config: the model's `config.json`.
-        name: its Hub id, `"owner/name"`, or the name of its folder.
+        name: its Hub id, `"owner/name"`, or what it is called.
         num_parameters: how many parameters the model has.
+        path: the end of its folder's path, where that is not its name.
+        curves: file beside the card that shows its training; empty for none.
     """
-    place = name if "/" in name else f"path/to/{name}".replace('"', r"\"")
+    place = name if "/" in name else f"path/to/{path or name}".replace('"', r"\"")
     net = config["model_args"].get("net")  # of a model that was made by SRNN.wrap
     text = _TEXT.format(
         mark=MARK,
@@ -88,6 +115,8 @@ def model_card(config: Mapping[str, Any], name: str, num_parameters: int) -> str
         net=", net=net" if net else "",
         facts="\n".join(_facts(config, num_parameters)),
         metrics="\n".join(_table(metrics_of(config))),
+        curves=f"\n![Loss and accuracy of the training, epoch by epoch]({curves})\n" if curves else "",
+        classes=_classes(config),
         place=place,
         address=f"hf-hub:{place}" if "/" in name else f"local-dir:{place}",
     )
@@ -160,6 +189,17 @@ def _table(metrics: list[tuple[str, str, float]]) -> list[str]:
     return ["", "| data | metric | value |", "| --- | --- | --- |", *rows, ""] if rows else []
 
 
+def _classes(config: Mapping[str, Any]) -> str:
+    """A section with the names of the classes in their order; empty where they have none."""
+    labels = config.get("label_names") or ()
+    if len(labels) != config["num_classes"]:
+        return ""
+    descriptions = config["pretrained_cfg"].get("label_descriptions") or {}
+    names = ["`{}`".format(" ".join(descriptions.get(label, label).split()).replace("`", "'")) for label in labels]
+    rest = f", and {len(names) - _MOST_CLASSES} more in `config.json`" if len(names) > _MOST_CLASSES else ""
+    return f"\n## Classes\n\n{', '.join(names[:_MOST_CLASSES])}{rest}\n"
+
+
 def _one_line(value: Any) -> str:
     """Text that breaks neither a list nor a table."""
     return " ".join(str(value).split()).replace("|", "\\|")
@@ -174,7 +214,7 @@ level of an image pyramid, and a small recurrent cell carries what it saw from t
 Inference can stop at any level.
 
 {facts}
-{metrics}
+{metrics}{curves}
 ## Use
 
 ```python
@@ -186,7 +226,7 @@ logits = model([level[None] for level in levels])
 ```
 
 After `import srnn_zoo`, `timm.create_model("{address}", pretrained=True{net})` makes the same model.
-
+{classes}
 ## Cite
 
 D.-Q. Zhang, *Image Recognition Using Scale Recurrent Neural Networks*, 2018.

@@ -17,11 +17,19 @@ import torch
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from .card import check_label_names, check_metadata, is_generated, metrics_of, model_card, plain
+from .card import check_label_names, check_metadata, is_generated, metrics_of, plain, write_card
 from .download import split_hub_id, why_unreachable
 from .eval_results import EVAL_FOLDER, write_eval_results
 from .files import write_weights
-from .saved import CARD_FILE, CONFIG_FILE, FORMAT_VERSION, UNFINISHED, WEIGHTS_FILES, open_saved, package_version
+from .saved import (
+    CARD_FILE,
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    UNFINISHED,
+    WEIGHTS_FILES,
+    open_saved,
+    package_version,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -100,7 +108,7 @@ class HubMixin:
             beside = Path(name)
             _write_model(cast(_Saveable, self), beside, label_names, facts)
             if is_generated(folder / CARD_FILE):
-                _write_card(cast(_Saveable, self), beside, folder.resolve().name)
+                write_card(self, beside, folder)
             for file in sorted(beside.iterdir()):  # the config before the weights (`saved`)
                 file.replace(folder / file.name)
         write_eval_results(folder, metrics_of(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))))
@@ -202,7 +210,7 @@ class HubMixin:
                 if revision is not None:
                     api.create_branch(repo_id, branch=revision, exist_ok=True)
                 if is_generated(_card_on_hub(api, repo_id, revision, folder)):
-                    _write_card(cast(_Saveable, self), folder, repo_id)
+                    write_card(self, folder, repo_id)
                 else:
                     (folder / CARD_FILE).unlink()
                 return api.upload_folder(
@@ -294,13 +302,6 @@ _REMEDIES = {  # by what is found in the names of weights
         "a classifier is one linear layer for each exit: use model.reset_classifier(num_classes)"
     ),
 }
-
-
-def _write_card(model: _Saveable, folder: Path, name: str) -> None:
-    """The model card, beside the config that it is made from."""
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    count = sum(parameter.numel() for parameter in model.parameters())
-    (folder / CARD_FILE).write_text(model_card(config, name, count), encoding="utf-8", errors="backslashreplace")
 
 
 def _push_error(repo_id: str, reason: str) -> ConnectionError:

@@ -23,6 +23,7 @@ FORMAT_VERSION = 1  # of the key `srnn` in config.json; raised when an older srn
 DISTRIBUTION = "srnn-zoo"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
+RECIPE_FILE, CURVES_FILE = "recipe.toml", "curves.png"  # of a run, whose folder has the models best and last
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 UNFINISHED = ".saving-"  # a folder of files that are not yet in their place
 

@@ -143,6 +143,29 @@ def test_a_moving_average_is_what_is_kept_and_a_compiled_model_trains_as_the_pla
     assert not same_weights(averaged, plain)
 
 
+@trained_and_probed
+def test_the_card_of_a_runs_model_has_its_name_its_classes_and_its_curves(chosen, class_folders, tmp_path):
+    data, run = open_data(class_folders), tmp_path / "colours"
+    (run / "last").mkdir(parents=True)
+    (run / "last" / "README.md").write_text("mine")
+    fit(tiny(num_classes=3), data.train, data.val, chosen, run, workers=0, cpu=True)
+    has_curves = not chosen.freeze_backbone  # a probe has one epoch's row alone, which is no curve
+    best = SRNN.from_pretrained(run / "best")
+    for _ in range(2):
+        card = (run / "best" / "README.md").read_text()
+        assert "\n# colours\n" in card
+        assert 'from_pretrained("path/to/colours/best")' in card
+        assert "\n## Classes\n\n`blue`, `green`, `red`\n" in card
+        assert ("](curves.png)" in card) == has_curves == (run / "best" / "curves.png").is_file()
+        best.save_pretrained(run / "best")  # as calibrating does
+    assert not has_curves or (run / "last" / "curves.png").read_bytes() == (run / "curves.png").read_bytes()
+    assert (run / "last" / "README.md").read_text() == "mine"
+    best.save_pretrained(tmp_path / "elsewhere")
+    card = (tmp_path / "elsewhere" / "README.md").read_text()
+    assert "\n# elsewhere\n" in card
+    assert "curves.png" not in card
+
+
 def focal(logits, targets):
     losses = F.cross_entropy(logits, targets, reduction="none")
     return ((1 - (-losses).exp()) ** 2 * losses).mean()

@@ -215,7 +215,7 @@ def test_a_save_that_is_refused_leaves_the_old_model(saved, model):
 
 
 @pytest.mark.parametrize("variant", ["half_gru", "gru"])
-@pytest.mark.parametrize("moment", ["write_weights", "model_card", "README.md", "config.json", FILE])
+@pytest.mark.parametrize("moment", ["write_weights", "write_card", "README.md", "config.json", FILE])
 def test_a_save_that_is_killed_leaves_a_whole_model(moment, variant, saved, model, monkeypatch):
     """Killed in a function, or before a file is put in its place: the old model is there, or the new; no mixture."""
     before = (saved / FILE).read_bytes()

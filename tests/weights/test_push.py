@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from srnn_zoo import SRNN, WeightsUnavailableError, create_model
+from srnn_zoo.weights.card import model_card
 from srnn_zoo.weights.download import download_files
 from tests.cli.command import COFFEE, refused, run
 from tests.conftest import same_weights
@@ -109,6 +110,18 @@ def test_the_card_says_what_the_model_is_in_valid_yaml(hub):
     for part in ("| iris | top1 | 97 |", 'srnn_zoo.SRNN.from_pretrained("ada/net")', "epochs 3, lr 0.001"):
         assert part in card.text
     assert "never trained" not in card.text
+
+
+def test_a_card_lists_classes_by_what_they_are_called_and_not_a_thousand_of_them(saved, model):
+    model.save_pretrained(saved, label_names=["a|b", "`c`", "two\nlines"])
+    assert "\n## Classes\n\n`a|b`, `'c'`, `two lines`\n\n## Cite" in (saved / "README.md").read_text()
+    config = json.loads((saved / "config.json").read_text())
+    config |= {"num_classes": 1000, "label_names": [f"n{index}" for index in range(1000)]}
+    config["pretrained_cfg"]["label_descriptions"] = {"n0": "tench"}
+    card = model_card(config, "net", 1)
+    assert "`tench`, `n1`, " in card
+    assert "`n199`, and 800 more in `config.json`" in card
+    assert "## Classes" not in model_card({**config, "label_names": []}, "net", 1)
 
 
 def test_the_cards_own_lines_run(lite0, tmp_path, monkeypatch):
