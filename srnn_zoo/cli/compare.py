@@ -15,14 +15,23 @@ def compare(
     data: Annotated[
         str,
         typer.Argument(
-            help="Folder with train/, val/ and test/<class>/*, or a name of timm's such as hfds/food101.",
+            help="Folder with train/, val/ and test/<class>/*, or of classes, or a timm name such as hfds/food101.",
             show_default=False,
         ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the comparison.", show_default=False)
     ],
-    model: app.ModelOption = app.DEFAULT_MODEL,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            rich_help_panel=app.MODEL,
+            help="Name of a model (`srnn-zoo list`), whose pretrained backbone every way starts from.",
+        ),
+    ] = app.DEFAULT_MODEL,
     sizes: Annotated[
         str | None,
         typer.Option(
@@ -60,6 +69,15 @@ def compare(
             show_default="DATA/test, else half of the validation images",
         ),
     ] = None,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            rich_help_panel=app.DATA,
+            help="Hold out this share of each class's images, such as 0.3, where there is no validation split.",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: app.DataDirOption = None,
     pretrained: Annotated[bool, typer.Option(rich_help_panel=app.MODEL, help="Pretrained weights.")] = True,
     workers: app.WorkersOption = app.WORKERS,
@@ -95,6 +113,7 @@ def compare(
             rule=rule,
             test=test,
             data_dir=data_dir,
+            val_fraction=val_fraction,
             workers=workers,
             pretrained=pretrained,
             device=device,
@@ -106,7 +125,7 @@ def compare(
         comparison.plot_comparison(found, plot)
         app.say(f"drawn to {plot}")
     if found.skipped:
-        app.say(f"skipped {len(found.skipped)} images:")
+        app.say(f"skipped {len(found.skipped)} of {found.images} images:")
         for reason in found.skipped:
             app.say(f"  {reason}")
         raise SystemExit(1)

@@ -86,7 +86,7 @@ def evaluate(
             raise
         app.fail(f"interrupted; what was done is in {output / (PREDICTIONS_FILE + PARTIAL)}", code=130)
     typer.echo(table.to_markdown(), nl=False)
-    if save_as is not None:
+    if save_as is not None and not table.skipped:
         for place, (name, model) in zip(models, named.items(), strict=True):
             row = table.row(name)
             _save_scores(model, Path(place.removeprefix("local-dir:")), save_as, row.top1_error, row.top5_error)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from .ways import Way, Ways
 RATES = (0.005, 0.01, 0.02)
 ZOOMS = (1.25, 1.6, 2.0)
 VARIANTS = ("vanilla_scalar", "half_gru_diag")
-_SETTINGS = "comparison.json"
+DEFAULT = "srnn_tf_efficientnet_lite0"
 
 
 def compare(
@@ -48,6 +47,7 @@ def compare(
     rule: str = "confidence",
     test: StrPath | None = None,
     data_dir: StrPath | None = None,
+    val_fraction: float | None = None,
     workers: int = 0,
     pretrained: bool = True,
     device: str | None = None,
@@ -59,14 +59,16 @@ def compare(
     generalised means in place of the mean (GeM); test-time augmentation; and for whole images at all sizes, and for the
     whole image and its zoom, the ensemble of single scales, the cascade, and the trained mean. Each is fitted by the
     same recipe at several rates with several seeds. Whatever has to be chosen is chosen on the validation split, and
-    the test split is read once. Without a test split, every second image of each class of the validation split
+    the test split is read once. Without a test split, every second image of the validation split, class by class,
     measures, and the others choose.
 
-    Features and results are kept in the output folder, so that the same call goes on after an interruption, and a later
-    one with more sizes, zooms, variants or seeds computes what is new.
+    Features and accuracies are kept in the output folder, so that the same call goes on after an interruption. What
+    they were made of is part of their names: a later call with more sizes, zooms, variants or seeds, or with other
+    images, computes what is new.
 
     Args:
-        model: a name of `create_model`.
+        model: a name of `create_model`, whose pretrained backbone every way starts from. A trained SRNN is none: its
+            backbone was fitted to its own pyramid.
         data: a folder with `train`, `val` and `test`, as `srnn_zoo.training.open_data` opens it.
         output: the folder, for the features, `table.csv`, `table.md` and `curves.csv`.
         sizes: of the levels in pixels, smallest first; by default the backbone's own and 1.5 times that.
@@ -78,14 +80,15 @@ def compare(
         rule: of early exit, one of `srnn_zoo.list_exits(scored=True)`.
         test: where the test split is, if elsewhere.
         data_dir: timm's `root` of a named data set.
+        val_fraction: for a folder without a validation split, as for `srnn_zoo.training.open_data`.
         workers: processes that read images.
         pretrained: whether the backbone has its pretrained weights; if not, random ones.
         device: where the backbone runs; by default a GPU if there is one.
         progress: whether to show progress bars on a terminal.
 
     Raises:
-        ValueError: for sizes that do not grow, a zoom of 1 or less, an unknown variant, rule or model, and a folder of
-            another comparison; and as `open_data`.
+        ValueError: for sizes that do not grow, a zoom of 1 or less, one size without a zoom, an unknown variant, rule
+            or model, and a saved model; and as `open_data`.
         FileNotFoundError: as `open_data`.
 
     Examples:
@@ -93,6 +96,11 @@ def compare(
         >>> print(found.sentence)
     """
     score_rule(rule)
+    if model.startswith(("local-dir:", "hf-hub:")) or Path(model).is_dir():
+        raise ValueError(
+            f"a comparison starts every way from one backbone, such as {DEFAULT!r}; {model} is a saved model, whose "
+            "backbone was fitted to its own pyramid"
+        )
     if zooms and min(check_zooms(zooms)) <= 1:
         raise ValueError(f"zooms to try must be more than 1; got {list(zooms)}")
     if seeds < 1 or not rates or not variants:
@@ -100,16 +108,18 @@ def compare(
             f"a comparison needs a variant, a seed and a rate; got {len(variants)}, {seeds} and {len(rates)}"
         )
     settings = settings or recipe("probe", loss="anytime", epochs=40)
-    images = open_images(data, test, data_dir)
+    images = open_images(data, test, data_dir, val_fraction)
     create = Creator(model, len(images.classes), pretrained, device)
     for variant in variants:
         create.check(variant)
     chosen = tuple(sizes) if sizes else create.default_sizes
     ScalePyramid(chosen)  # refuses sizes that do not grow
+    if len(chosen) == 1 and not zooms:
+        raise ValueError("an SRNN needs two levels: give another size, or a zoom to try")
     folder = check_folder(output)
-    _check_same(folder, images.describe() | {"model": model, "pretrained": pretrained, "recipe": asdict(settings)})
     (folder / "features").mkdir(exist_ok=True)
-    views = FrozenViews(create.of_views, images.splits, folder / "features", chosen[0], workers, progress)
+    features = folder / "features"
+    views = FrozenViews(create.of_views, images.splits, features, chosen[0], images.versions(), workers, progress)
     fits = Fits(views, create.of_levels, settings, rates, range(seeds), folder / "fits.jsonl")
     found: list[Way] = []
     bar = tqdm(Ways(fits, chosen, zooms, variants, rule).plan(), unit="way", disable=None if progress else True)
@@ -117,8 +127,10 @@ def compare(
         bar.set_description(title)
         found.append(make())
     skipped = [reason for split in images.splits for reason in views.skipped.get(split, ())]
-    caption = images.caption(f"{model}, frozen; mean of {seeds} seeds, rates {', '.join(f'{lr:g}' for lr in rates)}.")
-    comparison = Comparison(tuple(found), tuple(lines_of(found)), advice(found), caption, tuple(skipped))
+    tried = f"{seeds} seed{'s' if seeds > 1 else ''}, rates {', '.join(f'{lr:g}' for lr in rates)}"
+    caption = images.caption(f"{model}, frozen; {tried}.", len(found[0].answers[0].test.targets))
+    total = sum(map(len, images.splits.values()))
+    comparison = Comparison(tuple(found), tuple(lines_of(found)), advice(found), caption, tuple(skipped), total)
     comparison.save(folder)
     return comparison
 
@@ -168,13 +180,3 @@ class Creator:
             torch.manual_seed(0)  # the same backbone each time
             model = create_model(self.name, pretrained=self.pretrained, num_classes=self.classes, **options)
         return model.requires_grad_(False).to(device)
-
-
-def _check_same(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder whose features and results belong to another model, data set or recipe."""
-    file, settings = folder / _SETTINGS, json.loads(json.dumps(settings))  # tuples become lists
-    if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        if changed := [name for name in settings if before.get(name) != settings[name]]:
-            raise ValueError(f"{folder} holds a comparison with another {changed[0]}: give another folder")
-    file.write_text(json.dumps(settings, indent=1), encoding="utf-8")

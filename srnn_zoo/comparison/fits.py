@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,8 +63,8 @@ class Fits:
         self._rates, self.seeds, self._journal = rates, seeds, journal
         self._models: dict[tuple[int, str], tuple[SRNN, dict[str, Tensor]]] = {}
         self._answers: dict[Fit, list[Answers]] = {}
-        lines = journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else []
-        self._known: dict[str, float] = dict(json.loads(line) for line in lines if line.endswith("]"))
+        self._version = f"{views.version('train', 'val')} {dataclasses.replace(recipe, lr=1.0, seed=0)}"
+        self._known = dict(_whole_lines(journal))
 
     def best(self, choices: Sequence[Sequence[View]], variant: str) -> Fit:
         """The choice of views, and the rate, with the best mean accuracy on the images that choose."""
@@ -102,12 +103,12 @@ class Fits:
         return CollectedAnswers(logits, targets, costs if gmacs else costs.cumsum(0))
 
     def _accuracy(self, fit: Fit, seed: int) -> float:
-        key = json.dumps([fit, seed])
+        key = json.dumps([fit, seed, self._version])
         if key not in self._known:
             right = self._collect(self._fitted(fit, seed), fit, "val").right[-1]
             self._known[key] = 100 * right.double().mean().item()
             with self._journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([key, self._known[key]]) + "\n")
+                file.write(f"\n{json.dumps([key, self._known[key]])}")  # a line that was cut stays alone
         return self._known[key]
 
     def _answer(self, fit: Fit, seed: int) -> Answers:
@@ -132,3 +133,11 @@ class Fits:
         how = dataclasses.replace(self._recipe, lr=fit.lr, seed=seed)
         fit_features(model, train, how, progress=False)
         return model
+
+
+def _whole_lines(journal: Path) -> Iterator[tuple[str, float]]:
+    """What the file holds, without lines that an interruption has cut."""
+    for line in journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else ():
+        with contextlib.suppress(ValueError):
+            key, accuracy = json.loads(line)
+            yield key, accuracy

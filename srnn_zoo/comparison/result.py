@@ -30,9 +30,13 @@ class Difference(NamedTuple):
     high: float
     p_value: float
 
+    @property
+    def p(self) -> str:
+        """The p-value in words."""
+        return f"p = {self.p_value:.2g}" if self.p_value >= 1e-4 else "p < 0.0001"
+
     def __str__(self) -> str:
-        p = f"p = {self.p_value:.2g}" if self.p_value >= 1e-4 else "p < 0.0001"
-        return f"{self.mean:+.1f} ({self.low:+.1f} to {self.high:+.1f}; {p})"
+        return f"{self.mean:+.1f} ({self.low:+.1f} to {self.high:+.1f}; {self.p})"
 
 
 class Line(NamedTuple):
@@ -46,7 +50,7 @@ class Line(NamedTuple):
         val_accuracy: on the images that choose, in per cent.
         accuracy: on those that measure, in per cent, mean over the seeds.
         of_seeds: the same, seed by seed.
-        srnn: the best SRNN of that cost, by the images that choose; empty for an SRNN, and where none is as cheap.
+        srnn: the best SRNN within that cost, by the images that choose; empty for an SRNN, and where none is as cheap.
         srnn_gmacs: what it costs.
         difference: how much better it is than this way; None where there is none.
     """
@@ -69,10 +73,11 @@ class Comparison:
 
     Attributes:
         ways: all of them.
-        lines: the rows of the table: every way with all that it has, and cascades at smaller budgets too.
+        lines: the rows of the table: every way with all that it has, and cascades and trained means within less too.
         sentence: which way to use at which budget, and how sure that is.
         caption: which images were read, and how the figures were made.
         skipped: one sentence for every image that could not be read.
+        images: how many there are, these included.
     """
 
     ways: tuple[Way, ...]
@@ -80,10 +85,11 @@ class Comparison:
     sentence: str
     caption: str
     skipped: tuple[str, ...] = field(default=(), repr=False)
+    images: int = 0
 
     def to_markdown(self) -> str:
         """The table, its caption and the sentence."""
-        titles = ["way", "chosen", "GMACs", "val %", "test %", "SRNN of that cost", "better by (95 %)"]
+        titles = ["way", "chosen", "GMACs", "val %", "test %", "SRNN within that cost", "better by (95 %)"]
         rows = [titles, *(_texts(line) for line in self.lines)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
         rows.insert(1, ["-" * width for width in widths])
@@ -131,12 +137,12 @@ def lines_of(ways: Sequence[Way]) -> Iterator[Line]:
     ours = [way for way in ways if way.group == "SRNN"]
     cheapest = min(way.answers[0].val.gmacs[0].item() for way in ways)
     for way in ways:
-        if way.group == "cascade":
-            for times in _CHEAPER:
-                point = way.at(budget := times * cheapest)
-                if point is not None and budget < way.gmacs:
-                    yield _line(f"{way.name}, at {budget:.3g}", way, point, ours, budget)
-        yield _line(way.name, way, way.whole(), ours, way.gmacs)
+        cheaper = [times * cheapest for times in _CHEAPER] if way.stops_early else []
+        for budget in (*(budget for budget in cheaper if budget < way.gmacs), way.gmacs):
+            point = way.at(budget)
+            if point is not None:
+                name = way.name if budget == way.gmacs else f"{way.name}, within {budget:.3g}"
+                yield _line(name, way, point, ours, budget)
 
 
 def advice(ways: Sequence[Way]) -> str:
@@ -167,6 +173,8 @@ def difference(a: Operating, b: Operating) -> Difference:
     each = 100 * (a.right.double().mean(dim=0) - b.right.double().mean(dim=0))
     if not each.any():
         return Difference(0.0, 0.0, 0.0, 1.0)
+    if (each == each[0]).all():  # a t-test has no answer; that all have one sign by chance
+        return Difference(each[0].item(), -100.0, 100.0, min(1.0, 2 * 0.5 ** len(each)))
     test: Any = ttest_1samp(each.numpy(), 0.0)
     interval = test.confidence_interval(0.95)
     return Difference(each.mean().item(), float(interval.low), float(interval.high), float(test.pvalue))
@@ -185,17 +193,17 @@ def _line(name: str, way: Way, point: Operating, ours: Sequence[Way], budget: fl
 def _advice(ways: Sequence[Way], way: Way, budget: float, point: Operating) -> str:
     others = [other for other in ways if (other.group == "SRNN") != (way.group == "SRNN")]
     best = best_at(others, budget)
-    early = " with early exit" if way.stops_early and budget < way.gmacs * 0.999 else ""
-    says = f"At {budget:.3g} GMACs an image use {way.name} ({way.chosen}){early}: {point.accuracy:.1f} % right"
+    early = " with early exit" if way.stops_early and point.gmacs < way.gmacs * 0.999 else ""
+    says = f"For up to {budget:.3g} GMACs an image use {way.name} ({way.chosen}){early}: {point.accuracy:.1f} % right "
+    says += f"at {point.gmacs:.3g}"
+    ours = way.group == "SRNN"
     if best is None:
-        return f"{says}; no {'rival' if way.group == 'SRNN' else 'SRNN'} is as cheap."
+        return f"{says}; no {'rival' if ours else 'SRNN'} is as cheap."
     gap = difference(point, best[1])
-    kind = "the best rival" if way.group == "SRNN" else "the best SRNN"
-    beside = f"{kind} of that cost, {best[0].name} ({best[1].accuracy:.1f} %)"
-    p = f"p = {gap.p_value:.2g}" if gap.p_value >= 1e-4 else "p < 0.0001"
+    beside = f"the best {'rival' if ours else 'SRNN'} within that cost, {best[0].name} ({best[1].accuracy:.1f} %)"
     if gap.p_value >= _SURE:
-        return f"{says}; {beside}, may be as good (p = {gap.p_value:.2g})."
-    return f"{says}, {abs(gap.mean):.1f} points {'more' if gap.mean > 0 else 'less'} than {beside} ({p})."
+        return f"{says}; {beside}, may be as good ({gap.p})."
+    return f"{says}, {abs(gap.mean):.1f} points {'more' if gap.mean > 0 else 'less'} than {beside} ({gap.p})."
 
 
 def _texts(line: Line) -> list[str]:

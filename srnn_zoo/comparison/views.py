@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.training.features import Features
 from srnn_zoo.training.loader import Batch, eval_loader
 from srnn_zoo.transforms.presets import image_transform
+from srnn_zoo.weights.files import digest
 
 EXPONENTS = (2.0, 3.0, 4.0)
 """Of the generalised means that are tried beside the mean, whose exponent is 1."""
@@ -50,9 +52,7 @@ class View(NamedTuple):
     flipped: bool = False
 
     def __str__(self) -> str:
-        extra = [f" zoom {self.zoom:g}"] if self.zoom > 1 else []
-        extra += [f", exponent {self.exponent:g}"] if self.exponent != 1 else []
-        return f"{self.size}{''.join(extra)}"
+        return f"{self.size} zoom {self.zoom:g}" if self.zoom > 1 else str(self.size)
 
     @property
     def file(self) -> str:
@@ -69,6 +69,7 @@ class FrozenViews:
         splits: the images of `train`, `val` and `test`; each has an attribute `transform`, which is set.
         folder: for the files of features.
         smallest: a size in pixels that the backbone reads, on which it is tried out.
+        versions: for each split what changes with its images.
         workers: processes that read images.
         progress: whether to show progress bars.
     """
@@ -79,11 +80,13 @@ class FrozenViews:
         splits: dict[str, Dataset[Any]],
         folder: Path,
         smallest: int,
+        versions: Mapping[str, str] | None = None,
         workers: int = 0,
         progress: bool = True,
     ) -> None:
         self._create, self._splits, self._folder = create, splits, folder
         self._smallest, self._workers, self._progress = smallest, workers, progress
+        self._versions = versions or {}
         self._gmacs: dict[View, float] = {}
         self.skipped: dict[str, tuple[str, ...]] = {}
 
@@ -99,6 +102,18 @@ class FrozenViews:
         parts = [self._of_one(view, split) for view in views]
         sizes = tuple((view.size, view.size) for view in views)
         return dataclasses.replace(parts[0], levels=torch.cat([part.levels for part in parts]), sizes=sizes)
+
+    def version(self, *splits: str) -> str:
+        """What changes with the backbone's weights and with the images of these splits."""
+        found = hashlib.sha256(self._backbone.encode())
+        for split in splits:
+            found.update(self._versions.get(split, "").encode())
+        return found.hexdigest()[:12]
+
+    @functools.cached_property
+    def _backbone(self) -> str:
+        state = {key: value.cpu() for key, value in self._example.backbone.state_dict().items()}
+        return digest(state) + repr(image_transform(self._example))
 
     @functools.cached_property
     def has_batch_norm(self) -> bool:
@@ -122,7 +137,7 @@ class FrozenViews:
         return self._create([View(self._smallest)]).eval()
 
     def _of_one(self, view: View, split: str) -> Features:
-        path = self._folder / f"{view.file}-{split}.safetensors"
+        path = self._file(view, split)
         try:
             return self._remember(split, Features.load(path))
         except (FileNotFoundError, WeightsUnavailableError):
@@ -131,8 +146,12 @@ class FrozenViews:
         if not (view.own_norm or view.flipped) and view.zoom == 1 and self.has_pooled_maps:
             together = [view._replace(exponent=exponent) for exponent in (1.0, *EXPONENTS)]
         for each, features in zip(together, self._extract(together, split), strict=True):
-            features.save(self._folder / f"{each.file}-{split}.safetensors")
+            features.save(self._file(each, split))
         return self._remember(split, Features.load(path))
+
+    def _file(self, view: View, split: str) -> Path:
+        version = self.version("train", split) if view.own_norm else self.version(split)
+        return self._folder / f"{view.file}-{split}-{version}.safetensors"
 
     def _remember(self, split: str, features: Features) -> Features:
         self.skipped[split] = features.skipped
@@ -172,10 +191,9 @@ class FrozenViews:
         """A copy whose batch norm has statistics of the training images at the view's size."""
         model = copy.deepcopy(model)
         batches = itertools.islice(self._batches(model, "train", f"batch norm at {view}", norm=True), _NORM_BATCHES)
-        update_bn(
-            (model.as_input(batch.images) for batch in batches if batch.images is not None),
-            model.backbone,  # pyright: ignore[reportArgumentType]
-        )
+        images = [model.as_input(batch.images) for batch in batches if batch.images is not None]
+        whole = [batch for batch in images if len(batch) >= _BATCH_SIZE // 2] or images[:1]  # each counts alike
+        update_bn(whole, model.backbone)  # pyright: ignore[reportArgumentType]
         return model.eval()
 
     def _batches(self, model: SRNN, split: str, title: str, norm: bool = False) -> Iterator[Batch]:

@@ -13,10 +13,11 @@ _MARK = "# written by srnn-zoo, and written anew at every save\n"
 
 
 def write_eval_results(folder: Path, metrics: Iterable[tuple[str, str, float]]) -> None:
-    """Write `.eval_results/<data set>_<metric>.yaml`, one file a score, in place of those of an earlier save.
+    """Write `.eval_results/<owner>--<name>.yaml`, one file a data set, in place of those of an earlier save.
 
-    The format is the Hub's (huggingface.co/docs/hub/eval-results). It knows data sets by their ids, so scores on others
-    are in the model card alone. Files that somebody else wrote stay.
+    The format is the Hub's (huggingface.co/docs/hub/eval-results). It has one score a data set, here top-1 accuracy,
+    and knows data sets by their ids; what else there is stands in the model card alone. Files that somebody else wrote
+    stay.
 
     Args:
         folder: of the model.
@@ -29,14 +30,10 @@ def write_eval_results(folder: Path, metrics: Iterable[tuple[str, str, float]]) 
         if file.read_text(encoding="utf-8", errors="replace").startswith(_MARK):
             file.unlink()
     for dataset, metric, value in metrics:
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset):
+        if metric != "top1" or not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset):
             continue
-        entry = {
-            "dataset": {"id": dataset, "task_id": "default"},
-            "value": value,
-            "notes": f"{metric}, per cent",
-        }
-        name = re.sub(r"[^\w.-]", "-", f"{dataset.partition('/')[2]}_{metric}")
+        entry = {"dataset": {"id": dataset, "task_id": "default"}, "value": value, "notes": "top-1 accuracy, per cent"}
+        name = dataset.replace("/", "--")
         place.mkdir(exist_ok=True)
         (place / f"{name}.yaml").write_text(_MARK + yaml.safe_dump([entry], sort_keys=False), encoding="utf-8")
     with contextlib.suppress(OSError):  # it is not there, or holds other files

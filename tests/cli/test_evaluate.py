@@ -46,7 +46,7 @@ def test_scores_are_saved_with_the_models_and_what_has_no_folder_is_refused(plac
     scores = SRNN.from_pretrained(tmp_path / "model").metadata["metrics"]
     assert list(scores) == ["ada/colours"]
     assert f" {100 - scores['ada/colours']['top1']:.2f} (" in said.out
-    assert (tmp_path / "model" / ".eval_results" / "colours_top1.yaml").is_file()
+    assert (tmp_path / "model" / ".eval_results" / "ada--colours.yaml").is_file()
     assert "is no folder of a saved one" in refused("evaluate", "data", "srnn_test_resnet", "--save-as", "ada/x")
     assert "leave out --save-as" in refused("evaluate", "data", "a", "--sizes", "32,48", "--save-as", "ada/x")
 

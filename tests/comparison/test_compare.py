@@ -20,10 +20,9 @@ SIZES = (32, 48)
 SMALL = {"sizes": SIZES, "zooms": (1.25,), "seeds": 1, "rates": (0.01,), "pretrained": False, "progress": False}
 ROWS = [f"{kind} {size}" for size in SIZES for kind in ("single scale", "tight crop", "FixRes", "GeM")]
 ROWS += ["test-time augmentation"]
-ROWS += [f"{kind} 32 + 48" for kind in ("ensemble", "cascade", "trained mean", "vanilla_scalar", "half_gru_diag")]
-ROWS += [
-    f"{kind} 32 + 32 zoom 1.25" for kind in ("ensemble", "cascade", "trained mean", "vanilla_scalar", "half_gru_diag")
-]
+KINDS = ("ensemble {}", "cascade {}, last answers", "cascade {}, all answer", "trained mean {}")
+KINDS += ("vanilla_scalar {}", "half_gru_diag {}")
+ROWS += [kind.format(what) for what in ("32 + 48", "32 + 32 zoom 1.25", "32 zoom 1.25 + 32") for kind in KINDS]
 
 
 @pytest.fixture
@@ -97,13 +96,32 @@ def test_the_same_call_goes_on_and_a_larger_one_computes_what_is_new(class_folde
     monkeypatch.setattr(FrozenViews, "_extract", lambda *_: pytest.fail("features were there"))
     again = compare("srnn_test_resnet", class_folders, tmp_path / "run", **SMALL)
     assert again.to_csv() == found.to_csv()
+    with (tmp_path / "run" / "fits.jsonl").open("a") as file:
+        file.write('\n["cut by an interr')
     more = compare(
         "srnn_test_resnet", class_folders, tmp_path / "run", **{**SMALL, "variants": ["vanilla"], "seeds": 2}
     )
-    assert [way.name for way in more.ways if way.group == "SRNN"] == ["vanilla 32 + 48", "vanilla 32 + 32 zoom 1.25"]
+    assert [way.name for way in more.ways if way.group == "SRNN"] == [
+        kind.replace("vanilla_scalar", "vanilla") for kind in ROWS if "vanilla" in kind
+    ]
     assert all(len(line.of_seeds) == 2 for line in more.lines)
-    with pytest.raises(ValueError, match="holds a comparison with another recipe: give another folder"):
-        compare("srnn_test_resnet", class_folders, tmp_path / "run", settings=recipe("probe", epochs=3), **SMALL)
+    known = (tmp_path / "run" / "fits.jsonl").read_text()
+    other = compare("srnn_test_resnet", class_folders, tmp_path / "run", settings=recipe("probe", epochs=3), **SMALL)
+    assert other.to_csv() != found.to_csv()
+    assert (tmp_path / "run" / "fits.jsonl").read_text().startswith(known)
+
+
+def test_other_images_are_read_anew(class_folders, tmp_path):
+    broken = class_folders / "val" / "red" / "0.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    small = {**SMALL, "sizes": (32,), "variants": ["vanilla_scalar"]}
+    assert "0.png" in " ".join(compare("srnn_test_resnet", class_folders, tmp_path / "run", **small).skipped)
+    broken.write_bytes(whole)
+    again = compare("srnn_test_resnet", class_folders, tmp_path / "run", **small)
+    assert again.skipped == ()
+    fresh = compare("srnn_test_resnet", class_folders, tmp_path / "other", **small)
+    assert again.to_csv() == fresh.to_csv()
 
 
 def test_a_test_split_measures_where_there_is_one_and_damaged_images_are_listed(class_folders, tmp_path):
@@ -122,7 +140,7 @@ def test_a_backbone_of_tokens_has_no_generalised_means_and_no_batch_norm(class_f
     names = " ".join(way.name for way in found.ways)
     assert "GeM" not in names
     assert "FixRes" not in names
-    assert "cascade 160 + 192" in names
+    assert "cascade 160 + 192, all answer" in names
 
 
 def test_the_command_prints_the_table_draws_it_and_lists_what_it_skipped(class_folders, tmp_path):
@@ -131,7 +149,7 @@ def test_the_command_prints_the_table_draws_it_and_lists_what_it_skipped(class_f
     options += ("--model", "srnn_test_resnet", "--no-pretrained", "--plot", tmp_path / "compare.png")
     said = run("compare", class_folders, "--output", tmp_path / "run", *options)
     assert said.code == 1
-    assert "skipped 1 images" in said.err
+    assert "skipped 1 of 33 images" in said.err
     assert "0.png" in said.err
     assert said.out == (tmp_path / "run" / "table.md").read_text()
     with Image.open(tmp_path / "compare.png") as image:
@@ -150,6 +168,8 @@ def test_the_command_prints_the_table_draws_it_and_lists_what_it_skipped(class_f
         (("--variants", "concat"), "concat"),
         (("--rule", "margn"), "margin"),
         (("--test", "nowhere"), "nowhere"),
+        (("--sizes", "32", "--zooms", "none"), "an SRNN needs two levels"),
+        (("--model", "local-dir:saved"), "is a saved model"),
     ],
 )  # fmt: skip
 def test_bad_options_are_refused_before_the_work(class_folders, tmp_path, options, reason):

@@ -72,11 +72,8 @@ def test_scores_on_data_sets_of_the_hub_are_files_that_it_reads(hub, saved, mode
     model.push_to_hub("ada/net", token=hub.token("ada"), metrics=metrics)
     pushed = hub.repositories["ada/net"].files()
     found = {name: yaml.safe_load(text) for name, text in pushed.items() if name.startswith(".eval_results/")}
-    dataset = {"id": "ILSVRC/imagenet-1k", "task_id": "default"}
-    assert found == {
-        ".eval_results/imagenet-1k_top1.yaml": [{"dataset": dataset, "value": 71.5, "notes": "top1, per cent"}],
-        ".eval_results/imagenet-1k_top5.yaml": [{"dataset": dataset, "value": 90.0, "notes": "top5, per cent"}],
-    }
+    dataset, notes = {"id": "ILSVRC/imagenet-1k", "task_id": "default"}, "top-1 accuracy, per cent"
+    assert found == {".eval_results/ILSVRC--imagenet-1k.yaml": [{"dataset": dataset, "value": 71.5, "notes": notes}]}
     theirs = saved / ".eval_results" / "theirs.yaml"
     model.save_pretrained(saved, metrics=metrics)
     theirs.write_text("[]")
