@@ -150,7 +150,8 @@ class Ways:
             what = " + ".join(map(str, pyramids[0]))
             if len(pyramids) > 1:
                 what = " + ".join("zoom" if view.zoom > 1 else str(view) for view in pyramids[0])
-            add(f"ensemble {what}", functools.partial(self._ensemble, pyramids))
+            if pyramids[0][0].zoom == 1:  # it has no order
+                add(f"ensemble {what}", functools.partial(self._ensemble, pyramids))
             add(f"cascade {what}, last answers", functools.partial(self._cascade, pyramids, False))
             add(f"cascade {what}, all answer", functools.partial(self._cascade, pyramids, True))
             add(f"trained mean {what}", functools.partial(self._joint, pyramids, "mean_logit", "trained mean"))

@@ -22,7 +22,8 @@ ROWS = [f"{kind} {size}" for size in SIZES for kind in ("single scale", "tight c
 ROWS += ["test-time augmentation"]
 KINDS = ("ensemble {}", "cascade {}, last answers", "cascade {}, all answer", "trained mean {}")
 KINDS += ("vanilla_scalar {}", "half_gru_diag {}")
-ROWS += [kind.format(what) for what in ("32 + 48", "32 + 32 zoom 1.25", "32 zoom 1.25 + 32") for kind in KINDS]
+ROWS += [kind.format(what) for what in ("32 + 48", "32 + 32 zoom 1.25") for kind in KINDS]
+ROWS += [kind.format("32 zoom 1.25 + 32") for kind in KINDS[1:]]
 
 
 @pytest.fixture
