@@ -13,7 +13,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto
 
 slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow -n auto
+	$(BIN)/python -m pytest -m slow -n auto --durations 10
 
 # the same Hub, by the newest huggingface_hub 1.x, which transformers 5 may not accept: an environment of its own
 test-hub1:

@@ -87,6 +87,7 @@ class FrozenViews:
         self._create, self._splits, self._folder = create, splits, folder
         self._smallest, self._workers, self._progress = smallest, workers, progress
         self._versions = versions or {}
+        self._last: tuple[View, SRNN] | None = None
         self._gmacs: dict[View, float] = {}
         self.skipped: dict[str, tuple[str, ...]] = {}
 
@@ -161,10 +162,7 @@ class FrozenViews:
     def _extract(self, views: Sequence[View], split: str) -> list[Features]:
         """The features of views that differ in their exponents alone, from one pass over a split."""
         view = views[0]
-        model = self._create([view]).eval()
-        if view.own_norm:
-            model = self._with_own_norm(model, view)
-        model = for_inference(model)
+        model = self._reader(view._replace(exponent=1.0, flipped=False))
         found: list[list[Tensor]] = [[] for _ in views]
         targets: list[Tensor] = []
         skipped: list[str] = []
@@ -186,6 +184,13 @@ class FrozenViews:
             raise ValueError(f"no image of the {split} split can be read: {skipped[0]}")
         size = ((view.size, view.size),)
         return [Features(torch.cat(kept)[None], torch.cat(targets), size, tuple(skipped)) for kept in found]
+
+    def _reader(self, view: View) -> SRNN:
+        """The model that reads a view, made ready; the last one is kept, as it reads several splits."""
+        if self._last is None or self._last[0] != view:
+            model = self._create([view]).eval()
+            self._last = view, for_inference(self._with_own_norm(model, view) if view.own_norm else model)
+        return self._last[1]
 
     def _with_own_norm(self, model: SRNN, view: View) -> SRNN:
         """A copy whose batch norm has statistics of the training images at the view's size."""

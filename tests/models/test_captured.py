@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from srnn_zoo import SRNN, Anytime, Pyramid
 from srnn_zoo.transforms.resizing import DECOMPOSITIONS, INTERPOLATIONS
-from tests.models.harness import ANY_SIZE, CELLS, trained
+from tests.models.harness import ANY_SIZE, trained
 
 SIZES = [(1, 160, 192), (3, 131, 201)]
 
@@ -134,14 +134,14 @@ def test_executorch_agrees(backend, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        *({"variant": cell} for cell in CELLS),
+        *({"variant": cell} for cell in ("half_gru", "lstm", "concat", "half_gru_map")),  # harness.py traces them all
         {"exits": "separate", "norm": "per_level"},
         *({"interpolation": name} for name in ("bilinear", "gaussian")),
     ],
     ids=lambda options: "-".join(options.values()),
 )
 @torch.no_grad()
-def test_inductor_compiles_every_variant_once_for_all_sizes(options):
+def test_inductor_compiles_once_for_all_sizes(options):
     model = tiny(**options)
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
     with torch._dynamo.config.patch(error_on_recompile=True):
