@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import app
+from . import app, loading
 
 if TYPE_CHECKING:
     from srnn_zoo.datasets.loader import ImageLoader
@@ -65,7 +65,7 @@ def calibrate(
     if spend and budget is None:
         app.fail("--spend is about a budget: give --budget")
     score_rule(rule or "confidence")  # refuses an unknown one before the work
-    levels = app.level_options(sizes, zooms, views)
+    levels = loading.level_options(sizes, zooms, views)
     folder = _output_folder(model, output, changes=levels.changed or variant is not None)
     network = _load(model, variant, levels, device)
     loader = ImageLoader(data, network, split=split, data_dir=data_dir, batch_size=batch_size, workers=workers)
@@ -123,7 +123,7 @@ def pareto(
     if output is not None and output.is_dir():
         app.fail(f"--output: {output} is a folder")
     app.check_plot("--plot", plot)
-    network = _load(model, variant, app.level_options(sizes, zooms, views), device)
+    network = _load(model, variant, loading.level_options(sizes, zooms, views), device)
     open_images = partial(ImageLoader, model=network, data_dir=data_dir, batch_size=batch_size, workers=workers)
     loaders = [open_images(data, split=split)]
     source: Any = None
@@ -166,8 +166,8 @@ def _output_folder(model: str, output: Path | None, changes: bool) -> Path:
     return place
 
 
-def _load(name: str, variant: str | None, levels: app.LevelOptions, device: str | None) -> SRNN:
-    network = app.load(name, variant, levels, device)
+def _load(name: str, variant: str | None, levels: loading.LevelOptions, device: str | None) -> SRNN:
+    network = loading.load(name, variant, levels, device)
     if len(network.scales) == 1:
         app.fail("a model of one level cannot stop early; give --sizes of two or more, such as 112,224")
     return network

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import app
+from . import app, loading
 
 
 @app.command()
@@ -98,17 +98,17 @@ def compare(
     app.check_plot("--plot", plot)
     with app.about("--output"):
         check_folder(output)
-    tried = [] if zooms in ("", "none") else app.level_options(None, zooms).zooms or []
+    tried = [] if zooms in ("", "none") else loading.level_options(None, zooms).zooms or []
     try:
         found = comparison.compare(
             model,
             data,
             output,
-            sizes=app.level_options(sizes, None).sizes,
+            sizes=loading.level_options(sizes, None).sizes,
             zooms=tried,
             variants=[name.strip() for name in variants.split(",")],
             seeds=seeds,
-            rates=app.numbers("--rates", rates, float) or (),
+            rates=loading.numbers("--rates", rates, float) or (),
             settings=recipe("probe", loss="anytime", epochs=epochs),
             rule=rule,
             test=test,

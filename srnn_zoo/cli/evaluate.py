@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import app
+from . import app, loading
 
 if TYPE_CHECKING:
     from srnn_zoo.models.srnn import SRNN
@@ -60,7 +60,7 @@ def evaluate(
     from srnn_zoo import evaluation
     from srnn_zoo.evaluation.table import PARTIAL, PREDICTIONS_FILE, check_folder
 
-    levels = app.level_options(sizes, zooms, views)
+    levels = loading.level_options(sizes, zooms, views)
     if output is not None:
         with app.about("--output"):
             check_folder(output)
@@ -71,7 +71,7 @@ def evaluate(
         table = evaluation.evaluate(
             named,
             data,
-            base=None if base is None else app.load(base, None, levels, device),
+            base=None if base is None else loading.load(base, None, levels, device),
             split=split,
             data_dir=data_dir,
             reference=reference,
@@ -110,14 +110,14 @@ def _save_scores(model: SRNN, folder: Path, dataset: str, top1_error: float, top
 
 
 def _load_models(
-    names: list[str], variants: str | None, levels: app.LevelOptions, device: str | None
+    names: list[str], variants: str | None, levels: loading.LevelOptions, device: str | None
 ) -> dict[str, SRNN]:
     """The models by the names of their rows: their variants, and where two have the same one, what they are as well."""
     chosen: list[str | None] = [None] if variants is None else [variant.strip() for variant in variants.split(",")]
     for what, given in (("model", names), ("variant", list(map(str, chosen)))):
         if repeated := sorted({name for name in given if given.count(name) > 1}):
             app.fail(f"{what} {repeated[0]!r} is named twice")
-    models = [(name, app.load(name, variant, levels, device)) for name in names for variant in chosen]
+    models = [(name, loading.load(name, variant, levels, device)) for name in names for variant in chosen]
     found = [model.variant for _, model in models]
     if len(set(found)) == len(found):
         return {model.variant: model for _, model in models}

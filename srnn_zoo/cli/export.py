@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import app
+from . import app, loading
 
 if TYPE_CHECKING:
     from srnn_zoo.datasets.readers import Images
@@ -60,7 +60,7 @@ def export(
     compared = find_images(images) if images else None
     where: dict[str, Any] = {"split": split, "data_dir": data_dir}
     photographs = None if int8 is None else _some(open_labelled(int8, **where))
-    network = app.load(model, variant, app.level_options(sizes, zooms, views), "cpu")
+    network = loading.load(model, variant, loading.level_options(sizes, zooms, views), "cpu")
     options: dict[str, Any] = {"format": format, "kind": kind, "input": input, "overwrite": overwrite}
     if photographs is not None:
         options |= {"kind": "steps", "int8": photographs}

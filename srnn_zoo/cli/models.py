@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import app
+from . import app, loading
 
 if TYPE_CHECKING:
     from srnn_zoo.models.srnn import SRNN
@@ -44,8 +44,8 @@ def info(
     modules: app.ImportOption = None,
 ) -> None:
     """Show a model's parameters, GMACs of every level, input sizes and licence. Nothing is downloaded."""
-    levels = app.level_options(sizes, zooms, views)
-    facts = _facts(app.create(name, variant, levels, pretrained=False, device="meta"))
+    levels = loading.level_options(sizes, zooms, views)
+    facts = _facts(loading.create(name, variant, levels, pretrained=False, device="meta"))
     typer.echo(json.dumps(facts) if as_json else _facts_as_text(facts))
 
 

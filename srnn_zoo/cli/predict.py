@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import app
+from . import app, loading
 
 if TYPE_CHECKING:
     from srnn_zoo.inference.exits import ExitRule
@@ -71,11 +71,11 @@ def predict(
         app.fail("a path is empty")
     paths = find_images(images)
     app.check_plot("--plot", plot)
-    level_options = app.level_options(sizes, zooms, views)
+    level_options = loading.level_options(sizes, zooms, views)
     if exit is not None and budget is not None:
         app.fail("give --exit or --budget, not both")
     given = None if exit in (None, CALIBRATED) else _parse_exit(exit)
-    network = app.load(model, variant, level_options, device)
+    network = loading.load(model, variant, level_options, device)
     if plot is not None and network.task == "regression":
         app.fail("--plot draws probabilities, and this model is for regression")
     levels = network.level_sizes()

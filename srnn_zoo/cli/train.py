@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from . import app
+from . import app, loading
 from .summary import summarise, validation_arguments
 
 if TYPE_CHECKING:
@@ -146,7 +146,11 @@ def train(
             splits = open_data(data, val=val, train_split=train_split, val_split=val_split, data_dir=data_dir, **held)
             torch.manual_seed(chosen.seed)  # of the new classifier
             options = {name: value for name, value in {"exits": exits, "norm": norm}.items() if value is not None}
-            options |= {"variant": variant, "levels": app.level_options(sizes, zooms, views), "pretrained": pretrained}
+            options |= {
+                "variant": variant,
+                "levels": loading.level_options(sizes, zooms, views),
+                "pretrained": pretrained,
+            }
             network = _create(model, splits.train.classes, **options)
             if recipe == "finetune" and not output.exists() and (cpu or not _has_gpu()):
                 log.info("on a CPU this may take hours: --recipe probe takes minutes, and is a good first run")
@@ -196,7 +200,7 @@ def _create(name: str, classes: list[str], **options: Any) -> SRNN:
     from timm.data import ImageNetInfo
 
     of_imagenet = classes == ImageNetInfo().label_names()  # the paper starts from its classifier
-    network = app.create(name, num_classes=len(classes), **options)
+    network = loading.create(name, num_classes=len(classes), **options)
     names = network.pretrained_cfg.get("label_names")
     if not of_imagenet and (names is None or list(names) != classes):
         network.reset_classifier(len(classes))
