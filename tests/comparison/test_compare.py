@@ -114,6 +114,7 @@ def test_the_same_call_goes_on_and_a_larger_one_computes_what_is_new(class_folde
     assert (tmp_path / "run" / "fits.jsonl").read_text().startswith(known)
 
 
+@pytest.mark.slow
 def test_other_images_are_read_anew(class_folders, tmp_path):
     broken = class_folders / "val" / "red" / "0.png"
     whole = broken.read_bytes()
