@@ -1,8 +1,7 @@
 """Batches of mixed heights: images a second of a packed batch against the same images one by one.
 
 Sizes are drawn evenly on a logarithmic scale, from 60 to 4000 pixels, and the heights follow from them. Both ways are
-timed in turn, in CPU seconds if the device is one. Training is forward and backward. With --piece so many are packed at
-a time, and the gradients of the pieces are added up: less is kept for the backward pass then.
+timed in turn, in CPU seconds if the device is one. Training is forward and backward.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ SIDES = (60, 4000)
 def main() -> None:
     options = parser(__doc__, "packed_batches.csv", rounds=7)
     options.add_argument("--batch-size", type=int, default=16, help="images in a batch (default: %(default)s)")
-    options.add_argument("--piece", type=int, help="images packed at a time (default: all)")
     options.add_argument("--model", default="srnn_resnet18", help="name of a model (default: %(default)s)")
     options.add_argument("--base-sizes", type=int, nargs="+", default=[32, 64], help="first levels (default: 32 64)")
     options.add_argument("--max-height", type=int, default=4, help="the greatest height (default: %(default)s)")
@@ -37,8 +35,7 @@ def main() -> None:
     for base_size in args.base_sizes:
         images = draw_images(base_size, args.max_height, args.batch_size, args.device)
         for training in (False, True):
-            piece = args.piece or len(images)
-            turns = paired_times(model, images, args.rounds, training, piece)
+            turns = paired_times(model, images, args.rounds, training)
             heights = [len(levels) for levels in images]
             rows.append(
                 {
@@ -48,7 +45,6 @@ def main() -> None:
                     "what": "training" if training else "inference",
                     "base_size": base_size,
                     "images": len(images),
-                    "packed_at_a_time": piece,
                     "heights": "+".join(str(heights.count(h)) for h in range(1, args.max_height + 1)),
                     "rounds": args.rounds,
                     "one_by_one_images_per_s": f"{len(images) / turns.median('one by one'):.1f}",
@@ -67,7 +63,7 @@ def draw_images(base_size: int, max_height: int, count: int, device: str) -> lis
     return [[torch.randn(3, *size, device=device) for size in transform.level_sizes(side, side)] for side in sides]
 
 
-def paired_times(model: srnn_zoo.SRNN, images: list[list[Tensor]], rounds: int, training: bool, piece: int) -> Turns:
+def paired_times(model: srnn_zoo.SRNN, images: list[list[Tensor]], rounds: int, training: bool) -> Turns:
     """Times of the two ways in turn, one by one and packed (packing included), after a round to warm up."""
     targets = torch.zeros(len(images), dtype=torch.long, device=images[0][0].device)
 
@@ -84,8 +80,7 @@ def paired_times(model: srnn_zoo.SRNN, images: list[list[Tensor]], rounds: int, 
 
     def packed() -> None:
         model.zero_grad()
-        for first in range(0, len(images), piece):
-            answer(srnn_zoo.Pyramid.pack(images[first : first + piece]))
+        answer(srnn_zoo.Pyramid.pack(images))
 
     ways = {"one by one": one_by_one, "packed": packed}
     clock = time.process_time if images[0][0].device.type == "cpu" else time.perf_counter

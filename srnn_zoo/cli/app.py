@@ -18,7 +18,7 @@ import typer
 from srnn_zoo._memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from srnn_zoo.datasets.images import Skipped
+    pass
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
@@ -113,13 +113,13 @@ def say(message: str) -> None:
         print(line, file=sys.stderr)
 
 
-def report_skipped(skipped: Sequence[Skipped], total: int) -> None:
+def report_skipped(reasons: Sequence[str], total: int) -> None:
     """List what could not be read, and exit with 1 then."""
-    if not skipped:
+    if not reasons:
         return
-    say(f"skipped {len(skipped)} of {total} images:")
-    for item in skipped:
-        say(f"  {item.reason}")
+    say(f"skipped {len(reasons)} of {total} images:")
+    for reason in reasons:
+        say(f"  {reason}")
     raise SystemExit(1)
 
 
@@ -199,6 +199,15 @@ SplitOption = Annotated[
 ]
 DataDirOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where the files of timm's data sets are.", rich_help_panel=DATA)
+]
+ValFractionOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        rich_help_panel=DATA,
+        help="Hold out this share of each class's images, such as 0.2, where there is no validation split.",
+        show_default=False,
+    ),
 ]
 ModelOption = Annotated[
     str,

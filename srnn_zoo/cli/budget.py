@@ -76,7 +76,7 @@ def calibrate(
     network.save_pretrained(folder)
     typer.echo(_calibration_as_text(network, answers))
     app.say(f"saved to {folder}")
-    app.report_skipped(loader.skipped, loader.seen)
+    app.report_skipped([item.reason for item in loader.skipped], loader.seen)
 
 
 @app.command()
@@ -148,7 +148,7 @@ def pareto(
 
         plot_pareto(points, plot)
         app.say(f"drawn to {plot}")
-    app.report_skipped([item for each in loaders for item in each.skipped], sum(each.seen for each in loaders))
+    app.report_skipped([item.reason for each in loaders for item in each.skipped], sum(each.seen for each in loaders))
 
 
 def _output_folder(model: str, output: Path | None, changes: bool) -> Path:

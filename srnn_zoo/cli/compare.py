@@ -69,15 +69,7 @@ def compare(
             show_default="DATA/test, else half of the validation images",
         ),
     ] = None,
-    val_fraction: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            rich_help_panel=app.DATA,
-            help="Hold out this share of each class's images, such as 0.3, where there is no validation split.",
-            show_default=False,
-        ),
-    ] = None,
+    val_fraction: app.ValFractionOption = None,
     data_dir: app.DataDirOption = None,
     pretrained: Annotated[bool, typer.Option(rich_help_panel=app.MODEL, help="Pretrained weights.")] = True,
     workers: app.WorkersOption = app.WORKERS,
@@ -124,8 +116,4 @@ def compare(
     if plot is not None:
         comparison.plot_comparison(found, plot)
         app.say(f"drawn to {plot}")
-    if found.skipped:
-        app.say(f"skipped {len(found.skipped)} of {found.images} images:")
-        for reason in found.skipped:
-            app.say(f"  {reason}")
-        raise SystemExit(1)
+    app.report_skipped(found.skipped, found.images)

@@ -90,7 +90,7 @@ def evaluate(
         for place, (name, model) in zip(models, named.items(), strict=True):
             row = table.row(name)
             _save_scores(model, Path(place.removeprefix("local-dir:")), save_as, row.top1_error, row.top5_error)
-    app.report_skipped(table.skipped, len(table.skipped) + table.rows[0].images)
+    app.report_skipped([item.reason for item in table.skipped], len(table.skipped) + table.rows[0].images)
 
 
 def _check_can_be_saved(models: list[str], changed: bool) -> None:

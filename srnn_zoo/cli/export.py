@@ -104,4 +104,4 @@ def _show_cost(network: SRNN, folder: Path, data: str, count: int, **where: Any)
     for (height, width), float32, quantised in zip(network.level_sizes(), before.tolist(), after.tolist(), strict=True):
         typer.echo(f"top-1 after {height} x {width}: {float32:.2f} % in float32, {quantised:.2f} % in 8 bits")
     app.say(f"on {loader.seen - len(loader.skipped)} images; {count} of them set the ranges of values")
-    app.report_skipped(loader.skipped, loader.seen)
+    app.report_skipped([item.reason for item in loader.skipped], loader.seen)

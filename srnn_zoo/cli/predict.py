@@ -104,7 +104,7 @@ def predict(
         app.say(f"drawn to {plot}" + (f": the first {len(kept)} of {len(kept) + more} images" if more else ""))
     if stopped:
         _summarise(stopped, network, levels)
-    app.report_skipped(skipped, len(paths))
+    app.report_skipped([item.reason for item in skipped], len(paths))
 
 
 def _parse_exit(text: str) -> ExitRule:

@@ -64,15 +64,7 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", rich_help_panel=app.DATA, help="Folder of the validation images, if elsewhere."),
     ] = None,
-    val_fraction: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            rich_help_panel=app.DATA,
-            help="Hold out this share of each class's images for validation, such as 0.2; split.json says which.",
-            show_default=False,
-        ),
-    ] = None,
+    val_fraction: app.ValFractionOption = None,
     train_split: Annotated[
         str,
         typer.Option(

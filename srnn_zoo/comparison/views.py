@@ -88,6 +88,7 @@ class FrozenViews:
         self._smallest, self._workers, self._progress = smallest, workers, progress
         self._versions = versions or {}
         self._last: tuple[View, SRNN] | None = None
+        self._of_one = functools.lru_cache(maxsize=4)(self._read_or_extract)  # of two views, what fits and what chooses
         self._gmacs: dict[View, float] = {}
         self.skipped: dict[str, tuple[str, ...]] = {}
 
@@ -137,7 +138,7 @@ class FrozenViews:
     def _example(self) -> SRNN:
         return self._create([View(self._smallest)]).eval()
 
-    def _of_one(self, view: View, split: str) -> Features:
+    def _read_or_extract(self, view: View, split: str) -> Features:
         path = self._file(view, split)
         try:
             return self._remember(split, Features.load(path))

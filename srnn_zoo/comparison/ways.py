@@ -59,6 +59,7 @@ class Way:
     chosen: str
     answers: Sequence[Answers] = field(repr=False)
     rule: str = "confidence"
+    _known: dict[float, Operating | None] = field(default_factory=dict, repr=False)
 
     @property
     def gmacs(self) -> float:
@@ -81,6 +82,11 @@ class Way:
         (MSDNet's budgeted classification; Huang et al., 2018), so that their accuracy promises no more than that of a
         way without thresholds.
         """
+        if budget not in self._known:
+            self._known[budget] = self._within(budget)
+        return self._known[budget]
+
+    def _within(self, budget: float) -> Operating | None:
         if budget * (1 + 1e-6) >= self.gmacs:
             return self.whole()
         if not self.stops_early or budget * (1 + 1e-6) < self.answers[0].val.gmacs[0]:

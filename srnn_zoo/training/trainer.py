@@ -91,9 +91,8 @@ class Trainer:
         self._prepare()
         if state is not None:
             self.accelerator.load_state(os.fspath(state))
-            self.schedule.step_update(
-                self._updates()
-            )  # another learning rate than the state's if there are more epochs
+            # with more epochs another learning rate than the state's
+            self.schedule.step_update(self._updates())
             _logger.info("resumed after epoch %d, batch %d", self.progress.epoch, self.progress.update)
         elif self.folder is not None:
             self._write_state()  # before the work, so that there is always one to go on from
