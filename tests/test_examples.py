@@ -41,6 +41,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.mark.slow
 def test_the_demo_names_what_is_on_its_images_and_draws_it(run, tmp_path):
     output = run("demo.py")
     assert all(name in output for name in ("Egyptian cat", "espresso", "missile", "drilling platform"))
@@ -52,6 +53,7 @@ def test_a_cell_of_ones_own_runs(run, monkeypatch):
     assert run("own_cell.py").count("(") == 2
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_and_saves(run, photos, tmp_path):
     (photos / ".ipynb_checkpoints").mkdir()
     options = ("--sizes", "48", "64", "--epochs", "2", "--batch-size", "8", "--output", "trained")

@@ -21,6 +21,7 @@ load = functools.partial(torch.hub.load, str(ROOT), source="local")
 HUBCONF = runpy.run_path(str(ROOT / "hubconf.py"))
 
 
+@pytest.mark.slow
 def test_torch_hub_lists_helps_and_loads_without_the_package_installed(tmp_path):
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "owner_srnn-zoo_main").symlink_to(ROOT)  # as torch.hub leaves a repository it has downloaded

@@ -11,7 +11,7 @@ FAULTS = """
 import resource, torch, srnn_zoo
 
 def faults():
-    for _ in range(3):
+    for _ in range(20):  # glibc needs up to ten until it has found a place for them
         torch.ones(2**24)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
@@ -26,10 +26,11 @@ print(faults(), plain)
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc is the C library of Linux")
 
 
+@pytest.mark.slow
 def test_tensors_that_come_and_go_cost_few_page_faults(tmp_path):
     (tmp_path / "faults.py").write_text(FAULTS)
     kept, plain = map(int, python(tmp_path / "faults.py").stdout.split())
-    assert kept < plain / 3
+    assert kept < plain / 10
 
 
 def test_the_environments_own_settings_stay(monkeypatch):

@@ -16,6 +16,7 @@ from srnn_zoo.models import factories
 from .conftest import ROOT
 
 
+@pytest.mark.slow
 def test_the_wheel_and_the_source_archive_hold_the_package_its_types_and_its_licence(tmp_path):
     command = [sys.executable, "-m", "build", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True, text=True)

@@ -181,6 +181,7 @@ def test_pareto_shows_writes_and_draws_every_kind_of_point(saved, images, tmp_pa
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_on_images_of_imagenet_half_the_cost_is_saved_and_thresholds_hold_on_others(imagenet_sample, tmp_path):
     for number, path in enumerate(imagenet_sample[:48]):
         folder = tmp_path / ("val" if number < 24 else "test") / path.parent.name

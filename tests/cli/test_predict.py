@@ -259,6 +259,7 @@ def test_help_and_version_fit_80_columns_and_help_groups_the_options_and_cuts_no
     assert "…  │" not in said.out  # what was cut
 
 
+@pytest.mark.slow
 def test_as_a_process_a_reader_that_leaves_early_causes_no_noise(place, images):
     command = [*COMMAND, "predict", "red/0.png", *["red/1.png"] * 8, "--batch-size", "1", "-m", str(place / "a")]
     pipe = subprocess.PIPE

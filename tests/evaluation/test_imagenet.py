@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_ten_imagenet_images_with_ten_right_answers(lite0, imagenet_sample, tmp_path):
     """Class indices come from WordNet ids, not from the ten folders that are there."""
     for path in imagenet_sample[:10]:

@@ -73,7 +73,7 @@ def test_cached_weights_are_used_without_asking_the_network(tmp_path, silent_hos
     assert base_cnns._cached_file(config, tmp_path) == tmp_path / "net-0123.pth"
 
 
-@pytest.mark.parametrize("network", ["silent", "closed", "offline"])
+@pytest.mark.parametrize("network", [pytest.param("silent", marks=pytest.mark.slow), "closed", "offline"])
 def test_without_a_network_the_answer_comes_in_two_seconds_and_says_why(network, silent_host, tmp_path, monkeypatch):
     if network == "closed":
         redirect_client(monkeypatch, "http://127.0.0.1:9")

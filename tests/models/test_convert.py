@@ -75,6 +75,7 @@ def test_a_trained_vanilla_model_still_has_one_and_what_no_base_cnn_does_is_refu
             to_base_cnn(model)
 
 
+@pytest.mark.slow
 def test_timm_alone_opens_a_base_cnn_with_its_classes_and_preprocessing(tmp_path):
     model = create_model("srnn_test_resnet", num_classes=3).eval()
     model.pretrained_cfg |= {"mean": (0.1, 0.2, 0.3), "crop_pct": 1.0, "label_names": ["ash", "elm", "oak"]}

@@ -148,6 +148,7 @@ print(json.dumps([timms, seconds, optional, listed, time.process_time() - start]
 """
 
 
+@pytest.mark.slow
 def test_importing_is_quick_and_tells_timm_alone():
     """At most a tenth of the CPU time that timm takes, where all is compiled, and half of it for torchvision."""
     python, env = [sys.executable, "-c", IMPORT], {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # compiled but once

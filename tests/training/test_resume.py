@@ -47,6 +47,7 @@ def kept(run):
     return progress["epoch"], progress["update"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_with_the_very_weights_of_one_that_was_not(class_folders, tmp_path):
     whole, run = augmented(class_folders, tmp_path / "whole"), tmp_path / "killed"
     call = f"augmented({str(class_folders)!r}, {str(run)!r}, state_seconds=0)"
