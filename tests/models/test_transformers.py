@@ -1,6 +1,7 @@
 """transformers opens what we saved, and we open what transformers saved, with equal logits."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -8,10 +9,16 @@ from PIL import Image
 
 from srnn_zoo import SRNN, create_transform
 from srnn_zoo.datasets.classes import class_names
+from srnn_zoo.inference.predict import predict
+from tests.conftest import SKIMAGE
 from tests.models.harness import trained
 
 transformers = pytest.importorskip("transformers")
 NAMES = ["setosa", "versicolor", "virginica"]
+PHOTOGRAPHS = (
+    "astronaut.png brick.png camera.png chelsea.png coffee.png coins.png grass.png gravel.png horse.png "
+    "hubble_deep_field.jpg ihc.png moon.png motorcycle_left.png motorcycle_right.png page.png retina.jpg rocket.jpg"
+).split()
 
 
 def open_auto(source, **options):
@@ -77,3 +84,43 @@ def test_what_transformers_saved_opens_here_and_a_new_classifier_of_it_has_no_ol
         assert config["num_classes"] == loaded.num_classes == len(names)
         if names == NAMES:
             assert loaded.metadata == {"metrics": {"iris": {"top1": 97.0}}}
+
+
+def through_the_pipeline(folder, model, files):
+    """The probabilities of `transformers.pipeline` and of `predict` after the last level, `(N, K)` each."""
+    classify = transformers.pipeline("image-classification", model=str(folder))
+    theirs = classify(list(map(str, files)), top_k=model.num_classes)
+    ours = [prediction.answers[-1].top for prediction in predict(model, files, topk=model.num_classes)]
+    found = [by_name((answer["label"], answer["score"]) for answer in answers) for answers in theirs]
+    expected = [by_name(top) for top in ours]
+    assert [set(answers) for answers in found] == [set(answers) for answers in expected]
+    return [
+        torch.tensor([[answers[name] for name in sorted(answers)] for answers in each]) for each in (found, expected)
+    ]
+
+
+def by_name(top):
+    """Two of ImageNet's classes have one name, crane."""
+    found = Counter()
+    for name, probability in top:
+        found[name] += probability
+    return found
+
+
+def test_the_pipeline_answers_as_predict_does_after_the_last_level(tmp_path):
+    model = trained(num_classes=3, img_size=64)
+    model.save_pretrained(tmp_path, label_names=NAMES)
+    model = SRNN.from_pretrained(tmp_path).eval()
+    found, expected = through_the_pipeline(tmp_path, model, [SKIMAGE / "chelsea.png", SKIMAGE / "coffee.png"])
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+
+
+@pytest.mark.slow
+def test_what_the_pipelines_one_tensor_loses_is_what_the_docs_say(lite0, tmp_path):
+    lite0.save_pretrained(tmp_path)
+    found, expected = through_the_pipeline(tmp_path, lite0, [SKIMAGE / name for name in PHOTOGRAPHS])
+    assert found.argmax(dim=1).tolist() == expected.argmax(dim=1).tolist()
+    *most, worst = sorted((found - expected).abs().amax(dim=1).tolist())
+    assert most[len(PHOTOGRAPHS) // 2] <= 0.003
+    assert most[-1] <= 0.01
+    assert worst <= 0.08  # of the moon
