@@ -11,6 +11,7 @@ from . import transforms as transforms
 from . import weights as weights
 from ._errors import WeightsUnavailableError as WeightsUnavailableError
 from ._memory import keep_freed_memory as keep_freed_memory
+from .inference.activation_maps import activation_maps as activation_maps
 from .inference.answers import collect as collect
 from .inference.calibrate import budget_rule as budget_rule
 from .inference.calibrate import calibrate as calibrate

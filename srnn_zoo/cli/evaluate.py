@@ -44,6 +44,18 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for table.csv, table.md and predictions.csv.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html", help="Page that shows where the models are wrong: by level, by class, image by image."
+        ),
+    ] = None,
+    exit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE", help="When images stop in the report: confidence:0.9, margin:0.5, …, or calibrated."
+        ),
+    ] = None,
     save_as: Annotated[
         str | None,
         typer.Option(
@@ -64,9 +76,22 @@ def evaluate(
     if output is not None:
         with app.about("--output"):
             check_folder(output)
+    if report is not None:
+        from srnn_zoo.evaluation.report import check_report_file
+
+        with app.about("--report"):
+            check_report_file(report)
+    elif exit is not None:
+        app.fail("--exit says when images stop in a report: give --report report.html too")
     if save_as is not None:
         _check_can_be_saved(models, changed=levels.changed or variants is not None)
     named = _load_models(models, variants, levels, device)
+    if exit is not None:
+        from srnn_zoo.evaluation.by_level import rule_for
+
+        with app.about("--exit"):
+            for model in named.values():
+                rule_for(model, exit)
     try:
         table = evaluation.evaluate(
             named,
@@ -79,6 +104,8 @@ def evaluate(
             workers=workers,
             exact=exact,
             output=output,
+            report=report,
+            exit=exit,
             progress=True,
         )
     except KeyboardInterrupt:
@@ -86,6 +113,8 @@ def evaluate(
             raise
         app.fail(f"interrupted; what was done is in {output / (PREDICTIONS_FILE + PARTIAL)}", code=130)
     typer.echo(table.to_markdown(), nl=False)
+    if report is not None:
+        app.say(f"report written to {report}")
     if save_as is not None and not table.skipped:
         for place, (name, model) in zip(models, named.items(), strict=True):
             row = table.row(name)

@@ -17,9 +17,11 @@ from srnn_zoo.datasets.classes import label_names
 from srnn_zoo.datasets.images import Skipped
 from srnn_zoo.datasets.loader import Batch, load_batches, read_ahead
 from srnn_zoo.datasets.readers import LabelledImages, open_labelled, target_indices
+from srnn_zoo.inference.exits import ExitRule
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.models.tasks import check_classifies
 
+from .by_level import ByLevel, rule_for
 from .methods import MEASURED_BATCHES, Method, ScoredBatch, base_methods, passes, srnn_method
 from .table import Row, Table, check_folder, predictions_file
 
@@ -36,6 +38,8 @@ def evaluate(
     workers: int | None = None,
     exact: bool = False,
     output: str | os.PathLike[str] | None = None,
+    report: str | os.PathLike[str] | None = None,
+    exit: str | ExitRule | None = None,
     progress: bool = False,
 ) -> Table:
     """Compare models with single scales and with the ensembles of scales, as in the paper's Table 1.
@@ -55,11 +59,16 @@ def evaluate(
             computed, once the speed has been measured on the first 20.
         exact: decode and resize as Pillow does, as for `srnn_zoo.create_transform`.
         output: a folder for `table.csv`, `table.md` and `predictions.csv`.
+        report: a file for a page that shows where the models are wrong (`evaluation.report`), such as `report.html`.
+        exit: with a report, when its images stop: a text such as `"confidence:0.9"`, a rule, or `"calibrated"` for what
+            `calibrate` stored with each model.
         progress: whether to show a progress bar on a terminal.
 
     Raises:
         ValueError: for no model, models in training mode, without classifier, of another task or of one name, an
-            unknown reference, a class that a model does not know, no image that can be read; and as `open_labelled`.
+            unknown reference, a class that a model does not know, no image that can be read; a report that cannot be
+            written, an exit rule that does not fit, or one without a report; and as `open_labelled`.
+        ImportError: for a report without the packages of the extra `report`.
 
     Examples:
         >>> zero_shot = [create_model("srnn_resnet18", pretrained=True, variant=v).eval() for v in ("vanilla", "gru")]
@@ -83,6 +92,7 @@ def evaluate(
         raise ValueError(f"two rows would be called {repeated[0]!r}: give the model another name")
     if reference is not None and reference not in names:
         raise ValueError(unknown_name("row", reference, names))
+    watched = _watched(named, report, exit)
     images = open_labelled(data, split=split, data_dir=data_dir)
     indices = [target_indices(method.model, images) for method in methods]
     loader = load_batches(images, transforms, batch_size, workers)
@@ -92,7 +102,7 @@ def evaluate(
         contextlib.nullcontext() if folder is None else predictions_file(folder, names) as writer,
         tqdm(total=total, unit="image", leave=False, disable=None if progress else True) as bar,
     ):
-        skipped = _answer_all(methods, indices, loader, writer, bar)
+        skipped = _answer_all(methods, indices, loader, writer, bar, watched)
     rows = tuple(method.row() for method in methods)
     if reference is None:  # the better ensemble, the logits' where both are as good; with one level the single scale
         ensembles = rows[-len(named) - 2 : -len(named)]
@@ -101,12 +111,36 @@ def evaluate(
     table = Table(rows, reference, caption, tuple(skipped))
     if folder is not None:
         table.save(folder)
+    if report is not None:
+        from .report import write_report
+
+        write_report(report, table, list(watched.values()), images.source)
     return table
+
+
+def _watched(
+    named: Mapping[str, SRNN], report: str | os.PathLike[str] | None, exit: str | ExitRule | None
+) -> dict[str, ByLevel]:
+    """What a report needs to know of each model; nothing without a report."""
+    if report is None:
+        if exit is not None:
+            raise ValueError("an exit rule is for the report: say where that goes")
+        return {}
+    from .report import check_report_file
+
+    check_report_file(report)
+    rules = {name: None if exit is None else rule_for(model, exit) for name, model in named.items()}
+    return {name: ByLevel(name, model, rules[name]) for name, model in named.items()}
 
 
 @torch.inference_mode()
 def _answer_all(
-    methods: list[Method], indices: list[list[int]], loader: Iterable[Batch], writer: Any, bar: Any
+    methods: list[Method],
+    indices: list[list[int]],
+    loader: Iterable[Batch],
+    writer: Any,
+    bar: Any,
+    watched: Mapping[str, ByLevel],
 ) -> list[Skipped]:
     """All methods on every batch, with the models' classes by the data set's; returns what could not be read."""
     labels = [label_names(method.model) for method in methods]
@@ -117,6 +151,10 @@ def _answer_all(
             for source in dict.fromkeys(method.source for method in methods):
                 source.read(batch.levels[source.view])
             answers = [method.answer(batch.targets_of(own)) for method, own in zip(methods, indices, strict=True)]
+            for method, own in zip(methods, indices, strict=True):
+                if method.name in watched:
+                    seen = batch.levels[method.source.view]
+                    watched[method.name].add(batch.names, batch.targets_of(own), method.source.features, seen)
             if writer is not None:
                 targets = [labels[0][indices[0][target]] for target in batch.targets]
                 columns = [_cells(*scored) for scored in zip(labels, answers, strict=True)]

@@ -148,6 +148,47 @@ def stop_early(
     return AnytimeOutput(*(batch.restore([column]) for column in columns))
 
 
+@torch.no_grad()
+def stopping_levels(
+    rule: ExitRule, logits: Tensor, gmacs: Sequence[float], temperatures: Sequence[float] | None = None
+) -> Tensor:
+    """Where a rule stops images whose answers after every level are known already, `(N,)`, 0 for the smallest level.
+
+    Args:
+        rule: an exit rule that does not look at the clock.
+        logits: after every level, `(L, N, K)`.
+        gmacs: what an image costs that is answered after each level, `(L,)`.
+        temperatures: of the levels (`SRNN.temperature`), by default 1.
+
+    Raises:
+        ValueError: for a rule that looks at the clock, and thresholds of the wrong number.
+        TypeError: for a rule that returns neither a bool nor a bool tensor.
+    """
+    height, count = logits.shape[:2]
+    if isinstance(rule, ScoreRule):
+        rule.check(height)
+    stopped_at = torch.full((count,), height - 1)
+    rows = torch.arange(count)  # of the images that go on
+    for level in range(height - 1):
+        if len(rows) == 0:
+            break
+        seen = logits[level, rows.to(logits.device)]
+        answers = logits[: level + 1, rows.to(logits.device)].argmax(dim=2).T
+        spent, following = (float(cost) * len(rows) for cost in (gmacs[level], gmacs[level + 1] - gmacs[level]))
+        temperature = 1.0 if temperatures is None else temperatures[level]
+        stop = _checked(rule(Decision(level, seen, answers, spent, following, _no_clock, temperature)), len(rows))
+        stops = torch.full((len(rows),), stop) if isinstance(stop, bool) else stop & seen.isfinite().all(dim=1)
+        stopped_at[rows[stops.cpu()]] = level
+        rows = rows[~stops.cpu()]
+    return stopped_at
+
+
+def _no_clock() -> float:
+    raise ValueError(
+        "an exit rule that looks at the clock, such as a deadline, says nothing about answers known before"
+    )
+
+
 def _checked(stop: object, images: int) -> Tensor | bool:
     """What a rule answered, where it is an answer."""
     if isinstance(stop, bool) or (isinstance(stop, Tensor) and stop.dtype == torch.bool and stop.shape == (images,)):

@@ -39,6 +39,21 @@ def test_evaluate_prints_the_table_writes_it_and_lists_what_it_could_not_read(tm
         assert len((tmp_path / "out" / file).read_text().splitlines()) == 1 + lines
 
 
+@pytest.mark.usefixtures("broken")
+def test_a_report_is_written_and_its_options_are_checked(tmp_path):
+    report = tmp_path / "report.html"
+    said = run("evaluate", "data/test", "b", "--report", report, "--exit", "confidence:0.5")
+    assert (said.code, said.err.splitlines()[0]) == (1, f"report written to {report}")
+    page = report.read_text(encoding="utf-8")
+    assert "Rule: confidence:0.5" in page
+    assert "broken.jpg: not an image that Pillow can read" in page
+    given = ("evaluate", "data/test", "b")
+    assert "give --report report.html too" in refused(*given, "--exit", "confidence:0.5")
+    assert "--report: a report is a page" in refused(*given, "--report", tmp_path / "report.png")
+    assert "--exit: unknown exit rule" in refused(*given, "--report", report, "--exit", "sure:1")
+    assert "--exit: 2 levels need 1 thresholds" in refused(*given, "--report", report, "--exit", "margin:0.5,0.4")
+
+
 def test_scores_are_saved_with_the_models_and_what_has_no_folder_is_refused(place, tmp_path):
     shutil.copytree(place / "a", tmp_path / "model")
     said = run("evaluate", Path("data", "test"), tmp_path / "model", "--save-as", "ada/colours")

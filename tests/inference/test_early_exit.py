@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from srnn_zoo import Pyramid, count_gmacs
-from srnn_zoo.inference.early_exit import Anytime
+from srnn_zoo.inference.early_exit import Anytime, stopping_levels
 from srnn_zoo.inference.exits import Confidence, Deadline, Decision, Entropy, Margin, exit_rule
 from tests.models.harness import ANYTIME, in_sequence
 
@@ -104,6 +104,23 @@ def test_logits_that_are_no_numbers_are_never_sure(net, images):
         assert levels[3] == levels[5] == 2
     net.fc.bias.data[0] = math.inf
     assert Anytime(net, "confidence:0")(images).stopped_at.tolist() == [2] * 9
+
+
+@pytest.mark.parametrize("rule", ["confidence:0.3,0.4", "margin:0.1", "patience:2", "level:1", "confidence:1.1"])
+@torch.no_grad()
+def test_where_known_answers_would_have_stopped_is_where_images_stop(net, images, rule):
+    steps = list(net.steps(images))
+    logits, costs = torch.stack([step.logits for step in steps]), [step.gmacs for step in steps]
+    logits[:, 3] = torch.nan  # such an image never stops, unless by the level
+    found = stopping_levels(exit_rule(rule), logits, costs, [net.temperature(level) for level in range(3)])
+    others = [row for row in range(9) if row != 3]
+    assert found[others].tolist() == Anytime(net, rule)(images[others]).stopped_at.tolist()
+    assert found[3] == (1 if rule == "level:1" else 2)
+
+
+def test_a_rule_that_looks_at_the_clock_says_nothing_about_known_answers():
+    with pytest.raises(ValueError, match="looks at the clock"):
+        stopping_levels(Deadline(50), torch.zeros(2, 1, 3), [1, 2])
 
 
 def test_temperatures_and_thresholds_are_of_their_level_and_patience_waits_for_the_same_answer_twice(net, images):
