@@ -25,6 +25,7 @@ from .inference.prepare import for_inference as for_inference
 from .models.cells import Cell as Cell
 from .models.cells import list_cells as list_cells
 from .models.cells import register_cell as register_cell
+from .models.convert import from_base_cnn as from_base_cnn
 from .models.convert import to_base_cnn as to_base_cnn
 from .models.cost import count_gmacs as count_gmacs
 from .models.create import ModelFactory as ModelFactory

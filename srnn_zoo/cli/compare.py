@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import app, loading
+
+if TYPE_CHECKING:
+    from srnn_zoo.comparison import Comparison
 
 
 @app.command()
@@ -116,4 +120,20 @@ def compare(
     if plot is not None:
         comparison.plot_comparison(found, plot)
         app.say(f"drawn to {plot}")
+    place = [str(data), *(["--val-fraction", f"{val_fraction:g}"] if val_fraction else [])]
+    place += [*(["--data-dir", str(data_dir)] if data_dir else []), *([] if pretrained else ["--no-pretrained"])]
+    if command := _train_command(found, model, epochs):
+        app.say(f"the best SRNN as a model of its own: {shlex.join(['srnn-zoo', 'train', *place, *command])}")
     app.report_skipped(found.skipped, found.images)
+
+
+def _train_command(found: Comparison, model: str, epochs: int) -> list[str]:
+    """The arguments of `srnn-zoo train`, except the data, that make the best SRNN."""
+    fit = found.best_srnn.fit
+    if fit is None:
+        return []
+    levels = ["--sizes", ",".join(str(view.size) for view in fit.views)]
+    if any(view.zoom > 1 for view in fit.views):
+        levels += ["--zooms", ",".join(f"{view.zoom:g}" for view in fit.views)]
+    how = ["--recipe", "probe", "--set", "loss=anytime", "--set", f"lr={fit.lr:g}", "--epochs", str(epochs)]
+    return ["--model", model, "--variant", fit.variant, *levels, *how, "--output", f"runs/{fit.variant}"]

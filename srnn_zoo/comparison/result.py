@@ -87,6 +87,11 @@ class Comparison:
     skipped: tuple[str, ...] = field(default=(), repr=False)
     images: int = 0
 
+    @property
+    def best_srnn(self) -> Way:
+        """The SRNN that is best on the images that choose, with all its levels."""
+        return max((way for way in self.ways if way.group == "SRNN"), key=lambda way: way.whole().val_accuracy)
+
     def to_markdown(self) -> str:
         """The table, its caption and the sentence."""
         titles = ["way", "chosen", "GMACs", "val %", "test %", "SRNN within that cost", "better by (95 %)"]

@@ -52,6 +52,7 @@ class Way:
         chosen: what was chosen for it on the images that choose.
         answers: seed by seed.
         rule: of early exit, where there are several answers.
+        fit: what was fitted, of an SRNN and of the trained mean.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Way:
     chosen: str
     answers: Sequence[Answers] = field(repr=False)
     rule: str = "confidence"
+    fit: Fit | None = None
     _known: dict[float, Operating | None] = field(default_factory=dict, repr=False)
 
     @property
@@ -183,7 +185,7 @@ class Ways:
 
     def _joint(self, pyramids: Sequence[tuple[View, ...]], variant: str, group: Group, name: str) -> Way:
         fit = self._fits.best(pyramids, variant)
-        return Way(name, group, _chosen(fit, len(pyramids) > 1), self._fits.answers(fit), self._rule)
+        return Way(name, group, _chosen(fit, len(pyramids) > 1), self._fits.answers(fit), self._rule, fit)
 
     def _ensemble(self, pyramids: Sequence[tuple[View, ...]], name: str) -> Way:
         """The mean of the probabilities of networks that were fitted one by one."""

@@ -1,4 +1,4 @@
-"""Back from an SRNN to its base CNN: an ordinary model that answers as the SRNN does on one level."""
+"""From a base CNN to an SRNN, and back to an ordinary model that answers as the SRNN does on one level."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import copy
 from collections import OrderedDict
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
 from .backbone import create_timm_model, in_mode
+from .create import create_model
+from .initial import init_from_base_cnn
 from .norms import LevelNorm, state_of_level
 from .sizes import native_size
 from .wrap import WrappedBackbone
@@ -19,6 +22,43 @@ _SRNN_ARGUMENTS = (  # what a factory takes for the SRNN, not for its backbone
     "backbone_img_size in_chans"
 ).split()
 _KEPT = "mean std interpolation crop_pct crop_mode label_names label_descriptions".split()  # of its config
+
+
+def from_base_cnn(base_cnn: Any, **options: Any) -> Any:
+    """The zero-shot SRNN over a timm model that you already have, such as one that you fine-tuned.
+
+    It takes a copy of the model's weights, its classes, its preprocessing, and its image size for the smallest level.
+    With one level, `vanilla` answers as the model does; with two, `half_gru` as the mean of its logits.
+
+    Args:
+        base_cnn: a timm model with a linear classifier; it is not changed.
+        **options: `variant`, `scales`, `zooms` and others of `create_model`. Options that the model was made with and
+            that change its shapes must be given again.
+
+    Returns:
+        an SRNN in evaluation mode, on the model's device and in its precision.
+
+    Raises:
+        ValueError: for a model that timm did not make or that does not fit, and as `create_model`.
+
+    Examples:
+        >>> base_cnn = timm.create_model("resnet50", num_classes=37, checkpoint_path="pets.pth")
+        >>> model = srnn_zoo.from_base_cnn(base_cnn, scales=(0.5, 1.0))
+    """
+    config = dict(getattr(base_cnn, "pretrained_cfg", None) or {})
+    if not timm.is_model(str(config.get("architecture"))):
+        raise ValueError(f"{type(base_cnn).__name__} is no model of timm's: SRNN.wrap takes any other network")
+    same = {"num_classes": int(base_cnn.num_classes), "in_chans": int(getattr(base_cnn, "in_chans", 3))}
+    model = create_model(f"srnn_{config['architecture']}", **{**same, **options})
+    if "img_size" not in options:
+        ours, known = model.pretrained_cfg["input_size"], timm.models.get_pretrained_cfg(config["architecture"])
+        if known is not None:  # as much larger than the base CNN's as it would be by default
+            sides = zip(ours, config["input_size"], known.input_size, strict=True)
+            model.pretrained_cfg["input_size"] = (ours[0], *(a * b // c for a, b, c in [*sides][1:]))
+    init_from_base_cnn(model, base_cnn)
+    model.pretrained_cfg.update({key: config[key] for key in _KEPT if config.get(key) is not None})
+    parameter = next(base_cnn.parameters())
+    return model.to(parameter.device, parameter.dtype).eval()
 
 
 @torch.no_grad()

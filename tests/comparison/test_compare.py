@@ -1,6 +1,7 @@
 """A comparison in one folder: its rows are what plain code computes, and the same call computes nothing twice."""
 
 import csv
+import shlex
 import shutil
 
 import pytest
@@ -158,6 +159,10 @@ def test_the_command_prints_the_table_draws_it_and_lists_what_it_skipped(class_f
     assert said.out == (tmp_path / "run" / "table.md").read_text()
     with Image.open(tmp_path / "compare.png") as image:
         assert image.width > 500
+    [command] = [line for line in said.err.splitlines() if "srnn-zoo train" in line]
+    words = shlex.split(command.partition("srnn-zoo ")[2])[:-1]  # without the folder of the output
+    assert run(*words, tmp_path / "best", "--workers", 0).code == 0
+    assert (tmp_path / "best" / "best" / "config.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from srnn_zoo import create_model, to_base_cnn
+from srnn_zoo import create_model, from_base_cnn, to_base_cnn
 from tests.models.harness import ANYTIME
 
 IMAGES = torch.linspace(-2, 2, 3 * 96 * 96).reshape(1, 3, 96, 96).roll(1111)
@@ -96,3 +96,33 @@ def test_timm_alone_opens_a_base_cnn_with_its_classes_and_preprocessing(tmp_path
     subprocess.run([sys.executable, "open.py"], cwd=tmp_path, check=True)
     for logits in torch.load(tmp_path / "logits.pt"):
         assert torch.allclose(logits.softmax(1), model([IMAGES]).softmax(1), atol=1e-5)
+
+
+def test_a_timm_model_that_is_there_becomes_a_zero_shot_srnn_with_its_classes_and_preprocessing():
+    overlay = {"mean": (0.1, 0.2, 0.3), "crop_pct": 0.8, "label_names": ("a", "b", "c"), "input_size": (3, 96, 96)}
+    base_cnn = timm.create_model("test_resnet", num_classes=3, pretrained_cfg_overlay=overlay).double().eval()
+    before = {key: value.clone() for key, value in base_cnn.state_dict().items()}
+    model = from_base_cnn(base_cnn, variant="vanilla")
+    assert model.zero_shot
+    assert model.level_sizes() == [(96, 96), (192, 192)]
+    assert model.label_names == ("a", "b", "c")
+    images = IMAGES.double()
+    assert torch.allclose(model([images]), base_cnn(images), atol=1e-8)
+    assert model.pretrained_cfg["mean"] == (0.1, 0.2, 0.3)
+    larger = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    halves = from_base_cnn(base_cnn)([images, larger])
+    assert torch.allclose(halves, (base_cnn(images) + base_cnn(larger)) / 2, atol=1e-8)
+    assert all(torch.equal(value, before[key]) for key, value in base_cnn.state_dict().items())
+    assert torch.allclose(to_base_cnn(model)(images), base_cnn(images), atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("base_cnn", "reason"),
+    [
+        (nn.Linear(2, 2), "Linear is no model of timm's: SRNN.wrap takes any other network"),
+        (timm.create_model("test_vit", img_size=96), "base CNN does not fit the backbone"),
+    ],
+)
+def test_what_makes_no_srnn_is_refused(base_cnn, reason):
+    with pytest.raises(ValueError, match=reason):
+        from_base_cnn(base_cnn)

@@ -1,0 +1,104 @@
+"""Which settings of the recipe `probe` serve which method: length, rate, cell, start of U, and loss, each by itself.
+
+Cells and classifiers on frozen features of EfficientNet-Lite0; the Grocery Store data set's official splits. Every
+method is fitted with every setting at four learning rates with three seeds. What counts is the mean accuracy on the
+validation split; the test split is read for the best rate of a setting, and no setting is chosen by it.
+
+Features and accuracies are kept in --runs (the folder of regimes.py serves), so that the same command goes on after an
+interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from _common import RESULTS, Row, grocery, report
+from tqdm import tqdm
+
+import srnn_zoo
+from srnn_zoo.comparison.compare import DEFAULT, Creator
+from srnn_zoo.comparison.data import open_images
+from srnn_zoo.comparison.fits import Fits
+from srnn_zoo.comparison.result import difference
+from srnn_zoo.comparison.views import FrozenViews, View
+from srnn_zoo.comparison.ways import Operating, Way
+from srnn_zoo.training import recipe
+
+RATES = (0.005, 0.01, 0.02, 0.04)
+PYRAMIDS = {
+    "336": (View(336),),
+    "224 + 336": (View(224), View(336)),
+    "224 + zoom 1.6": (View(224), View(224, 1.6)),
+}
+METHODS = ("mean_logit", "vanilla_scalar", "vanilla_diag", "half_gru_diag")
+BASE: dict[str, Any] = {"loss": "anytime", "epochs": 40}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "40 epochs, loss at every level, lr_cell 0.02, U = I/4": {},
+    "20 epochs": {"epochs": 20},
+    "80 epochs": {"epochs": 80},
+    "loss after the last level": {"loss": "last"},
+    "distillation 0.5": {"distillation": 0.5},
+    "lr_cell 0.1": {"lr_cell": 0.1},
+    "lr_cell 1": {"lr_cell": 1.0},
+    "lr_cell 1, no decay of U": {"lr_cell": 1.0, "identity_decay": 0.0},
+    "U = I": {"recurrence": 1.0},
+    "U = I/2": {"recurrence": 0.5},
+    "U = 0": {"recurrence": 0.0},
+    "U = 0, lr_cell 1": {"recurrence": 0.0, "lr_cell": 1.0},
+    "label_smoothing 0.1": {"label_smoothing": 0.1},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/regimes"), help="folder of the features")
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    srnn_zoo.keep_freed_memory()
+    (args.runs / "features").mkdir(parents=True, exist_ok=True)
+    report(list(rows(args)), RESULTS / "defaults_grocery.csv")
+
+
+def rows(args: argparse.Namespace) -> Iterator[Row]:
+    """A row for each pyramid, method and setting."""
+    images = open_images(grocery(), None, None)
+    create = Creator(DEFAULT, len(images.classes))
+    views = FrozenViews(create.of_views, images.splits, args.runs / "features", 224, images.versions())
+    base: dict[tuple[str, str], Operating] = {}
+    for title, method, setting in tqdm([*trials()], desc="settings"):
+        how = recipe("probe", **{**BASE, **SETTINGS[setting]})
+        fits = Fits(views, create.of_levels, how, RATES, range(args.seeds), args.runs / "fits.jsonl")
+        fit = fits.best([PYRAMIDS[title]], method)
+        found = Way(setting, "SRNN", "", fits.answers(fit)).whole()
+        beside = base.setdefault((title, method), found)
+        gap = difference(found, beside)
+        yield {
+            "pyramid": title,
+            "method": method,
+            "setting": setting,
+            "lr": fit.lr,
+            "val_top1": round(found.val_accuracy, 2),
+            "over_first_row_val": round(found.val_accuracy - beside.val_accuracy, 2),
+            "test_top1": round(found.accuracy, 2),
+            "over_first_row_test": f"{gap.mean:+.2f} ({gap.low:+.2f} to {gap.high:+.2f})",
+        }
+
+
+def trials() -> Iterator[tuple[str, str, str]]:
+    """Pyramids, methods and settings; what is about several levels, or about U, only where there are some."""
+    for (title, levels), method, setting in itertools.product(PYRAMIDS.items(), METHODS, SETTINGS):
+        changed = set(SETTINGS[setting])
+        single = len(levels) == 1
+        if single and (method != "vanilla_scalar" or changed - {"epochs", "label_smoothing"}):
+            continue
+        if method == "mean_logit" and changed & {"lr_cell", "recurrence"}:
+            continue
+        yield title, method, setting
+
+
+if __name__ == "__main__":
+    main()
