@@ -1,10 +1,10 @@
 """An SRNN beside its rivals where the backbone is trained too: whole images at two sizes, and a level that zooms in.
 
-EfficientNet-Lite0 with ImageNet weights on the Grocery Store data set's official splits. The stem and the first five of
+EfficientNet-Lite0 with ImageNet weights on the Grocery Store data set's official splits. The stem and the first six of
 seven blocks stay as they are, so that two cores can do it: their maps of every image, and of each training image in
-four augmented versions, are computed once and kept. The last two blocks, the last convolution, cell and classifier are
-trained: four fifths of the parameters. Every way has the same recipe and the same seeds. Of the crops, the one counts
-that is best on the validation split.
+four augmented versions, are computed once and kept. The last block, the last convolution, cell and classifier are
+trained: a third of the parameters. Every way has the same recipe and the same seeds. Of the crops, the one counts that
+is best on the validation split.
 
 Everything is kept in --runs: the same command goes on after an interruption, and with more seeds or ways it trains what
 is new.
@@ -50,7 +50,7 @@ from srnn_zoo.weights.files import read_weights, write_weights
 NAME = "srnn_tf_efficientnet_lite0"
 SMALL, LARGE, CROP, ZOOM = View(160), View(240), View(160, 1.25), View(160, 1.6)
 VIEWS = (SMALL, LARGE, CROP, ZOOM)
-FROZEN = 5  # blocks
+FROZEN = 6  # blocks
 SPLITS = ("train", "val", "test")
 VERSIONS = 4  # of a training image
 HOW = recipe("finetune", loss="anytime", epochs=10)
