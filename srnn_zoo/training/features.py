@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -121,9 +121,28 @@ def extract_features(model: SRNN, loader: Iterable[Any], progress: bool = True) 
     return Features(torch.cat(levels, dim=1), torch.cat(targets), sizes)
 
 
+class Fitted(NamedTuple):
+    """What `fit_features` leaves behind beside the model.
+
+    Attributes:
+        loss: mean over the images of the epoch that is kept.
+        lr: the base learning rate of its last update.
+        epoch: which one it is, from 1: the last, or with `patience` the best.
+    """
+
+    loss: float
+    lr: float
+    epoch: int
+
+
 def fit_features(
-    model: SRNN, train: Features, recipe: Recipe, progress: bool = True, own_loss: Loss | None = None
-) -> tuple[float, float]:
+    model: SRNN,
+    train: Features,
+    recipe: Recipe,
+    progress: bool = True,
+    own_loss: Loss | None = None,
+    merit: Callable[[], Any] | None = None,
+) -> Fitted:
     """Fit cell and classifiers to features, in place, with the recipe's optimiser, schedule and loss.
 
     Args:
@@ -133,18 +152,19 @@ def fit_features(
             be smaller than `batch_size`. A batch is read in `grad_accum_steps` pieces, which large maps need.
         progress: whether to show a progress bar.
         own_loss: in place of the task's, of logits `(B, K)` and targets.
-
-    Returns:
-        the mean loss over the last epoch's images, and the base learning rate of the last update.
+        merit: how good the model is after an epoch; more is better. With the recipe's `patience` the best epoch is
+            kept, and training ends after so many without a better one.
 
     Raises:
-        ValueError: if the features have another width than this model's.
+        ValueError: if the features have another width than this model's, and for `patience` without a `merit`.
         FloatingPointError: if the loss is not finite any more.
     """
     from tqdm import trange
 
     if (width := model.cell.pooled(train.levels[0, :1]).shape[1]) != model.num_features:
         raise ValueError(f"the model has features of width {model.num_features}; got {width}")
+    if recipe.patience and merit is None:
+        raise ValueError("patience needs images that choose: give merit, or leave patience=0")
     like = next(model.fc.parameters())
     levels, targets = train.levels.to(like.device, like.dtype), train.targets.to(like.device)
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -153,10 +173,11 @@ def fit_features(
     updates = math.ceil(len(targets) / recipe.batch_size)
     schedule = create_schedule(optimizer, recipe, updates)
     loss = create_loss(recipe, training_task(model.task), own_loss)
-    loss_sum, lr, update = math.nan, recipe.lr, 0
+    fitted, update = Fitted(math.nan, recipe.lr, 0), 0
+    best: tuple[Any, Fitted, dict[str, Tensor]] | None = None
     with in_mode(model, training=True):
-        for _ in trange(recipe.epochs, desc="probe", unit="epoch", leave=False, disable=not progress or None):
-            loss_sum = 0.0
+        for epoch in trange(recipe.epochs, desc="probe", unit="epoch", leave=False, disable=not progress or None):
+            loss_sum, lr = 0.0, recipe.lr
             for rows in torch.randperm(len(targets), generator=generator).split(recipe.batch_size):
                 lr = learning_rate(optimizer)
                 optimizer.zero_grad()
@@ -170,7 +191,23 @@ def fit_features(
                 optimizer.step()
                 decay_to_identity(model, optimizer, recipe)
                 schedule.step_update(update := update + 1)
-    return loss_sum / len(targets), lr
+            fitted = Fitted(loss_sum / len(targets), lr, epoch + 1)
+            if not recipe.patience or merit is None:
+                continue
+            now = merit()
+            if best is None or now > best[0]:
+                best = now, fitted, {key: value.clone() for key, value in _trained_state(model).items()}
+            elif fitted.epoch - best[1].epoch >= recipe.patience:
+                break
+    if best is not None:
+        fitted = best[1]
+        model.load_state_dict(best[2], strict=False)
+    return fitted
+
+
+def _trained_state(model: SRNN) -> dict[str, Tensor]:
+    """What a fit changes: all but the backbone."""
+    return {key: value for key, value in model.state_dict().items() if not key.startswith("backbone.")}
 
 
 @torch.no_grad()

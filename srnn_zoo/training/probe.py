@@ -38,7 +38,7 @@ _logger = logging.getLogger(__name__)
 _HONOURED = frozenset(
     "optimizer lr lr_cell lr_classifier momentum nesterov weight_decay decay_1d recurrence identity_decay schedule "
     "decay_epochs decay_rate min_lr warmup_epochs warmup_lr epochs batch_size grad_accum_steps seed label_smoothing "
-    "channels_last loss anytime_weights distillation temperature".split()
+    "channels_last loss anytime_weights distillation temperature patience".split()
 )
 _IMAGES_AT_A_TIME = 32  # that the backbone reads; the features do not depend on it
 
@@ -60,12 +60,16 @@ def probe(run: Run, resume: bool) -> FitResult:
     train = _features(run, "training", run.train, backbone, skipped)
     val = _features(run, "validation", run.val, backbone, skipped)
     seed_everything(recipe.seed)  # of the dropout
-    loss, lr = fit_features(model, train, recipe, run.bars, run.loss)
+
+    def measured() -> dict[str, Any]:
+        return run.task.measure(run.task.evidence(evaluate_features(model, val)[-1], val.targets))
+
+    fitted = fit_features(model, train, recipe, run.bars, run.loss, lambda: run.task.merit(measured()))
     answers = evaluate_features(model, val)
     row = {
-        "epoch": recipe.epochs,
-        "lr": lr,
-        "train_loss": loss,
+        "epoch": fitted.epoch,
+        "lr": fitted.lr,
+        "train_loss": fitted.loss,
         **run.task.measure(run.task.evidence(answers[-1], val.targets)),
     }
     run.set_temperatures(model, run.task.temperatures(answers, val.targets))
@@ -119,7 +123,7 @@ def _fit_first_level(run: Run) -> None:
         batches = _readable(run, "first level's", run.train, [], signals)
         first = extract_features(model, ((_first_level(model, x), y) for x, y in batches), progress=False)
     seed_everything(run.recipe.seed)
-    fit_features(model, first, run.recipe, run.bars, run.loss)
+    fit_features(model, first, dataclasses.replace(run.recipe, patience=0), run.bars, run.loss)
     model.cell.load_state_dict(cell)
 
 

@@ -77,10 +77,25 @@ def test_the_same_seed_gives_the_same_probe_and_no_learning_rate_leaves_the_cell
     torch.testing.assert_close(first.cell.state_dict(), start, rtol=0, atol=0)
 
 
+def test_patience_keeps_the_best_epoch_and_ends_the_fit(features):
+    merits, kept = [0.1, 0.5, 0.3, 0.5, 0.4, 0.9], []
+    model = tiny()
+
+    def merit():
+        kept.append({key: value.clone() for key, value in model.state_dict().items()})
+        return merits[len(kept) - 1]
+
+    fitted = fit_features(model, features, recipe("probe", epochs=6, patience=3), progress=False, merit=merit)
+    assert (len(kept), fitted.epoch) == (5, 2)
+    torch.testing.assert_close(model.state_dict(), kept[1], rtol=0, atol=0)
+    with pytest.raises(ValueError, match="patience needs images that choose"):
+        fit_features(model, features, recipe("probe", patience=3), progress=False)
+
+
 def test_optimiser_and_schedule_are_the_recipes(features):
     settings = ({}, {"schedule": "constant"}, {"optimizer": "sgd"}, {"lr_classifier": 0.1})
     chosen = [recipe("probe", epochs=2, **changed) for changed in settings]
-    losses, rates = zip(*(fit_features(tiny(), features, each, progress=False) for each in chosen), strict=True)
+    losses, rates, _ = zip(*(fit_features(tiny(), features, each, progress=False) for each in chosen), strict=True)
     assert rates == (pytest.approx(0.0025), 0.005, pytest.approx(0.0025), pytest.approx(0.0025))  # of one cosine
     assert losses[0] not in losses[2:]
 
