@@ -1,8 +1,8 @@
 """The figure of the first screen: accuracy against cost on Grocery Store, from the tables of two comparisons.
 
-Left, cells and classifiers on frozen features (`srnn-zoo compare`, compare_grocery_curves.csv); right, networks whose last
-block was trained too (`finetuned.py`, finetuned_curves.csv). Of SRNNs and of cascades, the one is drawn that is best on
-the validation images with all its levels; of single networks, all.
+Left, cells and classifiers on frozen features (`srnn-zoo compare`, compare_grocery_curves.csv); right, networks whose
+last block was trained too (`finetuned.py`, finetuned_curves.csv). Of SRNNs and of cascades, the one is drawn that is
+best on the validation images with all its levels; of single networks, all but test-time augmentation.
 """
 
 from __future__ import annotations
