@@ -179,4 +179,5 @@ class Creator:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the same backbone each time
             model = create_model(self.name, pretrained=self.pretrained, num_classes=self.classes, **options)
-        return model.requires_grad_(False).to(device)
+        model.backbone.requires_grad_(False)
+        return model.to(device)

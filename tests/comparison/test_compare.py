@@ -88,6 +88,18 @@ def test_test_time_augmentation_is_the_mean_of_probabilities(frozen, tmp_path):
     assert answers.test.gmacs.tolist() == pytest.approx([frozen.gmacs(View(32)) + frozen.gmacs(View(48))])
 
 
+@pytest.mark.parametrize("variant", ["vanilla_scalar", "half_gru_diag"])
+def test_a_fit_trains_the_cell_and_each_begins_where_the_first_did(variant, frozen, tmp_path):
+    create = Creator("srnn_test_resnet", 3, pretrained=False)
+    fits = Fits(frozen, create.of_levels, FEW_EPOCHS, (0.01,), (0,), tmp_path / "fits.jsonl")
+    fit = Fit((View(32), View(48)), variant, 0.01)
+    start = create.of_levels(2, variant).cell.state_dict()
+    once, again = ({k: v.clone() for k, v in fits._fitted(fit, 0).cell.state_dict().items()} for _ in range(2))
+    torch.testing.assert_close(once, again, rtol=0, atol=0)
+    moved = {name for name in start if not torch.equal(once[name], FEW_EPOCHS.recurrence * start[name])}
+    assert moved == set(start)
+
+
 def test_the_same_call_goes_on_and_a_larger_one_computes_what_is_new(class_folders, tmp_path, monkeypatch):
     found = compare("srnn_test_resnet", class_folders, tmp_path / "run", **SMALL)
     assert [way.name for way in found.ways] == ROWS
