@@ -113,13 +113,15 @@ def say(message: str) -> None:
         print(line, file=sys.stderr)
 
 
-def report_skipped(reasons: Sequence[str], total: int) -> None:
-    """List what could not be read, and exit with 1 then."""
+def report_skipped(reasons: Sequence[str], total: int, more: int = 0) -> None:
+    """List what could not be read, and exit with 1 then; of more images there is no room for the reasons."""
     if not reasons:
         return
-    say(f"skipped {len(reasons)} of {total} images:")
+    say(f"skipped {len(reasons) + more} of {total} images:")
     for reason in reasons:
         say(f"  {reason}")
+    if more:
+        say(f"  and {more} more")
     raise SystemExit(1)
 
 

@@ -60,7 +60,7 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         if not os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir raises where it may not look
             found.append(path)
             continue
-        inside = sorted(file for file in _files(path) if _looks_like_an_image(file))
+        inside = sorted(file for file in _files(path) if looks_like_an_image(file))
         if not inside:
             raise ImageError(f"{path}: no images in this folder")
         found.extend(inside)
@@ -146,7 +146,8 @@ def _files(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
                 yield Path(entry.path)
 
 
-def _looks_like_an_image(path: Path) -> bool:
+def looks_like_an_image(path: Path) -> bool:
+    """Whether a file has the suffix of an image, also where another package must be installed to read it."""
     suffix = path.suffix.lower()
     return suffix in _PACKAGES or Image.registered_extensions().get(suffix, "PDF") not in _NOT_IMAGES
 

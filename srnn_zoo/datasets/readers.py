@@ -142,6 +142,17 @@ def named_prefix(data: StrPath) -> str:
     return prefix + slash if prefix and slash and prefix + slash in _READERS and not Path(data).exists() else ""
 
 
+def reads_name(data: str) -> bool:
+    """Whether this is the name of a data set, rather than a path."""
+    return bool(named_prefix(data))
+
+
+def reads_file(data: str) -> bool:
+    """Whether a reader opens this file, a tar apart: a run's `split.json`, or of a kind that a user has registered."""
+    kind = Path(data).suffix
+    return kind != ".tar" and kind in _READERS and os.path.isfile(data)  # noqa: PTH113 -- Path.is_file may raise
+
+
 def open_labelled(data: StrPath | Dataset[Any], *, split: str | None = None, data_dir: StrPath | None = None) -> Images:
     """The images of a data set with their classes; they are read later, one by one.
 

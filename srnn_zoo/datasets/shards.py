@@ -1,4 +1,4 @@
-"""WebDataset shards with random access: where each image lies in its tar file, and which class it has."""
+"""Tar files with random access: where each image lies in one, and in WebDataset's shards which class it has."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .images import looks_like_an_image
+
 _KINDS = ("jpg", "png", "webp", "jpeg")  # those that timm reads, and the other name of the first
 
 
 class ShardImage(NamedTuple):
-    """An image in a shard: its name there, the tar file, where its bytes begin and how many, and its class."""
+    """An image in a shard: its name there, the tar file, where its bytes begin and how many, and its class, or -1."""
 
     name: str
     shard: str
@@ -34,6 +36,34 @@ def shard_files(reader: Any) -> list[Path]:
     names: Sequence[str] = getattr(getattr(reader, "split_info", None), "filenames", ())
     files = [Path(reader.root, name) for name in names]
     return files if all(file.is_file() for file in files) else []
+
+
+def find_in_tar(file: str) -> tuple[list[ShardImage], str]:
+    """Every image in a tar that is not compressed, without its class; and why there are no more, or an empty text.
+
+    In a tar, an image is a file with the suffix of one that is not hidden.
+    """
+    found: list[ShardImage] = []
+    try:
+        with tarfile.open(file, "r:") as archive:
+            for member in archive:
+                path = Path(member.name)
+                if member.isfile() and looks_like_an_image(path) and not any(p.startswith(".") for p in path.parts):
+                    found.append(ShardImage(member.name, file, member.offset_data, member.size, -1))
+            damaged = _goes_on(file, archive.offset)
+    except tarfile.TarError:
+        damaged = True
+    except OSError as error:
+        return found, f"{file}: {error.strerror or error}"
+    where = f"after {found[-1].name}" if found else "from its first byte on"
+    return found, f"{file}: no tar file, or one that is damaged {where} (or compressed)" if damaged else ""
+
+
+def _goes_on(file: str, offset: int) -> bool:
+    """Whether something other than the end of a tar stands at this byte; tarfile takes damage for the end."""
+    with Path(file).open("rb") as opened:
+        opened.seek(offset)
+        return bool(opened.read(tarfile.BLOCKSIZE).strip(b"\0"))
 
 
 def index_shards(files: Sequence[Path], label: str = "") -> list[ShardImage]:

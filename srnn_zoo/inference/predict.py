@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import islice
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
-import numpy as np
-import PIL.Image
 import torch
 
 from srnn_zoo.datasets.classes import class_names
-from srnn_zoo.datasets.images import OpenedImage, Skipped, open_or_skip
+from srnn_zoo.datasets.images import Skipped
 from srnn_zoo.models.reading import NoMapError
 from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.models.tasks import scores
 from srnn_zoo.transforms.levels import Levels
 from srnn_zoo.transforms.presets import NormalizeLevels, create_transform
-from srnn_zoo.transforms.reading import Read, as_tensor
 from srnn_zoo.transforms.scale_pyramid import ScalePyramid
 from srnn_zoo.transforms.views import cut, level_names, shares
 
 from .early_exit import stop_early
 from .exits import ExitRule
 from .prepare import for_inference
-
-Image: TypeAlias = str | os.PathLike[str] | PIL.Image.Image | bytes | np.ndarray
-"""What `predict` takes as an image."""
+from .read_ahead import Image, ReadLevels, read_ahead
 
 
 class Answer(NamedTuple):
@@ -95,6 +86,7 @@ def predict(
     exit: ExitRule | None = None,
     exact: bool = False,
     maps: bool = False,
+    workers: int = 0,
 ) -> Iterator[Prediction | Skipped]:
     """Classify images, in order, on the model's device.
 
@@ -104,13 +96,16 @@ def predict(
     Args:
         model: in eval mode.
         images: one or several: paths (`srnn_zoo.datasets.images.find_images` lists those of a folder), PIL images,
-            files as bytes, or uint8 arrays `(H, W)` or `(H, W, 3)`; taken one batch ahead.
+            files as bytes, uint8 arrays `(H, W)` or `(H, W, 3)`, or what `srnn_zoo.datasets.inputs.find_inputs` found
+            in tars and data sets; taken one batch ahead.
         sizes: sizes of the levels, smallest first, instead of the model's own.
         topk: how many classes to name; no more than there are. Numbers of a regression are all given.
         batch_size: images read and classified at a time.
         exit: when an image stops (`srnn_zoo.inference.exits`); the levels after that are not read. By default all are.
         exact: decode and resize as Pillow does, as for `create_transform`.
         maps: whether to give class activation maps too (`SRNN.activation_map`), for which every level is read twice.
+        workers: processes that read the images, instead of up to eight threads of this one. All images are then listed
+            first, and each of these processes holds two batches.
 
     Yields:
         a `Prediction`, or `Skipped` for an image that cannot be read.
@@ -120,6 +115,7 @@ def predict(
             backbone cannot read; with `exit` also for a model that cannot stop early, a rule that is not for its task,
             and thresholds of the wrong number.
         TypeError: for what is no image.
+        ChildProcessError: if one of the processes that read is killed.
     """
     from torchvision.transforms import Compose
 
@@ -132,61 +128,19 @@ def predict(
     at = next(index for index, step in enumerate(steps) if isinstance(step, NormalizeLevels))
     to_levels, normalize = steps[:at], Compose(steps[at:])
     names, device = class_names(model), next(model.parameters()).device
-    with closing(_read_ahead(_listed(images), reader.read, to_levels, batch_size)) as batches:
-        for number, batch in enumerate(batches):
+    with closing(read_ahead(images, ReadLevels(reader.read, to_levels), batch_size, workers)) as batches:
+        for number, (batch, levels) in enumerate(batches):
             if number or len(batch) > 1:  # for one image alone it would take longer than it saves
                 model = for_inference(model)
-            read = [item.levels for item in batch if isinstance(item, Prediction)]
-            levels = [torch.stack(level).to(device) for level in zip(*read, strict=True)]
-            answered = iter(_answers(model, levels, normalize, names, topk, exit, maps) if levels else ())
+            on_device = [level.to(device) for level in levels]
+            answered = enumerate(_answers(model, on_device, normalize, names, topk, exit, maps) if levels else ())
             for item in batch:
-                yield item if isinstance(item, Skipped) else item._replace(**next(answered))
-
-
-def _listed(images: Image | Iterable[Image]) -> Iterator[tuple[str, Any]]:
-    """Every image with its name, as a path, an open file or a PIL image."""
-    one = isinstance(images, str | os.PathLike | PIL.Image.Image | bytes | np.ndarray)
-    for index, image in enumerate([images] if one else cast("Iterable[Image]", images)):
-        name: str = os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {index}"
-        if isinstance(image, bytes):
-            yield name, io.BytesIO(image)
-        elif isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or image.ndim < 2:
-                raise ValueError(
-                    f"{name}: an array must be uint8 (H, W) or (H, W, 3); got {image.dtype} of shape {image.shape}"
-                )
-            yield name, PIL.Image.fromarray(image)
-        elif isinstance(image, str | os.PathLike | PIL.Image.Image):
-            yield name, image
-        else:
-            raise TypeError(f"{name} must be a path, a PIL image, bytes or an array; got {type(image).__name__}")
-
-
-def _read_ahead(
-    images: Iterator[tuple[str, Any]], read: Read, to_levels: Sequence[Callable[[Any], Any]], batch_size: int
-) -> Generator[list[Prediction | Skipped]]:
-    """Batches in order, without answers; threads read the next one while the caller works on this one."""
-
-    def read_levels(item: tuple[str, Any]) -> Prediction | Skipped:
-        name, image = item
-        is_open = isinstance(image, PIL.Image.Image)
-        opened = OpenedImage(*read(image)) if is_open else open_or_skip(image, name, read)
-        if isinstance(opened, Skipped):
-            return opened
-        levels: Any = opened.image
-        for step in to_levels:
-            levels = step(levels)
-        return Prediction(name, (), opened.notes, tuple(map(as_tensor, levels)))
-
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
-    try:
-        ahead = [pool.submit(read_levels, item) for item in islice(images, batch_size)]
-        while ahead:
-            batch = [reading.result() for reading in ahead]
-            ahead = [pool.submit(read_levels, item) for item in islice(images, batch_size)]
-            yield batch
-    finally:  # also where the caller stops early, or the network fails
-        pool.shutdown(cancel_futures=True)
+                if isinstance(item, Skipped):
+                    yield item
+                    continue
+                row, answer = next(answered)
+                own = tuple(level[row] for level in levels)
+                yield Prediction(item.name, (), item.notes, own)._replace(**answer)
 
 
 @torch.inference_mode()

@@ -148,7 +148,7 @@ def test_the_next_batch_is_read_while_the_network_works_and_no_further(model, im
         seen_by_network.append(next_batch_is_open.wait(20))
         return steps(levels)
 
-    monkeypatch.setattr("srnn_zoo.inference.predict.open_or_skip", note_and_open)
+    monkeypatch.setattr("srnn_zoo.inference.read_ahead.open_or_skip", note_and_open)
     monkeypatch.setattr(model, "steps", network)
     results = predict(model, (asked.append(path) or path for path in images), batch_size=2)
     assert not asked
