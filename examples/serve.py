@@ -61,14 +61,13 @@ class Batches:
             batch = [await self.waiting.get()]
             while len(batch) < self.batch_size and not self.waiting.empty():
                 batch.append(self.waiting.get_nowait())
-            batch = [(question, answer) for question, answer in batch if not answer.done()]  # whose client has left
             try:
                 found = await asyncio.to_thread(self.answers, [question for question, _ in batch])
             except Exception:
                 logging.getLogger("uvicorn.error").exception("a batch of %d failed", len(batch))
                 found = [None] * len(batch)
             for (_, answer), result in zip(batch, found, strict=True):
-                if not answer.done():
+                if not answer.done():  # else its request was given up
                     answer.set_result(result)
 
     def answers(self, questions: Sequence[Question]) -> list[Answer]:
@@ -109,7 +108,7 @@ def create_app(
         return {"levels": model.level_sizes(), "num_classes": model.num_classes, "waiting": batches.waiting.qsize()}
 
     @app.post("/predict")
-    async def answer(request: Request, exit: str | None = None, budget: float | None = None) -> dict[str, Any]:
+    async def answer(request: Request, exit: str | None = None, budget: str | None = None) -> dict[str, Any]:
         image = await body_of(request, max_bytes)
         try:
             rule = usual if exit is None and budget is None else rule_of(model, exit, budget)
@@ -132,12 +131,16 @@ def load(name: str) -> srnn_zoo.SRNN:
     return srnn_zoo.create_model(name, pretrained=True)
 
 
-def rule_of(model: srnn_zoo.SRNN, exit: str | None, budget: float | None) -> ExitRule | None:
+def rule_of(model: srnn_zoo.SRNN, exit: str | None, budget: str | None) -> ExitRule | None:
     """When images stop, from the text of a rule, `calibrated`, or a budget in GMACs; None for all levels."""
     if exit is not None and budget is not None:
         raise ValueError("give exit or budget, not both")
     if budget is not None:
-        return srnn_zoo.budget_rule(model, budget)
+        try:
+            gmacs = float(budget)
+        except ValueError:
+            raise ValueError(f"budget takes a number of GMACs; got {budget!r}") from None
+        return srnn_zoo.budget_rule(model, gmacs)
     if exit is None:
         return None
     return srnn_zoo.Anytime(model, None if exit == "calibrated" else exit).exit

@@ -153,6 +153,8 @@ def test_bad_input_gets_one_sentence_and_the_others_go_on(service, images):
         ("?exit=calibrated", "calibrate"),
         ("?exit=level:0&budget=1", "not both"),
         ("?budget=0.0001", "GMACs"),
+        ("?budget=much", "budget takes a number of GMACs; got 'much'"),
+        ("?budget=nan", "nan"),
     ],
 )
 def test_a_rule_that_there_is_not_is_refused(query, sentence, service, images):
