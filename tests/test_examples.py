@@ -4,6 +4,7 @@ import copy
 import re
 import runpy
 import sys
+from configparser import ConfigParser
 
 import pytest
 import torch
@@ -102,3 +103,25 @@ def test_weights_that_are_spread_over_two_processes_take_the_steps_of_the_whole_
 @pytest.mark.parametrize("example", ["finetune.py", "hf_trainer.py"])
 def test_an_example_says_how_it_is_used(run, example):
     assert "FOLDER" in run(example, "--help")
+
+
+def test_the_space_names_its_app_and_packages_that_have_the_extras(monkeypatch):
+    space = ROOT / "examples" / "space"
+    front = (space / "README.md").read_text(encoding="utf-8").split("---\n")[1]
+    about = dict(line.split(": ", 1) for line in front.splitlines())
+    assert (about["sdk"], about["app_file"]) == ("gradio", "app.py")
+    assert len(about["short_description"]) <= 60  # the Hub's limit
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = config["options.extras_require"]
+    assert f"gradio>={about['sdk_version'].partition('.')[0]}" in extras["app"]
+    first, second = (space / "requirements.txt").read_text().split()
+    assert first == "srnn-zoo[app]"
+    assert second in extras["demo"]
+    served = []
+    monkeypatch.setattr("srnn_zoo.evaluation.app.launch", lambda model, **options: served.append((model, options)))
+    monkeypatch.delenv("MODEL", raising=False)
+    runpy.run_path(str(space / "app.py"), run_name="__main__")
+    [(model, options)] = served
+    assert model.num_classes == 1000
+    assert options["title"]

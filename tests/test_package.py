@@ -24,7 +24,8 @@ def test_the_wheel_and_the_source_archive_hold_the_package_its_types_and_its_lic
     modules = {f"srnn_zoo/{p.relative_to(ROOT / 'srnn_zoo').as_posix()}" for p in (ROOT / "srnn_zoo").rglob("*.py")}
     info = f"srnn_zoo-{srnn_zoo.__version__}.dist-info"
     metadata = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt")}
-    others = {"srnn_zoo/py.typed", "srnn_zoo/__init__.pyi", "srnn_zoo/evaluation/report.html.jinja"}
+    pages = {f"srnn_zoo/evaluation/{name}" for name in ("app.css", "app.html.jinja", "report.html.jinja")}
+    others = {"srnn_zoo/py.typed", "srnn_zoo/__init__.pyi", *pages}
     assert names == modules | metadata | others | {f"{info}/licenses/LICENSE"}
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
