@@ -1,6 +1,7 @@
 """Name what is on images that the scikit-image package brings, level by level, and draw the answers: `make demo`.
 
-The second level zooms in. On the last image, the right part of a photograph of a rocket, it mends the first one's answer.
+The second level zooms in. On the last image, the right part of a photograph of a rocket, it mends the answer of the
+first one.
 """
 
 from __future__ import annotations
