@@ -35,7 +35,9 @@ def whole_links(text: str, repository: str, tag: str, root: Path = ROOT) -> str:
     def whole(match: re.Match[str]) -> str:
         before, path = match.groups()
         file = root / path.partition("#")[0]
-        if "://" in path or not (file.is_file() or file.suffix == ".md"):  # whole, or what only looks like a link
+        if "://" in path or not (
+            file.is_file() or file.suffix in (".md", *IMAGES)
+        ):  # whole, or what only looks like a link
             return match[0]
         kind = "raw" if path.endswith(IMAGES) else "blob"
         return f"{before}https://github.com/{repository}/{kind}/{tag}/{path}"
