@@ -1,6 +1,5 @@
 """The package as it is shipped: its wheel, its metadata, and what the repository may hold."""
 
-import re
 import subprocess
 import sys
 import tarfile
@@ -92,18 +91,3 @@ def test_every_module_opens_with_one_sentence_and_stays_readable():
         text = path.read_text(encoding="utf-8")
         assert text.startswith('"""'), path
         assert text.count("\n") <= 400, path
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/uses.md"])
-def test_the_python_of_a_page_runs(page, monkeypatch, tmp_path):
-    """Every Python block of a page, in order, in one namespace, in a folder that holds a photo.jpg."""
-    from PIL import Image
-    from skimage import data
-
-    Image.fromarray(data.chelsea()).save(tmp_path / "photo.jpg")
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert blocks
-    namespace = {}
-    for block in blocks:
-        exec(compile(block, page, "exec"), namespace)

@@ -135,7 +135,9 @@ def _weights_source(
         raise WeightsUnavailableError(f"timm has no pretrained weights for {name}; use pretrained=False")
     elif (cached := _cached_file(config, cache_dir)) is not None:
         source = cached
-        overlay = {"file": str(cached), "custom_load": config.custom_load}
+        # timm's True means the format of the file at `url`, such as .npz; the Hub's copy is an ordinary state dict
+        custom = isinstance(config.custom_load, str) or (config.custom_load and not config.hf_hub_id)
+        overlay = {"file": str(cached), "custom_load": config.custom_load if custom else False}
     else:
         _require_network(architecture, name, config)
     _logger.info("base CNN: weights of %s from %s", name, source)

@@ -58,13 +58,24 @@ def test_a_missing_wrong_or_damaged_file_is_named(tmp_path, base_cnn):
             create_model(f"srnn_{name}", pretrained=True, pretrained_backbone=tmp_path / file)
 
 
-def test_cached_weights_are_used_without_asking_the_network(tmp_path, silent_host, monkeypatch, base_cnn):
-    monkeypatch.setattr(base_cnns, "why_unreachable", lambda url: pytest.fail("asked the network"))
-    repo = tmp_path / "models--timm--test_resnet.r160_in1k"
+def write_cached(base_cnn, name, cache):
+    """The weights as the Hub's client keeps them."""
+    repo = cache / f"models--timm--{name}"
     (repo / "snapshots/abc").mkdir(parents=True)
     (repo / "refs").mkdir()
     (repo / "refs/main").write_text("abc")
     save_file(base_cnn.state_dict(), repo / "snapshots/abc/model.safetensors")
+
+
+def test_the_hubs_copy_of_weights_that_were_once_npz_is_read_as_what_it_is(tmp_path):
+    base_cnn = timm.create_model("vit_tiny_patch16_224")
+    write_cached(base_cnn, "vit_tiny_patch16_224.augreg_in21k_ft_in1k", tmp_path)
+    assert same_weights(create_base_cnn("vit_tiny_patch16_224", cache_dir=tmp_path), base_cnn)
+
+
+def test_cached_weights_are_used_without_asking_the_network(tmp_path, silent_host, monkeypatch, base_cnn):
+    monkeypatch.setattr(base_cnns, "why_unreachable", lambda url: pytest.fail("asked the network"))
+    write_cached(base_cnn, "test_resnet.r160_in1k", tmp_path)
     model = create_model("srnn_test_resnet", variant="vanilla", pretrained=True, cache_dir=tmp_path).eval()
     assert torch.equal(model([IMAGES]), base_cnn(IMAGES))
     config = PretrainedCfg(url="https://example.invalid/weights/net-0123.pth")  # looked up in torch's cache
