@@ -1,7 +1,8 @@
 """Every code block of the README and of docs/*.md runs, from the top of its page to the bottom.
 
-A page is run in a folder of its own, with stand-ins for what a reader has: small photographs in folders of classes under
-the names that the page uses, a few names in Python (`names`), random weights of timm's networks, and a Hub on loopback.
+A page is run in a folder of its own, with stand-ins for what a reader has: small photographs in folders of classes,
+under the names that the page uses, a few names in Python (`names`), random weights of timm's networks, and a Hub on
+loopback.
 Python blocks share one namespace; `srnn-zoo` runs in this process, other programs as a shell would start them. So that
 a page takes seconds, training has one epoch (`SMALLER`). Three HTML comments, which no reader sees, steer a page:
 
@@ -19,7 +20,6 @@ import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
-from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -44,6 +44,7 @@ PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROO
 QUICK = {"docs/index.md", "docs/wrap.md"}  # the others take minutes together
 CLASSES = {"cat": "chelsea.png", "coffee": "coffee.png", "motorcycle": "motorcycle_left.png"}
 IMAGENET_IDS = {"n02124075": "chelsea.png", "n07920052": "coffee.png", "n03785016": "motorcycle_left.png"}
+DATA = ("text", "json")  # languages of what is no code
 FOLDERS = ("photos", "flowers", "groceries", "images", "holiday", "imagenet-sample")
 KINDS = {"holiday": "few", "imagenet-sample": "imagenet"}  # others have classes, in splits unless a page splits them
 WEIGHTS = (
@@ -57,7 +58,7 @@ SMALLER = {
     r"--epochs \d+": "--epochs 1",
     r"srnn-zoo train (?!.*(--epochs|probe)).*": r"\g<0> --epochs 1",
     r"srnn-zoo (train|compare) (?!.*(--model|-m )).*": r"\g<0> --model srnn_test_resnet",
-    r"srnn-zoo compare .*": r"\g<0> --rates 0.01 --seeds 1 --epochs 4",
+    r"srnn-zoo compare .*": r"\g<0> --zooms 1.6 --rates 0.01 --seeds 1 --epochs 4",
     r"recipe\((\"\w+\")(, epochs=\d+)?": r"recipe(\1, epochs=1",
     r'"srnn_tf_efficientnet_lite0", pretrained=True, num_classes': '"srnn_test_resnet", pretrained=True, num_classes',
     r"srnn-zoo export srnn_tf_efficientnet_lite0": "srnn-zoo export srnn_test_resnet",
@@ -239,7 +240,8 @@ def split(line):
         if word == "&&":
             commands.append([])
         else:
-            commands[-1] += sorted(glob(word)) or [word]  # as a shell does in the current folder
+            found = Path().glob(word) if "*" in word else ()  # as a shell does in the current folder
+            commands[-1] += sorted(map(str, found)) or [word]
     return [words for words in commands if words]
 
 
@@ -297,7 +299,7 @@ def test_every_block_of_a_page_runs_from_top_to_bottom(page, folder, names, requ
     if page not in QUICK:
         request.getfixturevalue("online")
     for block in blocks(page):
-        if block.language == "text" or block.mark == "not run":
+        if block.language in DATA or block.mark == "not run":
             continue
         assert block.language in ("python", "bash", "sh", "console"), (
             f"{block.place}: say which language it is, or text"
@@ -306,9 +308,15 @@ def test_every_block_of_a_page_runs_from_top_to_bottom(page, folder, names, requ
             print(f"{block.place}: not run: {line}")
 
 
+def test_every_page_is_in_the_index_and_in_the_navigation():
+    for name in {Path(page).name for page in PAGES} - {"README.md", "index.md"}:
+        for listing in ("docs/index.md", "mkdocs.yml"):
+            assert re.search(rf"\b{name}\b", (ROOT / listing).read_text(encoding="utf-8")), f"{listing} lacks {name}"
+
+
 def test_few_blocks_are_left_out_and_each_says_why():
     """`pytest -s` lists them."""
-    code = [block for page in PAGES for block in blocks(page) if block.language != "text"]
+    code = [block for page in PAGES for block in blocks(page) if block.language not in DATA]
     left_out = [block for block in code if block.mark == "not run"]
     print(f"\n{len(left_out)} of {len(code)} blocks are not run:")
     print(*(f"  {block.place}: {block.reason}" for block in left_out), sep="\n")
