@@ -294,7 +294,7 @@ def run(block, namespace):
 
 
 def marks(page):
-    """Most pages are slow. Those whose newest blocks have not run together yet are named in the summary if they fail."""
+    """Most pages are slow. Those whose newest blocks have not run together yet may fail; the summary names them."""
     untried = pytest.mark.xfail(reason="changed since it last ran from top to bottom", strict=False)
     return [*([] if page in QUICK else [pytest.mark.slow]), *([untried] if page in UNTRIED else [])]
 
