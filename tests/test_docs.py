@@ -225,7 +225,9 @@ def shell(text, fails=False):
             else:
                 path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
                 environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-                done = subprocess.run(words, check=False, env=environment, capture_output=True, text=True)
+                done = subprocess.run(
+                    words, check=False, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+                )
                 if done.returncode and fails:
                     said += done.stderr.splitlines(keepends=True)[-1]  # below the traceback
                 else:
