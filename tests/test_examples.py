@@ -13,6 +13,7 @@ import torch.distributed.fsdp
 import srnn_zoo
 from srnn_zoo.models import cells
 from tests.cli.command import TORCHRUN, python
+from tests.cli.command import run as command
 
 from .conftest import ROOT, write_crops
 
@@ -100,7 +101,33 @@ def test_weights_that_are_spread_over_two_processes_take_the_steps_of_the_whole_
         assert (spread[name] - before[name]).abs().max() > 1e-3, name
 
 
-@pytest.mark.parametrize("example", ["finetune.py", "hf_trainer.py"])
+@pytest.mark.slow
+def test_two_actors_of_ray_write_the_rows_of_predict(run, photos, tmp_path):
+    ray, pq = pytest.importorskip("ray"), pytest.importorskip("pyarrow.parquet")
+    torch.manual_seed(0)
+    model = srnn_zoo.create_model("srnn_test_resnet", num_classes=5, img_size=64)
+    torch.nn.init.normal_(model.get_parameter("fc.weight"), std=2.0)
+    model.save_pretrained(tmp_path / "net", label_names=list("abcde"))
+    (photos / "chelsea" / "broken.png").write_bytes(b"no image")
+    (photos / "coffee" / "empty.png").touch()
+    options = ("--exit", "confidence:0.325")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        run("ray_predict.py", photos, tmp_path / "net", tmp_path / "by_ray", *options)
+    finally:
+        ray.shutdown()
+    command("predict", photos, "-m", tmp_path / "net", "-o", tmp_path / "answers.parquet", *options)
+    by_ray, expected = pq.read_table(tmp_path / "by_ray").sort_by("path"), pq.read_table(tmp_path / "answers.parquet")
+    assert by_ray.schema.types == expected.schema.types
+    assert set(expected.column("stopped_at").to_pylist()) == {0, 1, None}
+    assert expected.num_rows == 26
+    for name in expected.column_names:  # other batches round probabilities in another way
+        values = expected.column(name).to_pylist()
+        is_number = name.startswith("probability")
+        assert by_ray.column(name).to_pylist() == (pytest.approx(values, abs=1e-5) if is_number else values), name
+
+
+@pytest.mark.parametrize("example", ["finetune.py", "hf_trainer.py", "ray_predict.py"])
 def test_an_example_says_how_it_is_used(run, example):
     assert "FOLDER" in run(example, "--help")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,6 +38,20 @@ class TarItem(Item):
             return open_or_skip(self.image.open(), self.name, read)
         except OSError as error:  # of the tar itself
             return Skipped(self.name, f"{self.name}: {error.strerror or error}")
+
+
+class BytesItem(Item):
+    """An image file that something else has read, as bytes, with the path or address that it came from."""
+
+    __slots__ = ("content", "name")
+
+    def __init__(self, name: str, content: bytes) -> None:
+        self.name, self.content = name, content
+
+    def read(self, read: Read) -> OpenedImage | Skipped:
+        if not self.content:
+            return Skipped(self.name, f"{self.name}: an empty file")
+        return open_or_skip(io.BytesIO(self.content), self.name, read)
 
 
 class RowItem(Item):

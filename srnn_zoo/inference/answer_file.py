@@ -19,7 +19,7 @@ from srnn_zoo.datasets.inputs import Item, name_of
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.weights.files import digest
 
-from .rows import Columns, Row, csv_line
+from .rows import Columns, Row, arrow_table, csv_line
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 PARTIAL, SETTINGS = ".partial", ".settings.json"  # what ends the names of the files beside it
@@ -217,16 +217,13 @@ class AnswerFile:
                 yield dict(zip(self.columns, row, strict=True)), end
 
     def _write_parquet(self, path: Path) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        types = {str: pa.string(), float: pa.float64(), int: pa.int32()}
-        schema = pa.schema([(name, types[kind]) for name, kind in self.columns.items()])
-        with self.partial.open("rb") as file, pq.ParquetWriter(path, schema) as writer:
+        with self.partial.open("rb") as file, pq.ParquetWriter(path, arrow_table([], self.columns).schema) as writer:
             rows = (cells for cells, _ in self._csv_rows(file))
             while chunk := list(islice(rows, _CHUNK)):
-                table = {name: [_value(cells[name], kind) for cells in chunk] for name, kind in self.columns.items()}
-                writer.write_table(pa.table(table, schema=schema))
+                values = [{name: _value(row[name], kind) for name, kind in self.columns.items()} for row in chunk]
+                writer.write_table(arrow_table(values, self.columns))
 
 
 def fingerprint(model: SRNN) -> str:
@@ -261,10 +258,7 @@ def _json_rows(file: BinaryIO) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def _value(text: str, kind: type) -> Any:
-    """A cell's value; bytes of a path that are no text are written as `\\xe9`."""
-    if not text:
-        return None
-    return text.encode(errors="surrogateescape").decode(errors="backslashreplace") if kind is str else kind(text)
+    return kind(text) if text else None
 
 
 def _text(value: Any) -> str:

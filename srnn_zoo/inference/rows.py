@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from srnn_zoo.datasets.classes import class_names
@@ -64,6 +65,19 @@ def table_cells(result: Prediction | Skipped, columns: Columns) -> dict[str, Any
     if "stopped_at" in columns:
         cells |= {"stopped_at": result.stopped_at, "gmacs": _number(result.gmacs)}
     return cells
+
+
+def arrow_table(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Any:
+    """Rows of `table_cells` as a `pyarrow.Table`, for Parquet; bytes of a path that are no text become `\\xe9`."""
+    import pyarrow as pa
+
+    def text(value: str | None) -> str | None:
+        return value and value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+    types = {str: pa.string(), float: pa.float64(), int: pa.int32()}
+    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+    values = {name: [text(row[name]) if kind is str else row[name] for row in rows] for name, kind in columns.items()}
+    return pa.table(values, schema=schema)
 
 
 def as_object(result: Prediction | Skipped, task: Task) -> dict[str, Any]:
