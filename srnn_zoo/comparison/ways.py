@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -53,6 +53,7 @@ class Way:
         answers: seed by seed.
         rule: of early exit, where there are several answers.
         fit: what was fitted, of an SRNN and of the trained mean.
+        reads: the levels that it has in common with other ways, as they are named in tables; empty for a single one.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Way:
     answers: Sequence[Answers] = field(repr=False)
     rule: str = "confidence"
     fit: Fit | None = None
+    reads: str = ""
     _known: dict[float, Operating | None] = field(default_factory=dict, repr=False)
 
     @property
@@ -141,8 +143,8 @@ class Ways:
         """The names of the rows, and what makes each."""
         views, plan = self._fits.views, list[tuple[str, Callable[[], Way]]]()
 
-        def add(name: str, make: Callable[[str], Way]) -> None:
-            plan.append((name, functools.partial(make, name)))
+        def add(name: str, make: Callable[[str], Way], reads: str = "") -> None:
+            plan.append((name, lambda: replace(make(name), reads=reads)))
 
         for size in self._sizes:
             add(f"single scale {size}", functools.partial(self._single, [View(size)]))
@@ -159,12 +161,12 @@ class Ways:
             if len(pyramids) > 1:
                 what = " + ".join("zoom" if view.zoom > 1 else str(view) for view in pyramids[0])
             if pyramids[0][0].zoom == 1:  # it has no order
-                add(f"ensemble {what}", functools.partial(self._ensemble, pyramids))
-            add(f"cascade {what}, last answers", functools.partial(self._cascade, pyramids, False))
-            add(f"cascade {what}, all answer", functools.partial(self._cascade, pyramids, True))
-            add(f"trained mean {what}", functools.partial(self._joint, pyramids, "mean_logit", "trained mean"))
+                add(f"ensemble {what}", functools.partial(self._ensemble, pyramids), what)
+            add(f"cascade {what}, last answers", functools.partial(self._cascade, pyramids, False), what)
+            add(f"cascade {what}, all answer", functools.partial(self._cascade, pyramids, True), what)
+            add(f"trained mean {what}", functools.partial(self._joint, pyramids, "mean_logit", "trained mean"), what)
             for variant in self._variants:
-                add(f"{variant} {what}", functools.partial(self._joint, pyramids, variant, "SRNN"))
+                add(f"{variant} {what}", functools.partial(self._joint, pyramids, variant, "SRNN"), what)
         return plan
 
     def _pyramids(self) -> Iterator[list[tuple[View, ...]]]:
