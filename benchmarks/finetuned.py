@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm, trange
 
 import srnn_zoo
+from srnn_zoo.comparison.picture import plot_comparison
 from srnn_zoo.comparison.result import Comparison, advice, lines_of
 from srnn_zoo.comparison.views import View
 from srnn_zoo.comparison.ways import Answers, Way
@@ -98,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/finetuned"), help="folder of everything that is kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS), help="train these only")
+    parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS), help="these only")
     parser.add_argument("--table", action="store_true", help="write the table of what is trained, and train nothing")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -109,8 +110,8 @@ def main() -> None:
         maps = Maps(args.runs)
         for seed, name in itertools.product(args.seeds, args.nets):
             trained(args.runs, maps, NETS[name], seed)
-    if set(args.nets) == set(NETS):
-        write_table(args.runs, args.seeds)
+    if args.table or set(args.nets) == set(NETS):
+        write_table(args.runs, args.seeds, args.nets)
 
 
 class Maps:
@@ -302,9 +303,9 @@ def _answers_file(runs: Path, net: Net, seed: int) -> Path:
     return runs / f"{net.name}-seed{seed}.safetensors"
 
 
-def write_table(runs: Path, seeds: Sequence[int]) -> None:
+def write_table(runs: Path, seeds: Sequence[int], nets: Sequence[str]) -> None:
     """The table, the curves and the sentence of `srnn-zoo compare`, of these networks."""
-    found = list(Table(runs, seeds).ways())
+    found = list(Table(runs, seeds, nets).ways())
     count = len(found[0].answers[0].test.targets)
     caption = (
         f"Grocery Store: trained on {len(opened('train'))} images, {len(seeds)} seed(s), "
@@ -312,7 +313,8 @@ def write_table(runs: Path, seeds: Sequence[int]) -> None:
     )
     comparison = Comparison(tuple(found), tuple(lines_of(found)), advice(found), caption)
     comparison.save(runs)
-    for name in ("table", "curves"):
+    plot_comparison(comparison, runs / "plot.png")
+    for name in ("table", "curves", "pairs"):
         (RESULTS / f"finetuned_{name}.csv").write_text((runs / f"{name}.csv").read_text(encoding="utf-8"))
     print(comparison.to_markdown())
 
@@ -323,10 +325,11 @@ class Table:
     Args:
         runs: where these answers are.
         seeds: of the networks.
+        nets: the names of those that are there; of SRNNs and trained means some may be missing.
     """
 
-    def __init__(self, runs: Path, seeds: Sequence[int]) -> None:
-        self._runs, self._seeds = runs, seeds
+    def __init__(self, runs: Path, seeds: Sequence[int], nets: Sequence[str]) -> None:
+        self._runs, self._seeds, self._nets = runs, seeds, nets
         self._targets = {split: targets(split) for split in SPLITS[1:]}
         model = create(Net("", (SMALL,)))
         self._gmacs = {size: model.level_gmacs((size, size)) for size in (SMALL.size, LARGE.size)}
@@ -347,13 +350,17 @@ class Table:
         for title, views in PAIRS.items():
             alone = [self._of(next(net for net in SINGLES if net.views == (view,))) for view in views]
             asked = [self._together(each, views, both=False) for each in zip(*alone, strict=True)]
-            mean = [self._together(each, views, both=True) for each in zip(*alone, strict=True)]
-            yield Way(f"ensemble {title}", "ensemble", "", [Answers(*map(_last, each)) for each in mean])
-            yield Way(f"cascade {title}, last answers", "cascade", "", asked)
-            yield Way(f"cascade {title}, all answer", "cascade", "", mean)
-            yield Way(f"trained mean {title}", "trained mean", "", self._of(NETS[f"mean_logit {title}"]))
-            for variant in ("vanilla_scalar", "half_gru_diag"):
-                yield Way(f"{variant} {title}", "SRNN", "", self._of(NETS[f"{variant} {title}"]))
+            all_answer = [self._together(each, views, both=True) for each in zip(*alone, strict=True)]
+            yield Way(
+                f"ensemble {title}", "ensemble", "", [Answers(*map(_last, each)) for each in all_answer], reads=title
+            )
+            yield Way(f"cascade {title}, last answers", "cascade", "", asked, reads=title)
+            yield Way(f"cascade {title}, all answer", "cascade", "", all_answer, reads=title)
+            for variant in ("mean_logit", "vanilla_scalar", "half_gru_diag"):
+                if (name := f"{variant} {title}") in self._nets:
+                    mean = variant == "mean_logit"
+                    group = "trained mean" if mean else "SRNN"
+                    yield Way(f"trained mean {title}" if mean else name, group, "", self._of(NETS[name]), reads=title)
 
     def _of(self, net: Net) -> list[Answers]:
         states = [read_weights(_answers_file(self._runs, net, seed))[0] for seed in self._seeds]

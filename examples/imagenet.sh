@@ -13,7 +13,9 @@
 #   SIZES     224,448
 #   WORKERS   processes that read images for each GPU (default 8)
 #   RIVALS    backbones to compare with their rivals on frozen features, such as
-#             "srnn_efficientnet_b0.ra4_e3600_r224_in1k srnn_mobilenetv4_conv_medium" (default none: docs/compare.md)
+#             "srnn_efficientnet_b0.ra4_e3600_r224_in1k srnn_efficientnet_b1.ra4_e3600_r240_in1k
+#             srnn_mobilenetv4_conv_medium" (default none: docs/compare.md)
+#   COMPARE   more options of srnn-zoo compare, such as "--sizes 224,336 --seeds 3"
 #   SETTINGS  more options of srnn-zoo train, such as "--set precision=bf16 --set grad_accum_steps=4"
 set -euo pipefail
 
@@ -28,6 +30,7 @@ sizes=${SIZES:-224,448}
 workers=${WORKERS:-8}
 read -ra variants <<< "${VARIANTS:-vanilla half_gru}"
 read -ra rivals <<< "${RIVALS:-}"
+read -ra compare <<< "${COMPARE:-}"
 read -ra settings <<< "${SETTINGS:-}"
 
 # rows 1 to 4 of Table 1: the base CNN at each scale and the two ensembles, before any training
@@ -52,7 +55,7 @@ done
 for backbone in ${rivals[@]+"${rivals[@]}"}; do
     mkdir -p "$output/rivals"
     srnn-zoo compare "$imagenet" --output "$output/rivals/$backbone" --model "$backbone" --seeds 1 \
-        --workers "$workers" --plot "$output/rivals/$backbone.png"
+        --workers "$workers" --plot "$output/rivals/$backbone.png" ${compare[@]+"${compare[@]}"}
 done
 
 # rows 5 and 6, and Figure 3

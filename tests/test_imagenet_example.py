@@ -15,7 +15,8 @@ from srnn_zoo import SRNN
 from .conftest import ROOT
 
 SMALL = {"GPUS": "2", "MODEL": "srnn_tf_efficientnet_lite0", "VARIANTS": "half_gru", "SIZES": "32,64"}
-SMALL |= {"WORKERS": "0", "SETTINGS": "--set epochs=1 --cpu"}
+SMALL |= {"WORKERS": "0", "SETTINGS": "--set epochs=1 --cpu", "RIVALS": "srnn_tf_efficientnet_lite0"}
+SMALL |= {"COMPARE": "--sizes 32,48 --zooms none --variants vanilla_scalar --rates 0.01 --epochs 1"}
 
 
 @pytest.fixture
@@ -47,6 +48,9 @@ def test_one_command_trains_and_writes_table_1_and_figure_3(imagenet, lite0, tmp
         base = ["base CNN 32", "base CNN 64", "probability ensemble", "logit ensemble"]
         assert methods == [(name, 50) for name in [*base, "half_gru"]]
     assert (output / "curves.png").stat().st_size > 1000
+    rivals = (output / "rivals" / "srnn_tf_efficientnet_lite0" / "table.md").read_text()
+    assert "cascade 32 + 48, all answer" in rivals
+    assert "measured on 25" in rivals  # half of the validation images
     trained = SRNN.from_pretrained(output / "half_gru" / "last")
     for name in ("fc.weight", "cell.recurrent.weight"):  # the pretrained classifier is the paper's start
         moved = (trained.get_parameter(name) - lite0.get_parameter(name)).abs().max()

@@ -67,6 +67,36 @@ class Line(NamedTuple):
     difference: Difference | None = None
 
 
+class Pair(NamedTuple):
+    """An SRNN and a rival within the same cost, and how much better the first is in points of top-1 accuracy.
+
+    Attributes:
+        srnn: its name.
+        rival: its name.
+        budget: what both may cost, in GMACs as the mean of an image.
+        srnn_gmacs: what the SRNN costs.
+        rival_gmacs: what the rival costs.
+        srnn_accuracy: in per cent.
+        rival_accuracy: in per cent.
+        mean: as the other three, see `Difference`.
+        low: its lower end.
+        high: its upper end.
+        p_value: of a paired t-test.
+    """
+
+    srnn: str
+    rival: str
+    budget: float
+    srnn_gmacs: float
+    rival_gmacs: float
+    srnn_accuracy: float
+    rival_accuracy: float
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """What `compare` found.
@@ -122,14 +152,35 @@ class Comparison:
             budgets = [first + (way.gmacs - first) * step / 19 for step in range(20)]
             yield way, [point for point in map(way.at, budgets) if point is not None]
 
+    def pairs(self) -> Iterator[Pair]:
+        """Every SRNN beside every rival at the same budgets: nothing is chosen among them."""
+        rivals = [way for way in self.ways if way.group != "SRNN"]
+        for way in self.ways:
+            if way.group != "SRNN":
+                continue
+            for budget in _budgets(way, self.ways):
+                for rival in rivals:
+                    ours, theirs = way.at(budget), rival.at(budget)
+                    if ours is not None and theirs is not None:
+                        costs = (ours.gmacs, theirs.gmacs)
+                        found = difference(ours, theirs)
+                        yield Pair(way.name, rival.name, budget, *costs, ours.accuracy, theirs.accuracy, *found)
+
     def save(self, folder: Path) -> None:
-        """Write `table.csv`, `table.md` and `curves.csv`."""
+        """Write `table.csv`, `table.md`, `curves.csv` and `pairs.csv`."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["name", "group", "gmacs", "val_accuracy", "accuracy"])
         for way, points in self.curves():
             writer.writerows([way.name, way.group, p.gmacs, p.val_accuracy, p.accuracy] for p in points)
+        pairs = io.StringIO()
+        writer = csv.writer(pairs, lineterminator="\n")
+        writer.writerow(Pair._fields)
+        writer.writerows(
+            [value if isinstance(value, str) else f"{value:.5g}" for value in pair] for pair in self.pairs()
+        )
         for name, content in (
+            ("pairs.csv", pairs.getvalue()),
             ("table.csv", self.to_csv()),
             ("table.md", self.to_markdown()),
             ("curves.csv", text.getvalue()),
@@ -140,14 +191,19 @@ class Comparison:
 def lines_of(ways: Sequence[Way]) -> Iterator[Line]:
     """The rows: every rival beside the best SRNN of its cost, and the SRNNs."""
     ours = [way for way in ways if way.group == "SRNN"]
-    cheapest = min(way.answers[0].val.gmacs[0].item() for way in ways)
     for way in ways:
-        cheaper = [times * cheapest for times in _CHEAPER] if way.stops_early else []
-        for budget in (*(budget for budget in cheaper if budget < way.gmacs), way.gmacs):
+        for budget in _budgets(way, ways):
             point = way.at(budget)
             if point is not None:
                 name = way.name if budget == way.gmacs else f"{way.name}, within {budget:.3g}"
                 yield _line(name, way, point, ours, budget)
+
+
+def _budgets(way: Way, ways: Sequence[Way]) -> list[float]:
+    """Of its rows: all that it costs, and where it stops early, less."""
+    cheapest = min(way.answers[0].val.gmacs[0].item() for way in ways)
+    cheaper = [times * cheapest for times in _CHEAPER] if way.stops_early else []
+    return [*(budget for budget in cheaper if budget < way.gmacs), way.gmacs]
 
 
 def advice(ways: Sequence[Way]) -> str:
@@ -208,7 +264,14 @@ def _advice(ways: Sequence[Way], way: Way, budget: float, point: Operating) -> s
     beside = f"the best {'rival' if ours else 'SRNN'} within that cost, {best[0].name} ({best[1].accuracy:.1f} %)"
     if gap.p_value >= _SURE:
         return f"{says}; {beside}, may be as good ({gap.p})."
-    return f"{says}, {abs(gap.mean):.1f} points {'more' if gap.mean > 0 else 'less'} than {beside} ({gap.p})."
+    if gap.mean > 0:
+        return f"{says}, {gap.mean:.1f} points more than {beside} ({gap.p})."
+    chosen = f"{way.name} ({way.chosen}){early} was best on the images that choose"
+    better = f"on those that measure {best[0].name} ({best[0].chosen}) is {-gap.mean:.1f} points better ({gap.p})"
+    return (
+        f"For up to {budget:.3g} GMACs an image {chosen}, but {better}: {best[1].accuracy:.1f} against "
+        f"{point.accuracy:.1f} %. Give more images that choose before you decide."
+    )
 
 
 def _texts(line: Line) -> list[str]:

@@ -1,10 +1,12 @@
 """Ways at budgets, and what the table and the advice say of them, against plain loops over the images."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from srnn_zoo.comparison.result import advice, difference, lines_of
+from srnn_zoo.comparison.result import Comparison, advice, difference, lines_of
 from srnn_zoo.comparison.ways import Answers, Way
 from srnn_zoo.inference.answers import CollectedAnswers
 from srnn_zoo.inference.thresholds import fit_rule, search, stops, use_up
@@ -118,3 +120,29 @@ def test_the_advice_names_what_is_best_on_the_images_that_choose(ways):
     assert "For up to 2 GMACs an image use large single scale" in said
     assert "points more than the best SRNN" in said
     assert "use ours" not in said
+
+
+def test_the_advice_says_so_where_the_images_that_measure_disagree_with_those_that_choose(ways):
+    *rivals, ours = ways
+    worse = replace(
+        ours,
+        answers=[
+            Answers(each.val, CollectedAnswers(-each.test.logits, each.test.targets, each.test.gmacs))
+            for each in ours.answers
+        ],
+    )
+    said = advice([*rivals, worse])
+    assert "was best on the images that choose, but on those that measure" in said
+    assert "Give more images that choose" in said
+
+
+def test_pairs_are_every_srnn_beside_every_rival_within_the_same_cost(ways):
+    found = list(Comparison(tuple(ways), (), "", "").pairs())
+    ours, rivals = ways[-1], {way.name: way for way in ways[:-1]}
+    assert {pair.srnn for pair in found} == {"ours"}
+    assert {pair.budget for pair in found} == {1.25, 1.5, 2.0, 3.0}
+    for pair in found:
+        beside = rivals[pair.rival].at(pair.budget)
+        assert pair[7:] == tuple(difference(ours.at(pair.budget), beside))
+        assert max(pair.srnn_gmacs, pair.rival_gmacs) <= pair.budget * 1.2
+    assert sum(pair.rival == "large single scale" for pair in found) == 2  # it costs 2
