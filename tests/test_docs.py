@@ -44,7 +44,6 @@ PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROO
 QUICK = {"docs/index.md"}  # the others take minutes together
 CLASSES = {"cat": "chelsea.png", "coffee": "coffee.png", "motorcycle": "motorcycle_left.png"}
 IMAGENET_IDS = {"n02124075": "chelsea.png", "n07920052": "coffee.png", "n03785016": "motorcycle_left.png"}
-UNTRIED = {"README.md", *(f"docs/{page}.md" for page in "app evaluation export integrations timm tutorial".split())}
 DATA = ("text", "json", "bibtex")  # languages of what is no code
 FOLDERS = ("photos", "flowers", "groceries", "images", "holiday", "imagenet-sample")
 KINDS = {"holiday": "few", "imagenet-sample": "imagenet"}  # others have classes, in splits unless a page splits them
@@ -295,13 +294,9 @@ def run(block, namespace):
     return shell(block.text)[1]
 
 
-def marks(page):
-    """Most pages are slow. Those whose newest blocks have not run together yet may fail; the summary names them."""
-    untried = pytest.mark.xfail(reason="changed since it last ran from top to bottom", strict=False)
-    return [*([] if page in QUICK else [pytest.mark.slow]), *([untried] if page in UNTRIED else [])]
-
-
-@pytest.mark.parametrize("page", [pytest.param(page, marks=marks(page)) for page in PAGES])
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[] if page in QUICK else pytest.mark.slow) for page in PAGES]
+)
 def test_every_block_of_a_page_runs_from_top_to_bottom(page, folder, names, request):
     if page not in QUICK:
         request.getfixturevalue("online")
