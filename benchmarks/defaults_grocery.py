@@ -41,13 +41,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "40 epochs, loss at every level, U = I/4, lr_cell 0.02": {},
     "lr_cell 1": {"lr_cell": 1.0},
     "lr_cell 1, U = I": {"lr_cell": 1.0, "recurrence": 1.0},
-    "lr_cell 1, no decay of U": {"lr_cell": 1.0, "identity_decay": 0.0},
-    "lr_cell 0.2": {"lr_cell": 0.2},
-    "U = I": {"recurrence": 1.0},
     "20 epochs": {"epochs": 20},
     "80 epochs": {"epochs": 80},
     "loss after the last level": {"loss": "last"},
-    "distillation 0.5": {"distillation": 0.5},
 }
 
 

@@ -1,8 +1,8 @@
 """The figure of the first screen: accuracy against cost on Grocery Store, from the tables of two comparisons.
 
 Left, cells and classifiers on frozen features (`srnn-zoo compare`, compare_grocery_curves.csv); right, networks whose
-last block was trained too (`finetuned.py`, finetuned_curves.csv). Of SRNNs and of cascades, the one is drawn that is
-best on the validation images with all its levels; of single networks, all but test-time augmentation.
+last block was trained too (`finetuned.py`, finetuned_curves.csv). Nothing is chosen: SRNNs of one variant, cascades and
+trained means over every pyramid are drawn, and all single networks except those far below.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from srnn_zoo.evaluation.plot import new_figure, save_figure
 from srnn_zoo.training.run_folder import COLOURS, style_axes
 
 TABLES = {"backbone frozen": "compare_grocery_curves.csv", "last block trained too": "finetuned_curves.csv"}
+VARIANT = "vanilla_scalar"
 LOOKS: dict[str, dict[str, Any]] = {
-    "SRNN": {"color": COLOURS[0], "linewidth": 2.4, "marker": "o", "markersize": 3, "zorder": 4},
-    "cascade": {"color": COLOURS[1], "linestyle": (0, (5, 2)), "linewidth": 1.4},
+    f"{VARIANT} {{}}": {"linewidth": 2.4, "zorder": 4, "label": "SRNN"},
+    "cascade {}, all answer": {"linestyle": (0, (5, 2)), "linewidth": 1.2, "label": "cascade"},
+    "trained mean {}": {"linestyle": (0, (1, 1.5)), "linewidth": 1.6, "label": "trained mean"},
 }
+LOWEST = 70  # per cent; what is worse is in the tables
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", type=Path, default=ROOT / "docs" / "accuracy_cost.png")
     args = parser.parse_args()
-    figure = new_figure(args.file, 9.6, 3.8)
+    figure = new_figure(args.file, 11, 4.6)
     for axis, (title, table) in zip(figure.subplots(1, 2), TABLES.items(), strict=True):
         draw(axis, points(RESULTS / table), title)
     save_figure(figure, args.file)
@@ -48,25 +51,23 @@ def draw(axis: Any, ways: dict[tuple[str, str], list[dict[str, float]]], title: 
     """One panel."""
     style_axes(axis, "mean cost of an image in GMACs", "top-1 accuracy in %")
     axis.set_title(title)
-    for group, look in LOOKS.items():
-        of_group = [(name, found) for (kind, name), found in ways.items() if kind == group]
-        name, found = max(of_group, key=lambda way: way[1][-1]["val_accuracy"])
-        axis.plot([p["gmacs"] for p in found], [p["accuracy"] for p in found], label=f"{group}: {name}", **look)
+    named = {name: found for (_, name), found in ways.items()}
+    pyramids = [name.removeprefix(f"{VARIANT} ") for name in named if name.startswith(VARIANT)]
+    for pyramid, colour in zip(pyramids, COLOURS, strict=False):
+        for name, look in LOOKS.items():
+            found = named[name.format(pyramid)]
+            costs, accuracies = [p["gmacs"] for p in found], [p["accuracy"] for p in found]
+            axis.plot(costs, accuracies, color=colour, **{**look, "label": f"{look['label']} {pyramid}"})
+    singles: dict[tuple[float, float], list[str]] = {}
     for (group, name), found in ways.items():
-        if group != "single scale" or name.startswith("test-time"):
-            continue
-        [point] = found
-        crop = name.startswith("tight crop")
-        axis.plot(
-            point["gmacs"],
-            point["accuracy"],
-            "D" if crop else "s",
-            color="#555555",
-            fillstyle="full" if crop else "none",
-        )
-        axis.annotate(name, (point["gmacs"], point["accuracy"]), xytext=(5, -3), textcoords="offset points", fontsize=7)
+        place = found[0]["gmacs"], found[0]["accuracy"]
+        if group == "single scale" and place[1] > LOWEST and not name.startswith("test-time"):
+            singles.setdefault(place, []).append(name)
+    for place, names in singles.items():
+        axis.plot(*place, "s", color="#777777", markersize=5)
+        axis.annotate(", ".join(names), place, (6, -3), textcoords="offset points", fontsize=7)
     axis.set_xlim(left=0)
-    axis.legend(loc="lower right", fontsize=7)
+    axis.legend(loc="center right" if "frozen" in title else "lower right", fontsize=6.5, frameon=False)
 
 
 if __name__ == "__main__":
