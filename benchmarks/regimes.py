@@ -180,7 +180,7 @@ def shifted(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def draw(file: Path) -> None:
-    """A heat map of SRNN less best rival: pairs of sizes, and zooms; what chance explains is pale."""
+    """A heat map of SRNN less best rival: pairs of sizes, and zooms; bold where p < 0.05."""
     with (RESULTS / "regimes_grocery.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     figure = new_figure(file, 11, 8)
@@ -196,7 +196,8 @@ def draw(file: Path) -> None:
         for (y, a), (x, b) in itertools.product(enumerate(firsts), enumerate(seconds)):
             if (a, b) in cells:
                 sure = float(cells[a, b]["p_value"]) < 0.05
-                axis.text(x, y, f"{grid[y][x]:+.1f}", ha="center", va="center", weight="bold" if sure else "normal")
+                look = {"weight": "bold" if sure else "normal", "color": "white" if abs(grid[y][x]) > 2.5 else "black"}
+                axis.text(x, y, f"{grid[y][x]:+.1f}", ha="center", va="center", **look)
         axis.set_xticks(range(len(seconds)), seconds)
         axis.set_yticks(range(len(firsts)), firsts)
         axis.set_xlabel("second level: size in pixels" if kind == "sizes" else "second level: zoom at the first's size")
