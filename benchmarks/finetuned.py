@@ -13,69 +13,23 @@ is new.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import functools
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from _common import RESULTS, grocery
-from timm.layers import BatchNormAct2d
-from timm.utils import ModelEmaV3
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm, trange
+from _common import RESULTS, Row, report
+from _finetuned_nets import CROP, LARGE, SMALL, SPLITS, ZOOM, Maps, Net, answers_file, create, opened, targets, trained
+from torch import Tensor
 
 import srnn_zoo
 from srnn_zoo.comparison.picture import plot_comparison
-from srnn_zoo.comparison.result import Comparison, advice, lines_of
+from srnn_zoo.comparison.result import Comparison, advice, difference, lines_of
 from srnn_zoo.comparison.views import View
-from srnn_zoo.comparison.ways import Answers, Way
+from srnn_zoo.comparison.ways import Answers, Operating, Way
 from srnn_zoo.inference.answers import CollectedAnswers
 from srnn_zoo.models.cells import log_mean_probability
-from srnn_zoo.models.norms import Norm, select_level
-from srnn_zoo.training import image_transform, open_split, recipe
-from srnn_zoo.training.losses import AnytimeLoss
-from srnn_zoo.training.optimizer import (
-    create_optimizer,
-    create_schedule,
-    decay_to_identity,
-    scale_recurrence,
-)
-from srnn_zoo.weights.files import read_weights, write_weights
-
-NAME = "srnn_tf_efficientnet_lite0"
-SMALL, LARGE, CROP, ZOOM = View(160), View(240), View(160, 1.25), View(160, 1.6)
-VIEWS = (SMALL, LARGE, CROP, ZOOM)
-FROZEN = 6  # blocks
-SPLITS = ("train", "val", "test")
-VERSIONS = 4  # of a training image
-HOW = recipe("finetune", loss="anytime", epochs=10)
-
-
-class Net(NamedTuple):
-    """A network that is trained.
-
-    Attributes:
-        name: in file names.
-        views: of its levels, smallest or first read first.
-        variant: of the SRNN.
-        norm: batch norm `"shared"` or `"per_level"`.
-        exponent: where the generalised mean starts that pools the last map (GeM); 1 for the mean, which is not trained.
-        start: of FixRes, the network whose last batch norm and classifier are trained on.
-    """
-
-    name: str
-    views: tuple[View, ...]
-    variant: str = "vanilla_scalar"
-    norm: Norm = "shared"
-    exponent: float = 1.0
-    start: str = ""
-
+from srnn_zoo.weights.files import read_weights
 
 SINGLES = [
     Net("single160", (SMALL,)),
@@ -92,6 +46,17 @@ JOINT = [
     for title, views in PAIRS.items()
     for variant in ("vanilla_scalar", "half_gru_diag", "mean_logit")
 ]
+FIRST = Net("vanilla_scalar 160 + zoom", PAIRS["160 + zoom"], norm="per_level")
+GATED = FIRST._replace(name="half_gru_diag 160 + zoom", variant="half_gru_diag")
+ABLATIONS = [
+    FIRST._replace(name="vanilla, norm shared", norm="shared"),
+    FIRST._replace(name="vanilla, loss after the last level", settings=(("loss", "last"),)),
+    FIRST._replace(name="vanilla, U = I", settings=(("recurrence", 1.0),)),
+    FIRST._replace(name="vanilla, distillation 0.5", settings=(("distillation", 0.5),)),
+    FIRST._replace(name="vanilla, cell as fast as the classifier", settings=(("lr_cell", 1.0),)),
+    GATED._replace(name="half_gru, gates from 4 I", gates=4.0),
+    GATED._replace(name="half_gru, cell as fast as the classifier", settings=(("lr_cell", 1.0),)),
+]
 NETS = {net.name: net for net in [*SINGLES, *JOINT]}
 
 
@@ -100,207 +65,43 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/finetuned"), help="folder of everything that is kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS), help="these only")
+    parser.add_argument(
+        "--ablation", action="store_true", help="train and compare other settings on 160 + zoom instead"
+    )
     parser.add_argument("--table", action="store_true", help="write the table of what is trained, and train nothing")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     srnn_zoo.keep_freed_memory()
     args.runs.mkdir(parents=True, exist_ok=True)
+    chosen = [FIRST, GATED, *ABLATIONS] if args.ablation else [NETS[name] for name in args.nets]
     if not args.table:
         maps = Maps(args.runs)
-        for seed, name in itertools.product(args.seeds, args.nets):
-            trained(args.runs, maps, NETS[name], seed)
-    if args.table or set(args.nets) == set(NETS):
+        for seed, net in itertools.product(args.seeds, chosen):
+            trained(args.runs, maps, net, seed)
+    if args.ablation:
+        report(list(ablation(args.runs, args.seeds)), RESULTS / "finetuned_ablation.csv")
+    elif args.table or set(args.nets) == set(NETS):
         write_table(args.runs, args.seeds, args.nets)
 
 
-class Maps:
-    """What the frozen blocks say of every view of every image, in files of 16 bits a number.
-
-    Args:
-        folder: for the files.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._opened: dict[Path, Any] = {}
-        self.targets = {split: targets(split) for split in SPLITS}
-        for split, version in [("val", 0), ("test", 0), *(("train", version) for version in range(VERSIONS))]:
-            if not all(self._file(view, split, version).exists() for view in VIEWS):
-                self._compute(split, version)
-
-    def open(self, view: View, split: str, version: int = 0) -> Any:
-        """`(N, C, h, w)` of one view."""
-        path = self._file(view, split, version)
-        if path not in self._opened:
-            self._opened[path] = np.load(path, mmap_mode="r")
-        return self._opened[path]
-
-    def _file(self, view: View, split: str, version: int) -> Path:
-        return self._folder / f"maps-{split}-{version}-{view.file}.npy"
-
-    @torch.no_grad()
-    def _compute(self, split: str, version: int) -> None:
-        model = create(Net("", VIEWS)).eval()
-        augmentation = HOW.augmentation() if split == "train" else {}
-        images: Any = opened(split)
-        images.transform = image_transform(model, train=split == "train", **augmentation)
-        torch.manual_seed(version)
-        found: list[list[Any]] = [[] for _ in VIEWS]
-        loader = DataLoader(_Numbered(images), batch_size=32)
-        for pixels in tqdm(loader, desc=f"maps of {split}, version {version}", disable=None):
-            for kept, level in zip(found, model.levels(model.as_input(pixels)), strict=True):
-                kept.append(stem(model, level).half().numpy())
-        for view, kept in zip(VIEWS, found, strict=True):
-            path = self._file(view, split, version)
-            beside = path.with_suffix(".unfinished.npy")
-            np.save(beside, np.concatenate(kept))
-            beside.replace(path)
-
-
-class _Numbered(Dataset[Tensor]):
-    """The images of a split without their classes; each must be readable, as maps are found by their place."""
-
-    def __init__(self, split: Any) -> None:
-        self._split = split
-
-    def __len__(self) -> int:
-        return len(self._split)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self._split[index][0]
-
-
-@functools.cache
-def opened(split: str) -> Any:
-    """The images of a split, with the classes of the training images."""
-    return open_split(grocery() / split, "", None if split == "train" else opened("train").classes)
-
-
-def targets(split: str) -> Tensor:
-    """The classes `(N,)` of a split."""
-    return torch.tensor([target for _, target in opened(split).samples])
-
-
-def create(net: Net) -> srnn_zoo.SRNN:
-    """The model of a network at its start: the first blocks are frozen."""
-    largest = max(view.size for view in net.views)
-    zooms = [view.zoom for view in net.views]
-    shown = math.ceil(max(view.size * view.zoom for view in net.views))
-    model = srnn_zoo.create_model(
-        NAME,
-        pretrained_backbone=True,
-        variant=net.variant,
-        norm=net.norm,
-        num_classes=len(opened("train").classes),
-        scales=[view.size / largest for view in net.views],
-        zooms=zooms if max(zooms) > 1 else None,
-        img_size=shown,
-    )
-    for module in (model.backbone.conv_stem, model.backbone.bn1, *model.backbone.blocks[:FROZEN]):
-        module.requires_grad_(False)
-    if net.exponent != 1:
-        model.backbone.global_pool = GeM(net.exponent)
-    return model
-
-
-class GeM(nn.Module):
-    """mean(x^p)^(1/p) over positions, with a trained exponent p (Radenović et al., 2018)."""
-
-    def __init__(self, exponent: float) -> None:
-        super().__init__()
-        self.exponent = nn.Parameter(torch.tensor(exponent))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clamp(min=1e-6).pow(self.exponent).mean((2, 3)).pow(1 / self.exponent)
-
-
-def stem(model: Any, x: Tensor) -> Tensor:
-    """The maps `(B, C, h, w)` of the frozen blocks."""
-    return model.backbone.blocks[:FROZEN](model.backbone.bn1(model.backbone.conv_stem(x)))
-
-
-def features(model: Any, maps: Sequence[Tensor]) -> Iterator[Tensor]:
-    """C(x_s) of every level from the maps of its frozen blocks."""
-    backbone = model.backbone
-    for level, x in enumerate(maps):
-        select_level(backbone, level)
-        yield backbone.forward_head(backbone.bn2(backbone.conv_head(backbone.blocks[FROZEN:](x))), pre_logits=True)
-
-
-def trained(runs: Path, maps: Maps, net: Net, seed: int) -> None:
-    """Train a network, or go on, and keep what it answers."""
-    path = _answers_file(runs, net, seed)
-    if path.exists():
-        return
-    torch.manual_seed(seed)
-    model = create(net)
-    how = dataclasses.replace(HOW, seed=seed)
-    if net.start:
-        _begin_fixres(model, torch.load(runs / f"{net.start}-seed{seed}.pt", weights_only=True))
-        how = dataclasses.replace(how, epochs=5, lr=how.lr / 3)
-    scale_recurrence(model, how)
-    optimizer = create_optimizer(model, how)
-    updates = math.ceil(len(maps.targets["train"]) / how.batch_size)
-    schedule = create_schedule(optimizer, how, updates)
-    average = ModelEmaV3(model, decay=how.ema_decay, use_warmup=True)
-    known = maps.targets["train"]
-    loss = AnytimeLoss(loss=nn.CrossEntropyLoss(label_smoothing=how.label_smoothing))
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    generator = np.random.default_rng(seed)
-    for epoch in trange(how.epochs, desc=f"{net.name}, seed {seed}", unit="epoch", disable=None):
-        _train_mode(model, fixres=bool(net.start))
-        order = generator.permutation(len(known))
-        versions = generator.integers(VERSIONS, size=len(known))
-        for number, rows in enumerate(np.array_split(order, updates)):
-            batch = [
-                np.stack([maps.open(view, "train", int(versions[row]))[row] for row in rows]) for view in net.views
-            ]
-            logits = list(model.exit_logits(list(features(model, [torch.from_numpy(x).float() for x in batch]))))
-            optimizer.zero_grad()
-            loss(torch.stack(logits), known[rows]).backward()
-            nn.utils.clip_grad_norm_(parameters, how.clip_grad)
-            optimizer.step()
-            decay_to_identity(model, optimizer, how)
-            update = epoch * updates + number + 1
-            schedule.step_update(update)
-            average.update(model, step=update)
-    kept = average.module
-    torch.save(kept.state_dict(), runs / f"{net.name}-seed{seed}.pt")
-    answers = {split: answered(kept, net, maps, split) for split in ("val", "test")}
-    write_weights(answers, path, {})
-    right = {split: (x[-1].argmax(1) == maps.targets[split]).float().mean() for split, x in answers.items()}
-    print(f"{net.name}, seed {seed}: " + ", ".join(f"{split} {100 * x:.2f}" for split, x in right.items()), flush=True)
-
-
-def _begin_fixres(model: Any, state: dict[str, Tensor]) -> None:
-    """FixRes (Touvron et al., 2019): all but the last batch norm and the classifier stays as it is."""
-    model.load_state_dict(state)
-    model.requires_grad_(False)
-    for module in (model.backbone.bn2, model.fc):
-        module.requires_grad_(True)
-
-
-def _train_mode(model: Any, fixres: bool) -> None:
-    model.train()
-    for module in model.backbone.modules():
-        if fixres and isinstance(module, BatchNormAct2d) and module is not model.backbone.bn2:
-            module.eval()
-
-
-@torch.no_grad()
-def answered(model: Any, net: Net, maps: Maps, split: str) -> Tensor:
-    """Logits `(L, N, K)` after every level."""
-    model.eval()
-    found: list[Tensor] = []
-    for start in range(0, len(maps.targets[split]), 128):
-        batch = [torch.from_numpy(maps.open(view, split)[start : start + 128]).float() for view in net.views]
-        found.append(torch.stack(list(model.exit_logits(list(features(model, batch))))))
-    return torch.cat(found, dim=1)
-
-
-def _answers_file(runs: Path, net: Net, seed: int) -> Path:
-    return runs / f"{net.name}-seed{seed}.safetensors"
+def ablation(runs: Path, seeds: Sequence[int]) -> Iterator[Row]:
+    """A row for each setting, with its difference to the first of its variant."""
+    table = Table(runs, seeds, [])
+    beside: dict[str, Operating] = {}
+    for net in (FIRST, GATED, *ABLATIONS):
+        way = table.way(net)
+        found, early = way.whole(), way.at(1.5 * table.gmacs(SMALL))
+        gap = difference(found, beside.setdefault(net.variant, found))
+        assert early is not None
+        yield {
+            "setting": net.name,
+            "val_top1": round(found.val_accuracy, 2),
+            "test_top1": round(found.accuracy, 2),
+            "over_first_row": f"{gap.mean:+.2f} ({gap.low:+.2f} to {gap.high:+.2f})",
+            "early_exit_gmacs": round(early.gmacs, 3),
+            "early_exit_test_top1": round(early.accuracy, 2),
+        }
 
 
 def write_table(runs: Path, seeds: Sequence[int], nets: Sequence[str]) -> None:
@@ -334,6 +135,14 @@ class Table:
         model = create(Net("", (SMALL,)))
         self._gmacs = {size: model.level_gmacs((size, size)) for size in (SMALL.size, LARGE.size)}
 
+    def gmacs(self, view: View) -> float:
+        """What the backbone costs on a view."""
+        return self._gmacs[view.size]
+
+    def way(self, net: Net) -> Way:
+        """A network as a way to answer."""
+        return Way(net.name, "SRNN", "", self._of(net))
+
     def ways(self) -> Iterator[Way]:
         """Rivals first."""
         for name, title in (
@@ -363,7 +172,7 @@ class Table:
                     yield Way(f"trained mean {title}" if mean else name, group, "", self._of(NETS[name]), reads=title)
 
     def _of(self, net: Net) -> list[Answers]:
-        states = [read_weights(_answers_file(self._runs, net, seed))[0] for seed in self._seeds]
+        states = [read_weights(answers_file(self._runs, net, seed))[0] for seed in self._seeds]
         return [
             Answers(*(self._collected(state[split], split, net.views) for split in ("val", "test"))) for state in states
         ]
