@@ -92,17 +92,30 @@ class AnswerFile:
             ValueError: to resume with other settings, which it lists, or a file that was changed.
         """
         check_answer_file(self.path, resume)
-        if is_there := self.path.exists() or self.partial.exists():
+        if not self.path.exists():
+            self._file = _lock(self.partial)  # before anything is read or written: two runs may begin together
+        try:
+            if not resume and (self.path.exists() or self.partial.stat().st_size > 0):  # by another run, just now
+                check_answer_file(self.path, resume)
+            if self.path.exists():
+                self.close()
+                self._check_settings()
+                self.partial.unlink(missing_ok=True)  # left where a run ended between the two
+                self.rows = len(self.names)
+                return
+            self._go_on(multiple, count)
+        except BaseException:
+            self.close()
+            raise
+
+    def _go_on(self, multiple: int, count: Callable[[Row], Any]) -> None:
+        assert self._file is not None
+        header, size = self._header.encode(), self.partial.stat().st_size
+        if size > 0:
             self._check_settings()
-        if self.path.exists():
-            self.partial.unlink(missing_ok=True)  # left where a run ended between the two
-            self.rows = len(self.names)
-            return
-        if not is_there:
+        else:
             _write_whole(self._beside, json.dumps(self.settings, indent=1))
-        self._file = _lock(self.partial)
-        header = self._header.encode()
-        if self.partial.stat().st_size < len(header) or not is_there:
+        if size < len(header) or size == 0:
             self._file.truncate(0)
             self._append(self._header)
             return
@@ -131,13 +144,16 @@ class AnswerFile:
         assert self._file is not None
         with self._said():
             os.fsync(self._file.fileno())
-            self.close()
             if self.path.suffix == ".parquet":
                 unfinished = Path(f"{self.path}.unfinished")
                 self._write_parquet(unfinished)
+                with unfinished.open("rb+") as file:
+                    os.fsync(file.fileno())
                 unfinished.replace(self.path)
+                self.close()
                 self.partial.unlink()
             else:
+                self.close()
                 self.partial.replace(self.path)
 
     def close(self) -> None:

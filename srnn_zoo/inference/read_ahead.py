@@ -124,7 +124,7 @@ def _by_processes(
     try:
         yield from DataLoader(_Reads(images, read), batch_size, num_workers=workers, collate_fn=_collate)
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):  # torch's own words of a process that is gone
             raise
         raise ChildProcessError(
             "a process that reads images was killed, often for want of memory: fewer workers, or smaller batches, "

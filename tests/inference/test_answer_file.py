@@ -132,6 +132,10 @@ def test_two_processes_do_not_write_one_file(tmp_path):
     first.start()
     with pytest.raises(FileExistsError, match=r"another process is writing .*answers.csv.partial"):
         write(path, resume=True)
+    said = (tmp_path / "answers.csv.settings.json").read_bytes()
+    with pytest.raises(FileExistsError, match="another process is writing"):
+        AnswerFile(path, COLUMNS, {**SETTINGS, "topk": 99}, NAMES).start(resume=True)
+    assert (tmp_path / "answers.csv.settings.json").read_bytes() == said
     first.close()
     write(path, resume=True)
 

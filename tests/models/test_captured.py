@@ -134,9 +134,9 @@ def test_executorch_agrees(backend, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        *({"variant": cell} for cell in ("half_gru", "lstm", "concat", "half_gru_map")),  # harness.py traces them all
+        *({"variant": cell} for cell in ("half_gru", "concat")),  # harness.py traces them all
         {"exits": "separate", "norm": "per_level"},
-        *({"interpolation": name} for name in ("bilinear", "gaussian")),
+        {"interpolation": "gaussian"},
     ],
     ids=lambda options: "-".join(options.values()),
 )
