@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/regimes"), help="folder of the features")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     args = parser.parse_args()
     srnn_zoo.keep_freed_memory()
     (args.runs / "features").mkdir(parents=True, exist_ok=True)
@@ -64,7 +65,7 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
     create = Creator(DEFAULT, len(images.classes))
     views = FrozenViews(create.of_views, images.splits, args.runs / "features", 224, images.versions())
     base: dict[tuple[str, str], Operating] = {}
-    for title, method, setting in tqdm([*trials()], desc="settings"):
+    for title, method, setting in tqdm([*trials(args.settings)], desc="settings"):
         how = recipe("probe", **{**BASE, **SETTINGS[setting]})
         fits = Fits(views, create.of_levels, how, RATES, range(args.seeds), args.runs / "fits.jsonl")
         fit = fits.best([PYRAMIDS[title]], method)
@@ -83,9 +84,9 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         }
 
 
-def trials() -> Iterator[tuple[str, str, str]]:
+def trials(settings: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """Pyramids, methods and settings; what is about several levels, or about U, only where there are some."""
-    for setting, (title, levels), method in itertools.product(SETTINGS, PYRAMIDS.items(), METHODS):
+    for setting, (title, levels), method in itertools.product(settings, PYRAMIDS.items(), METHODS):
         changed = set(SETTINGS[setting])
         single = len(levels) == 1
         if single and (method != "vanilla_scalar" or changed - {"epochs"}):
