@@ -31,7 +31,14 @@ def imagenet(tmp_path):
 
 def experiment(*arguments, programs=Path(sys.executable).parent, **settings):
     path = os.pathsep.join([os.fspath(programs), os.environ["PATH"]])
-    environment = {**os.environ, **SMALL, **settings, "PATH": path, "PYTHONPATH": os.fspath(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        **SMALL,
+        **settings,
+        "PATH": path,
+        "PYTHONPATH": os.fspath(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
     command = ["bash", str(ROOT / "examples" / "imagenet.sh"), *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 

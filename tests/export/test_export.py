@@ -157,11 +157,13 @@ def test_every_kind_of_model_in_the_torch_format(options, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
 @pytest.mark.parametrize(
-    "options",
-    [{"variant": "lstm"}, {"variant": "mean_prob"}, {"variant": "concat"}, *KINDS[-2:]],
-    ids=lambda o: "-".join(o.values()),
+    ("options", "format"),
+    [
+        *((options, "onnx") for options in ({"variant": "lstm"}, {"variant": "mean_prob"}, {"variant": "concat"})),
+        *((options, format) for options in KINDS[-2:] for format in ("onnx", "openvino")),
+    ],
+    ids=lambda it: it if isinstance(it, str) else "-".join(it.values()),
 )
 @torch.no_grad()
 def test_every_kind_of_model_in_other_runtimes(options, format, tmp_path):
