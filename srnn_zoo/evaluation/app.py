@@ -40,7 +40,6 @@ SHOWN = 5  # classes of a level
 WIDTH = 384  # pixels of a picture of a level
 MAX_FILE_SIZE = "64mb"
 _TEMPLATE = "app.html.jinja"
-_ABOUT = "An image is read at several sizes, smallest first. It can stop as soon as the answer is sure enough."
 _EMPTY = '<p class="srnn-hint">Drop an image, and see what each level makes of it.</p>'
 _reads = threading.Lock()  # one image at a time goes through the network, whoever asks
 

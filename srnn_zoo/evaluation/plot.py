@@ -29,6 +29,8 @@ from srnn_zoo.training.run_folder import (
     text_of,
 )
 
+from .table import check_can_write
+
 StrPath = str | os.PathLike[str]
 
 _TITLE: dict[str, Any] = {"color": INK, "fontsize": 12, "fontweight": "bold", "parse_math": False}
@@ -206,12 +208,7 @@ def check_plot_file(file: StrPath) -> None:
     formats = FigureCanvasAgg.filetypes.keys() - {"pgf"}  # that one needs LaTeX
     if path.suffix.lstrip(".").lower() not in formats:
         raise ValueError(f"cannot write {path.name!r}: give it one of the suffixes {', '.join(sorted(formats))}")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"no folder {path.parent} to write to")
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder")
-    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise ValueError(f"no permission to write {path}")
+    check_can_write(path)
 
 
 def new_figure(file: StrPath, width: float, height: float) -> Any:

@@ -25,7 +25,7 @@ from srnn_zoo.transforms.views import level_names
 from .by_level import GROUPS, ByLevel, Example
 from .pictures import data_uri, levels_read, normalization, picture_of, with_map
 from .report_figures import draw_accuracy, draw_confusion, draw_reliability, reliability
-from .table import PARTIAL, Table, wilson
+from .table import PARTIAL, Table, check_can_write, wilson
 
 StrPath = str | os.PathLike[str]
 
@@ -55,12 +55,7 @@ def check_report_file(file: StrPath) -> None:
     path = Path(file)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"a report is a page: call it {path.with_suffix('.html').name!r}, not {path.name!r}")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"no folder {path.parent} to write to")
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder")
-    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise ValueError(f"no permission to write {path}")
+    check_can_write(path)
 
 
 def write_report(file: StrPath, table: Table, models: Sequence[ByLevel], source: str) -> None:

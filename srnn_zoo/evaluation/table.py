@@ -221,6 +221,16 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
     return path
 
 
+def check_can_write(path: Path) -> None:
+    """Before the work: ValueError for a file in a folder that does not exist, for a folder, and without permission."""
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"no folder {path.parent} to write to")
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise ValueError(f"no permission to write {path}")
+
+
 @contextlib.contextmanager
 def predictions_file(folder: Path, names: Sequence[str]) -> Iterator[Any]:
     """A CSV writer for the predictions of the rows with these names, one line an image.
