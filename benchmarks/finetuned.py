@@ -26,9 +26,8 @@ import srnn_zoo
 from srnn_zoo.comparison.picture import plot_comparison
 from srnn_zoo.comparison.result import Comparison, advice, difference, lines_of
 from srnn_zoo.comparison.views import View
-from srnn_zoo.comparison.ways import Answers, Operating, Way
+from srnn_zoo.comparison.ways import Answers, Operating, Way, all_answer, last_answer
 from srnn_zoo.inference.answers import CollectedAnswers
-from srnn_zoo.models.cells import log_mean_probability
 from srnn_zoo.weights.files import read_weights
 
 SINGLES = [
@@ -159,12 +158,16 @@ class Table:
         for title, views in PAIRS.items():
             alone = [self._of(next(net for net in SINGLES if net.views == (view,))) for view in views]
             asked = [self._together(each, views, both=False) for each in zip(*alone, strict=True)]
-            all_answer = [self._together(each, views, both=True) for each in zip(*alone, strict=True)]
+            everyone = [self._together(each, views, both=True) for each in zip(*alone, strict=True)]
             yield Way(
-                f"ensemble {title}", "ensemble", "", [Answers(*map(_last, each)) for each in all_answer], reads=title
+                f"ensemble {title}",
+                "ensemble",
+                "",
+                [Answers(*map(last_answer, each)) for each in everyone],
+                reads=title,
             )
             yield Way(f"cascade {title}, last answers", "cascade", "", asked, reads=title)
-            yield Way(f"cascade {title}, all answer", "cascade", "", all_answer, reads=title)
+            yield Way(f"cascade {title}, all answer", "cascade", "", everyone, reads=title)
             for variant in ("mean_logit", "vanilla_scalar", "half_gru_diag"):
                 if (name := f"{variant} {title}") in self._nets:
                     mean = variant == "mean_logit"
@@ -183,18 +186,13 @@ class Table:
         for split, of_split in zip(("val", "test"), zip(*alone, strict=True), strict=True):
             logits = torch.cat([answers.logits for answers in of_split])
             if both:
-                ends = range(1, len(logits) + 1)
-                logits = torch.stack([log_mean_probability(logits[:end], dim=0) for end in ends])
+                logits = all_answer(logits)
             splits.append(self._collected(logits, split, views))
         return Answers(*splits)
 
     def _collected(self, logits: Tensor, split: str, views: Sequence[View]) -> CollectedAnswers:
         gmacs = torch.tensor([self._gmacs[view.size] for view in views], dtype=torch.float64).cumsum(0)
         return CollectedAnswers(logits, self._targets[split], gmacs)
-
-
-def _last(answers: CollectedAnswers) -> CollectedAnswers:
-    return CollectedAnswers(answers.logits[-1:], answers.targets, answers.gmacs[-1:])
 
 
 def _top1(answers: CollectedAnswers) -> float:

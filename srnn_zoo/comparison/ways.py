@@ -193,7 +193,7 @@ class Ways:
         """The mean of the probabilities of networks that were fitted one by one."""
         tried = [(views, self._combined(views, both=True)) for views in pyramids]
         views, answers = max(tried, key=lambda each: _val(each[1]))
-        ends = [Answers(*map(_last, each)) for each in answers]
+        ends = [Answers(*map(last_answer, each)) for each in answers]
         return Way(name, "ensemble", " + ".join(map(str, views)), ends)
 
     def _cascade(self, pyramids: Sequence[tuple[View, ...]], both: bool, name: str) -> Way:
@@ -224,16 +224,19 @@ class Ways:
         for of_seed in zip(*alone, strict=True):
             splits: list[Tensor] = [torch.cat([answers[split].logits for answers in of_seed]) for split in (0, 1)]
             if both:
-                splits = [
-                    torch.stack([log_mean_probability(logits[: level + 1], dim=0) for level in range(len(logits))])
-                    for logits in splits
-                ]
+                splits = [all_answer(logits) for logits in splits]
             pairs = zip(splits, ("val", "test"), strict=True)
             found.append(Answers(*(self._fits.collected(logits, split, views) for logits, split in pairs)))
         return found
 
 
-def _last(answers: CollectedAnswers) -> CollectedAnswers:
+def all_answer(logits: Tensor) -> Tensor:
+    """The mean of the probabilities so far, after each of the networks that are asked in turn, `(L, N, K)`."""
+    return torch.stack([log_mean_probability(logits[: level + 1], dim=0) for level in range(len(logits))])
+
+
+def last_answer(answers: CollectedAnswers) -> CollectedAnswers:
+    """What the last level says alone, at the cost of all."""
     return CollectedAnswers(answers.logits[-1:], answers.targets, answers.gmacs[-1:])
 
 
