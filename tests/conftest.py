@@ -1,5 +1,7 @@
 """What several test files share: images and small models."""
 
+import ctypes
+import gc
 import os
 import time
 from pathlib import Path
@@ -17,6 +19,8 @@ from tests.weights.hub_server import HubServer, redirect_client
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("SRNN_ZOO_DATA", ROOT / ".." / "shared" / "data"))
 SKIMAGE = Path(skimage.__file__).parent / "data"
+STATM = Path("/proc/self/statm")  # on Linux: pages, the second number those in memory
+LARGE = 3 * 2**29  # bytes
 IMAGENET_IDS = {"chelsea.png": "n02124075", "coffee.png": "n07920052", "motorcycle_left.png": "n03785016"}
 
 
@@ -38,6 +42,15 @@ def one_thread_a_worker():
     """Under pytest-xdist the workers share the cores."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def memory_goes_back():
+    """What is kept of freed memory goes back after a test with large networks, as several workers share the machine."""
+    yield
+    if STATM.exists() and int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > LARGE:
+        gc.collect()
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
 
 
 @pytest.fixture
