@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from srnn_zoo.datasets.loader import ImageLoader
     from srnn_zoo.inference.answers import CollectedAnswers
     from srnn_zoo.inference.curve import Point
+    from srnn_zoo.inference.processes import Processes
     from srnn_zoo.models.srnn import SRNN
 
 RuleOption = Annotated[
@@ -54,11 +54,12 @@ def calibrate(
 
     They keep --budget at the best accuracy, or reach --target-accuracy or keep --max-loss at the least cost. Afterwards
     `srnn-zoo predict --exit calibrated` uses them, and `--budget` those for any other budget. Use images on which the
-    model was not trained and will not be tested.
+    model was not trained and will not be tested. Processes that torchrun or accelerate launch starts share them.
     """
     from srnn_zoo.datasets.loader import ImageLoader
     from srnn_zoo.inference.calibrate import calibrate as find_thresholds
     from srnn_zoo.inference.exits import score_rule
+    from srnn_zoo.inference.processes import Processes
 
     if [budget, target_accuracy, max_loss].count(None) != 2:
         app.fail("give one of --budget, --target-accuracy and --max-loss")
@@ -67,11 +68,15 @@ def calibrate(
     score_rule(rule or "confidence")  # refuses an unknown one before the work
     levels = loading.level_options(sizes, zooms, views)
     folder = _output_folder(model, output, changes=levels.changed or variant is not None)
-    network = _load(model, variant, levels, device)
-    loader = ImageLoader(data, network, split=split, data_dir=data_dir, batch_size=batch_size, workers=workers)
-    answers = _collect(network, loader)
     aim: dict[str, Any] = {"budget_gmacs": budget, "target_accuracy": target_accuracy, "spend": spend}
     aim |= {"max_loss": max_loss, "probability": probability}
+    with Processes() as processes:
+        network = _load(model, variant, levels, device, processes)
+        options: dict[str, Any] = {"split": split, "data_dir": data_dir, "batch_size": batch_size, "workers": workers}
+        loader = processes.first_then_all(lambda: ImageLoader(data, network, **options))
+        answers = _collect(network, loader, processes)
+        if not processes.is_first:
+            return
     find_thresholds(network, answers, rule=rule or "confidence", **aim)
     network.save_pretrained(folder)
     typer.echo(_calibration_as_text(network, answers))
@@ -109,31 +114,42 @@ def pareto(
     """Show accuracy against mean cost: early exit, every level, single scales of the base CNN, and its ensembles.
 
     Everything is measured on DATA. Thresholds come from --calibration-data, or from the calibration saved with the
-    model; without either they are chosen on DATA itself, and the curve promises too much.
+    model; without either they are chosen on DATA itself, and the curve promises too much. Processes that torchrun or
+    accelerate launch starts share the images.
     """
     from srnn_zoo.datasets.loader import ImageLoader
+    from srnn_zoo.evaluation.table import check_can_write
     from srnn_zoo.inference.calibrate import check_calibrated
     from srnn_zoo.inference.curve import pareto as measure
     from srnn_zoo.inference.curve import write_pareto
     from srnn_zoo.inference.exits import score_rule
+    from srnn_zoo.inference.processes import Processes
 
     score_rule(rule or "confidence")  # refuses an unknown one before the work
-    if output is not None and not output.absolute().parent.is_dir():
-        app.fail(f"--output: no folder {output.parent} to write to")
-    if output is not None and output.is_dir():
-        app.fail(f"--output: {output} is a folder")
+    if output is not None:
+        with app.about("--output"):
+            check_can_write(output)
     app.check_plot("--plot", plot)
-    network = _load(model, variant, loading.level_options(sizes, zooms, views), device)
-    open_images = partial(ImageLoader, model=network, data_dir=data_dir, batch_size=batch_size, workers=workers)
-    loaders = [open_images(data, split=split)]
-    source: Any = None
-    if calibration_data is not None:
-        loaders.insert(0, open_images(calibration_data, split=calibration_split))
-        source = _collect(network, loaders[0])
-    elif "exit" in network.metadata:
-        check_calibrated(network, network.level_sizes())
-        source = network
-    points = measure(_collect(network, loaders[-1]), thresholds_from=source, rule=rule)
+    level_options = loading.level_options(sizes, zooms, views)
+    with Processes() as processes:
+        network = _load(model, variant, level_options, device, processes)
+        options: dict[str, Any] = {"data_dir": data_dir, "batch_size": batch_size, "workers": workers}
+
+        def open_images(place: str, split: str | None) -> ImageLoader:
+            return processes.first_then_all(lambda: ImageLoader(place, network, split=split, **options))
+
+        loaders = [open_images(data, split)]
+        source: Any = None
+        if calibration_data is not None:
+            loaders.insert(0, open_images(calibration_data, calibration_split))
+            source = _collect(network, loaders[0], processes)
+        elif "exit" in network.metadata:
+            check_calibrated(network, network.level_sizes())
+            source = network
+        answers = _collect(network, loaders[-1], processes)
+        if not processes.is_first:
+            return
+    points = measure(answers, thresholds_from=source, rule=rule)
     typer.echo(_points_as_text(points))
     if points[0].optimistic:
         app.say(
@@ -166,19 +182,21 @@ def _output_folder(model: str, output: Path | None, changes: bool) -> Path:
     return place
 
 
-def _load(name: str, variant: str | None, levels: loading.LevelOptions, device: str | None) -> SRNN:
-    network = loading.load(name, variant, levels, device)
+def _load(
+    name: str, variant: str | None, levels: loading.LevelOptions, device: str | None, processes: Processes
+) -> SRNN:
+    network = loading.load_in_all(processes, name, variant, levels, device)
     if len(network.scales) == 1:
         app.fail("a model of one level cannot stop early; give --sizes of two or more, such as 112,224")
     return network
 
 
-def _collect(network: SRNN, loader: ImageLoader) -> CollectedAnswers:
+def _collect(network: SRNN, loader: ImageLoader, processes: Processes) -> CollectedAnswers:
     """What the model says of all images that can be read, with a progress bar."""
     from srnn_zoo.inference.answers import collect
 
     try:
-        return collect(network, loader, progress=sys.stderr.isatty())
+        return collect(network, loader, progress=processes.is_first and sys.stderr.isatty(), processes=processes)
     except ValueError as error:
         if loader.skipped and len(loader.skipped) == loader.seen:
             app.fail(f"{error}: {loader.skipped[0].reason}")

@@ -10,6 +10,7 @@ import typer
 from . import app, loading
 
 if TYPE_CHECKING:
+    from srnn_zoo.inference.processes import Processes
     from srnn_zoo.models.srnn import SRNN
 
 
@@ -67,10 +68,14 @@ def evaluate(
 ) -> None:
     """Compare models with single scales and with ensembles of scales: the paper's Table 1.
 
+    Processes that torchrun or accelerate launch starts share the images.
+
     Images that cannot be read count in no figure. They are listed at the end, and make the command exit with 1.
     """
     from srnn_zoo import evaluation
+    from srnn_zoo.evaluation.by_level import rule_for
     from srnn_zoo.evaluation.table import PARTIAL, PREDICTIONS_FILE, check_folder
+    from srnn_zoo.inference.processes import Processes
 
     levels = loading.level_options(sizes, zooms, views)
     if output is not None:
@@ -85,33 +90,35 @@ def evaluate(
         app.fail("--exit says when images stop in a report: give --report report.html too")
     if save_as is not None:
         _check_can_be_saved(models, changed=levels.changed or variants is not None)
-    named = _load_models(models, variants, levels, device)
-    if exit is not None:
-        from srnn_zoo.evaluation.by_level import rule_for
-
-        with app.about("--exit"):
-            for model in named.values():
-                rule_for(model, exit)
-    try:
-        table = evaluation.evaluate(
-            named,
-            data,
-            base=None if base is None else loading.load(base, None, levels, device),
-            split=split,
-            data_dir=data_dir,
-            reference=reference,
-            batch_size=batch_size,
-            workers=workers,
-            exact=exact,
-            output=output,
-            report=report,
-            exit=exit,
-            progress=True,
-        )
-    except KeyboardInterrupt:
-        if output is None:
-            raise
-        app.fail(f"interrupted; what was done is in {output / (PREDICTIONS_FILE + PARTIAL)}", code=130)
+    with Processes() as processes:
+        named = _load_models(models, variants, levels, device, processes)
+        if exit is not None:
+            with app.about("--exit"):
+                for model in named.values():
+                    rule_for(model, exit)
+        try:
+            table = evaluation.evaluate(
+                named,
+                data,
+                base=None if base is None else loading.load_in_all(processes, base, None, levels, device),
+                split=split,
+                data_dir=data_dir,
+                reference=reference,
+                batch_size=batch_size,
+                workers=workers,
+                exact=exact,
+                output=output,
+                report=report,
+                exit=exit,
+                progress=True,
+                processes=processes,
+            )
+        except KeyboardInterrupt:
+            if output is None:
+                raise
+            app.fail(f"interrupted; what was done is in {output / (PREDICTIONS_FILE + PARTIAL)}", code=130)
+        if not processes.is_first:
+            return
     typer.echo(table.to_markdown(), nl=False)
     if report is not None:
         app.say(f"report written to {report}")
@@ -139,14 +146,19 @@ def _save_scores(model: SRNN, folder: Path, dataset: str, top1_error: float, top
 
 
 def _load_models(
-    names: list[str], variants: str | None, levels: loading.LevelOptions, device: str | None
+    names: list[str],
+    variants: str | None,
+    levels: loading.LevelOptions,
+    device: str | None,
+    processes: Processes,
 ) -> dict[str, SRNN]:
     """The models by the names of their rows: their variants, and where two have the same one, what they are as well."""
     chosen: list[str | None] = [None] if variants is None else [variant.strip() for variant in variants.split(",")]
     for what, given in (("model", names), ("variant", list(map(str, chosen)))):
         if repeated := sorted({name for name in given if given.count(name) > 1}):
             app.fail(f"{what} {repeated[0]!r} is named twice")
-    models = [(name, loading.load(name, variant, levels, device)) for name in names for variant in chosen]
+    every = [(name, variant) for name in names for variant in chosen]
+    models = [(name, loading.load_in_all(processes, name, variant, levels, device)) for name, variant in every]
     found = [model.variant for _, model in models]
     if len(set(found)) == len(found):
         return {model.variant: model for _, model in models}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from . import app
 
 if TYPE_CHECKING:
+    from srnn_zoo.inference.processes import Processes
     from srnn_zoo.models.srnn import SRNN
 
 NumberT = TypeVar("NumberT", int, float)
@@ -64,6 +65,12 @@ def load(name: str, variant: str | None, levels: LevelOptions, device: str | Non
     except (RuntimeError, AssertionError) as error:
         app.fail(f"--device {chosen} is not available here ({type(error).__name__}); cpu always is")
     return create(name, variant, levels, pretrained=True).eval().to(chosen)
+
+
+def load_in_all(processes: Processes, name: str, variant: str | None, levels: LevelOptions, device: str | None) -> SRNN:
+    """The same in every process, on a GPU of its own if there are any; the first may fetch it for all."""
+    chosen = device or processes.device()
+    return processes.first_then_all(lambda: load(name, variant, levels, chosen))
 
 
 def _open_exported(name: str, variant: str | None, levels: LevelOptions, device: str | None) -> SRNN:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -45,7 +46,9 @@ class Batch(NamedTuple):
         return torch.tensor([indices[target] for target in self.targets])
 
 
-def load_batches(images: Images, transforms: Transforms, batch_size: int, workers: int = 0) -> DataLoader[Any]:
+def load_batches(
+    images: Images, transforms: Transforms, batch_size: int, workers: int = 0, own: Sequence[range] | None = None
+) -> DataLoader[Any]:
     """A loader of `Batch`es in the data set's order.
 
     Args:
@@ -53,10 +56,20 @@ def load_batches(images: Images, transforms: Transforms, batch_size: int, worker
         transforms: of an RGB image to levels of the same sizes for all images; each image is read once for all of them.
         batch_size: images in a batch, those that cannot be read included.
         workers: processes that read images, 0 for this one; of a stream one at most, as several would mix its order.
+        own: some of the batches (`batches_of`), by default all; not of a stream.
     """
-    is_stream = isinstance(images, LabelledStream)
-    views = _ViewStream(images, transforms) if is_stream else _Views(images, transforms)
-    return DataLoader(views, batch_size, num_workers=min(workers, 1) if is_stream else workers, collate_fn=_collate)
+    if isinstance(images, LabelledStream):
+        stream = _ViewStream(images, transforms)
+        return DataLoader(stream, batch_size, num_workers=min(workers, 1), collate_fn=_collate)
+    batches: Any = batches_of(images, batch_size) if own is None else own
+    return DataLoader(_Views(images, transforms), batch_sampler=batches, num_workers=workers, collate_fn=_collate)
+
+
+def batches_of(images: Images, batch_size: int) -> list[range]:
+    """The indices of the images of every batch; ValueError for a stream, which processes cannot share."""
+    if isinstance(images, LabelledStream):
+        raise ValueError(f"{images.source} is a stream, which processes cannot share: start one")
+    return [range(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
 
 
 def read_ahead(batches: Iterable[T], start: int = 0) -> Iterator[T]:
@@ -113,24 +126,40 @@ class ImageLoader:
         batch_size: int = 32,
         workers: int = 0,
     ) -> None:
-        images = open_labelled(data, split=split, data_dir=data_dir)
+        self._images = open_labelled(data, split=split, data_dir=data_dir)
         self.skipped: list[Skipped] = []
         self.seen = 0
-        self._indices = target_indices(model, images)
+        self._indices = target_indices(model, self._images)
         transforms = [create_transform(model, sizes=sizes, exact=exact)]
-        self._batches = load_batches(images, transforms, batch_size, workers)
+        self._batch_size = batch_size
+        self._load = partial(load_batches, self._images, transforms, batch_size, workers)
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._load())
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
         self.skipped.clear()
         self.seen = 0
-        for batch in read_ahead(self._batches):
-            self.skipped += batch.skipped
-            self.seen += len(batch.names) + len(batch.skipped)
-            if batch.names:
-                yield batch.levels[0], batch.targets_of(self._indices)
+        for images, targets, skipped in self.read():
+            self.count(len(targets), skipped)
+            if len(targets):
+                yield images, targets
+
+    @property
+    def batches(self) -> list[range]:
+        """The indices of the images of every batch; ValueError for a stream."""
+        return batches_of(self._images, self._batch_size)
+
+    def read(self, own: Sequence[range] | None = None) -> Iterator[tuple[list[Tensor], Tensor, list[Skipped]]]:
+        """Some of the `batches`, by default all: levels and targets of what can be read, and what cannot."""
+        for batch in read_ahead(self._load(own)):
+            levels = batch.levels[0] if batch.names else []
+            yield levels, batch.targets_of(self._indices), batch.skipped
+
+    def count(self, read: int, skipped: Sequence[Skipped]) -> None:
+        """Add to `seen` and `skipped` what a batch has, of which so many can be read."""
+        self.seen += read + len(skipped)
+        self.skipped += skipped
 
 
 class _Reading:

@@ -6,7 +6,7 @@ import heapq
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from srnn_zoo.inference.calibrate import check_calibrated
 from srnn_zoo.inference.early_exit import stopping_levels
 from srnn_zoo.inference.exits import Deadline, ExitRule, ScoreRule, check_rule, exit_rule, stored_rule
+from srnn_zoo.inference.processes import Processes
 from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
 
@@ -43,6 +44,16 @@ class Example:
     images: Tensor | list[Tensor] = field(repr=False)
 
 
+class Part(NamedTuple):
+    """What a model says of a batch after every level; see `ByLevel`."""
+
+    targets: Tensor  # (B,)
+    answers: Tensor  # (L, B), as all below but the last
+    confidences: Tensor
+    truths: Tensor
+    stopped_at: Tensor  # (B,)
+
+
 class ByLevel:
     """Collects what a model says after every level, batch by batch; of most images a few numbers are kept.
 
@@ -50,7 +61,7 @@ class ByLevel:
         name: of the model.
         model: in eval mode.
         rule: when an image stops; by default none does.
-        keep: how many examples of each group to keep.
+        most: how many examples of each group to keep.
 
     Attributes:
         first: the level of the first answer: 0, or the last for a cell that answers once (`concat`). The rows of
@@ -58,20 +69,32 @@ class ByLevel:
         gmacs: what an image costs that is answered after each of these levels.
     """
 
-    def __init__(self, name: str, model: SRNN, rule: ExitRule | None = None, keep: int = 12) -> None:
-        self.name, self.model, self.rule, self.keep = name, model, rule, keep
+    def __init__(self, name: str, model: SRNN, rule: ExitRule | None = None, most: int = 12) -> None:
+        self.name, self.model, self.rule, self.most = name, model, rule, most
         sizes = model.level_sizes()
         self.first = 0 if model.cell.anytime else len(sizes) - 1
         self.gmacs = list(itertools.accumulate(map(model.level_gmacs, sizes)))[self.first :]
         self.temperatures = [model.temperature(level) for level in range(self.first, len(sizes))]
-        self._parts: list[tuple[Tensor, ...]] = []
+        self._parts: list[Part] = []
         self._heaps: dict[Group, list[tuple[float, int, Example]]] = {group: [] for group in GROUPS}
-        self._count = itertools.count()
 
-    def add(
-        self, names: Sequence[str], targets: Tensor, features: Sequence[Tensor], images: Tensor | Sequence[Tensor]
-    ) -> None:
-        """A batch: its images' names and classes `(B,)`, what the cell reads of its levels, and what the model read."""
+    def look(
+        self,
+        names: Sequence[str],
+        targets: Tensor,
+        features: Sequence[Tensor],
+        images: Tensor | Sequence[Tensor],
+        position: int = 0,
+    ) -> Part:
+        """What the model says of a batch, to be kept; its most telling images are remembered.
+
+        Args:
+            names: of the images.
+            targets: their classes `(B,)`.
+            features: what the cell reads of every level.
+            images: what the model read.
+            position: of the first image among all.
+        """
         logits = torch.stack(list(self.model.exit_logits(features))).float().cpu()
         finite = logits.isfinite().all(dim=2)
         scaled = logits / torch.tensor(self.temperatures)[:, None, None]
@@ -82,26 +105,41 @@ class ByLevel:
         stopped_at = torch.full_like(targets, len(logits) - 1)
         if self.rule is not None:
             stopped_at = stopping_levels(self.rule, logits, self.gmacs, self.temperatures)
-        self._parts.append((targets, answers, confidences, truths, stopped_at))
+        part = Part(targets, answers, confidences, truths, stopped_at)
         right = answers == targets
         for row, (group, score) in enumerate(zip(*_groups(right, confidences, truths), strict=True)):
             if group is not None:
-                self._offer(group, score, row, names, images)
+                self._offer(group, (score, -position - row), part, row, names[row], images)
+        return part
+
+    def keep(self, part: Part) -> None:
+        """Count what was said of a batch, in this process or in another."""
+        self._parts.append(part)
+
+    def share(self, processes: Processes) -> None:
+        """The examples of all processes, in all of them."""
+        for group, heap in self._heaps.items():
+            self._heaps[group] = heapq.nlargest(self.most, processes.share(heap), key=lambda item: item[:2])
 
     def _offer(
-        self, group: Group, score: float, row: int, names: Sequence[str], images: Tensor | Sequence[Tensor]
+        self,
+        group: Group,
+        rank: tuple[float, int],
+        part: Part,
+        row: int,
+        name: str,
+        images: Tensor | Sequence[Tensor],
     ) -> None:
-        """Keep an image of the last batch, if it is among the best examples of its group so far."""
+        """Keep an image of a batch, if it is among the best examples of its group so far; of two alike, the first."""
         heap = self._heaps[group]
-        if self.keep == 0 or (len(heap) == self.keep and score <= heap[0][0]):
+        if self.most == 0 or (len(heap) == self.most and rank <= heap[0][:2]):
             return
-        targets, *values, _ = self._parts[-1]
-        answers, confidences, truths = (tuple(value[:, row].tolist()) for value in values)
         shown = [each[[row]].clone() for each in ([images] if isinstance(images, Tensor) else images)]
         read = shown[0] if isinstance(images, Tensor) else shown
-        example = Example(names[row], int(targets[row]), answers, confidences, truths, read)
-        item = (score, -next(self._count), example)  # of two alike, the first stays
-        heapq.heappush(heap, item) if len(heap) < self.keep else heapq.heapreplace(heap, item)
+        values = (part.answers, part.confidences, part.truths)
+        answers, confidences, truths = (tuple(value[:, row].tolist()) for value in values)
+        item = (*rank, Example(name, int(part.targets[row]), answers, confidences, truths, read))
+        heapq.heappush(heap, item) if len(heap) < self.most else heapq.heapreplace(heap, item)
 
     def examples(self, group: Group) -> list[Example]:
         """The images of a group, the most telling first.
@@ -114,27 +152,27 @@ class ByLevel:
     @property
     def targets(self) -> Tensor:
         """The classes `(N,)`."""
-        return torch.cat([part[0] for part in self._parts])
+        return torch.cat([part.targets for part in self._parts])
 
     @property
     def answers(self) -> Tensor:
         """The class after each level, `(L, N)`; -1 where logits were not finite."""
-        return torch.cat([part[1] for part in self._parts], dim=1)
+        return torch.cat([part.answers for part in self._parts], dim=1)
 
     @property
     def confidences(self) -> Tensor:
         """The probability of each answer, `(L, N)`; 0 where logits were not finite."""
-        return torch.cat([part[2] for part in self._parts], dim=1)
+        return torch.cat([part.confidences for part in self._parts], dim=1)
 
     @property
     def truths(self) -> Tensor:
         """The probability of the true class after each level, `(L, N)`."""
-        return torch.cat([part[3] for part in self._parts], dim=1)
+        return torch.cat([part.truths for part in self._parts], dim=1)
 
     @property
     def stopped_at(self) -> Tensor | None:
         """Where the rule stopped each image, `(N,)`; None without a rule."""
-        return None if self.rule is None else torch.cat([part[4] for part in self._parts])
+        return None if self.rule is None else torch.cat([part.stopped_at for part in self._parts])
 
 
 def rule_for(model: SRNN, exit: str | ExitRule) -> ExitRule:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,16 +13,16 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from srnn_zoo._errors import unknown_name
-from srnn_zoo.datasets.classes import label_names
-from srnn_zoo.datasets.images import Skipped
-from srnn_zoo.datasets.loader import Batch, load_batches, read_ahead
-from srnn_zoo.datasets.readers import LabelledImages, open_labelled, target_indices
+from srnn_zoo.datasets.loader import batches_of, load_batches
+from srnn_zoo.datasets.readers import LabelledImages, open_labelled
 from srnn_zoo.inference.exits import ExitRule
+from srnn_zoo.inference.processes import Processes
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.models.tasks import check_classifies
 
+from .answering import Answering
 from .by_level import ByLevel, rule_for
-from .methods import MEASURED_BATCHES, Method, ScoredBatch, base_methods, passes, srnn_method
+from .methods import base_methods, passes, srnn_method
 from .table import Row, Table, check_folder, predictions_file
 
 
@@ -41,6 +41,7 @@ def evaluate(
     report: str | os.PathLike[str] | None = None,
     exit: str | ExitRule | None = None,
     progress: bool = False,
+    processes: Processes | None = None,
 ) -> Table:
     """Compare models with single scales and with the ensembles of scales, as in the paper's Table 1.
 
@@ -63,11 +64,13 @@ def evaluate(
         exit: with a report, when its images stop: a text such as `"confidence:0.9"`, a rule, or `"calibrated"` for what
             `calibrate` stored with each model.
         progress: whether to show a progress bar on a terminal.
+        processes: that share the images; all of them get the table, and the first writes the files.
 
     Raises:
         ValueError: for no model, models in training mode, without classifier, of another task or of one name, an
-            unknown reference, a class that a model does not know, no image that can be read; a report that cannot be
-            written, an exit rule that does not fit, or one without a report; and as `open_labelled`.
+            unknown reference, a class that a model does not know, no image that can be read, a stream that
+            processes cannot share, a report that cannot be written, an exit rule that does not fit, or one without a
+            report; and as `open_labelled`.
         ImportError: for a report without the packages of the extra `report`.
 
     Examples:
@@ -93,25 +96,28 @@ def evaluate(
     if reference is not None and reference not in names:
         raise ValueError(unknown_name("row", reference, names))
     watched = _watched(named, report, exit)
-    images = open_labelled(data, split=split, data_dir=data_dir)
-    indices = [target_indices(method.model, images) for method in methods]
-    loader = load_batches(images, transforms, batch_size, workers)
-    folder = None if output is None else check_folder(output)
+    processes = processes or Processes(alone=True)
+    images = processes.first_then_all(lambda: open_labelled(data, split=split, data_dir=data_dir))
+    batches = batches_of(images, batch_size) if processes.count > 1 else []
+    load = partial(load_batches, images, transforms, batch_size, workers)
+    answering = processes.first_then_all(lambda: Answering(methods, images, watched, load))
+    writes = processes.is_first
+    folder = check_folder(output) if output is not None and writes else None
     total = len(images) if isinstance(images, LabelledImages) else None
     with (
         contextlib.nullcontext() if folder is None else predictions_file(folder, names) as writer,
-        tqdm(total=total, unit="image", leave=False, disable=None if progress else True) as bar,
+        tqdm(total=total, unit="image", leave=False, disable=None if progress and writes else True) as bar,
     ):
-        skipped = _answer_all(methods, indices, loader, writer, bar, watched)
-    rows = tuple(method.row() for method in methods)
+        skipped = answering.answer_all(batches, processes, writer, bar)
+    rows = answering.rows(processes)
     if reference is None:  # the better ensemble, the logits' where both are as good; with one level the single scale
         ensembles = rows[-len(named) - 2 : -len(named)]
         reference = min(reversed(ensembles), key=lambda row: row.top1_error).name
-    caption = _caption(rows, images.source, base, named, reference, batch_size)
+    caption = _caption(rows, images.source, base, named, reference, batch_size, processes.count)
     table = Table(rows, reference, caption, tuple(skipped))
     if folder is not None:
         table.save(folder)
-    if report is not None:
+    if report is not None and writes:
         from .report import write_report
 
         write_report(report, table, list(watched.values()), images.source)
@@ -131,46 +137,6 @@ def _watched(
     check_report_file(report)
     rules = {name: None if exit is None else rule_for(model, exit) for name, model in named.items()}
     return {name: ByLevel(name, model, rules[name]) for name, model in named.items()}
-
-
-@torch.inference_mode()
-def _answer_all(
-    methods: list[Method],
-    indices: list[list[int]],
-    loader: Iterable[Batch],
-    writer: Any,
-    bar: Any,
-    watched: Mapping[str, ByLevel],
-) -> list[Skipped]:
-    """All methods on every batch, with the models' classes by the data set's; returns what could not be read."""
-    labels = [label_names(method.model) for method in methods]
-    skipped: list[Skipped] = []
-    for batch in read_ahead(loader, start=MEASURED_BATCHES):
-        skipped += batch.skipped
-        if batch.names:
-            for source in dict.fromkeys(method.source for method in methods):
-                source.read(batch.levels[source.view])
-            answers = [method.answer(batch.targets_of(own)) for method, own in zip(methods, indices, strict=True)]
-            for method, own in zip(methods, indices, strict=True):
-                if method.name in watched:
-                    seen = batch.levels[method.source.view]
-                    watched[method.name].add(batch.names, batch.targets_of(own), method.source.features, seen)
-            if writer is not None:
-                targets = [labels[0][indices[0][target]] for target in batch.targets]
-                columns = [_cells(*scored) for scored in zip(labels, answers, strict=True)]
-                for name, target, *cells in zip(batch.names, targets, *columns, strict=True):
-                    writer.writerow([name, target, *itertools.chain(*cells)])
-        bar.update(len(batch.names) + len(batch.skipped))
-    if not methods[0].correct:
-        first = f"; the first: {skipped[0].reason}" if skipped else ""
-        raise ValueError(f"none of {len(skipped)} images can be read{first}")
-    return skipped
-
-
-def _cells(labels: list[str], answers: ScoredBatch) -> Iterator[tuple[str, str, int]]:
-    """What one method says of each image, for the file of predictions."""
-    for index, probability, correct, _ in zip(*answers, strict=True):
-        yield labels[index], f"{probability:.6g}", int(correct)
 
 
 def _named(models: SRNN | Sequence[SRNN] | Mapping[str, SRNN]) -> dict[str, SRNN]:
@@ -203,12 +169,19 @@ def _check_model(name: str, model: SRNN) -> None:
 
 
 def _caption(
-    rows: Sequence[Row], source: str, base: SRNN, named: Mapping[str, SRNN], reference: str, batch_size: int
+    rows: Sequence[Row],
+    source: str,
+    base: SRNN,
+    named: Mapping[str, SRNN],
+    reference: str,
+    batch_size: int,
+    processes: int,
 ) -> str:
     """What a reader of the table alone must know."""
     device = next(base.parameters()).device.type
     count = torch.get_num_threads()
     threads = f" with {count} thread{'s' if count > 1 else ''}" if device == "cpu" else ""
+    threads += f", one of {processes} processes" if processes > 1 else ""
     owner = next((f"row `{name}`" for name, model in named.items() if model is base), "the model given as base")
     lines = [
         f"{rows[0].images} images of {source}; errors in per cent with 95 % intervals (Wilson).",

@@ -90,6 +90,13 @@ class ScoredBatch(NamedTuple):
     in_top5: Tensor  # whether one of the first five answers is right
 
 
+class Cost(NamedTuple):
+    """What a row costs."""
+
+    gmacs: float  # an image
+    images_per_second: float
+
+
 @dataclass(eq=False)
 class Method:
     """A row of the table while it is made."""
@@ -117,21 +124,27 @@ class Method:
         hits = ((best == targets.to(best.device)[:, None]) & finite[:, None]).cpu()
         calibrated = (logits / self.temperature).softmax(dim=1)
         probabilities = calibrated.gather(1, best[:, :1])[:, 0].masked_fill(~finite, torch.nan)
-        scored = ScoredBatch(best[:, 0].cpu(), probabilities.cpu(), hits[:, 0], hits.any(dim=1))
+        return ScoredBatch(best[:, 0].cpu(), probabilities.cpu(), hits[:, 0], hits.any(dim=1))
+
+    def keep(self, scored: ScoredBatch) -> None:
+        """Count the answers on a batch, of this process or of another."""
         self.correct.append(scored.correct)
         self.in_top5.append(scored.in_top5)
-        self.not_finite += int((~finite).sum())
-        return scored
+        self.not_finite += int(scored.probabilities.isnan().sum())
 
-    def row(self) -> Row:
-        """The row of the table, from all answers."""
+    def cost(self) -> Cost:
+        """What an image costs; something must have been answered."""
         sizes = self.source.sizes[self.levels]
         zeros = [torch.zeros_like(features[:1]) for features in self.source.features[self.levels]]
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # counts the product with h_0 = 0 too
             self.head(zeros)
         gmacs = sum(self.model.level_gmacs(size) for size in sizes) + counter.get_total_flops() / 2e9
-        speed = 1 / sum(clock.seconds_per_image for clock in [*self.source.clocks[self.levels], self.clock])
-        return Row(self.name, sizes, torch.cat(self.correct), torch.cat(self.in_top5), gmacs, speed, self.not_finite)
+        return Cost(gmacs, 1 / sum(clock.seconds_per_image for clock in [*self.source.clocks[self.levels], self.clock]))
+
+    def row(self, cost: Cost) -> Row:
+        """The row of the table, from all answers that are kept."""
+        sizes = self.source.sizes[self.levels]
+        return Row(self.name, sizes, torch.cat(self.correct), torch.cat(self.in_top5), *cost, self.not_finite)
 
 
 def passes(models: Iterable[SRNN], exact: bool = False) -> tuple[dict[SRNN, Pass], list[Any]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from operator import length_hint
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from srnn_zoo.datasets.images import Skipped
 from srnn_zoo.models.cells import log_mean_probability
 from srnn_zoo.models.recurrence import check_every_exit
 from srnn_zoo.models.srnn import SRNN
@@ -16,6 +18,7 @@ from srnn_zoo.models.tasks import check_classifies
 from srnn_zoo.transforms.packed import PackedPyramid
 
 from .prepare import for_inference
+from .processes import Processes, in_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +79,22 @@ class CollectedAnswers:
         )
 
 
+class _Part(NamedTuple):
+    """What a model says of a batch, on the CPU; see `CollectedAnswers`."""
+
+    logits: Tensor
+    alone: Tensor  # the classes of every level and of both ensembles, (L + 2, B)
+    targets: Tensor
+    sizes: tuple[tuple[int, int], ...]
+
+
 @torch.no_grad()
-def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = True) -> CollectedAnswers:
+def collect(
+    model: SRNN,
+    loader: Iterable[tuple[Any, Tensor]],
+    progress: bool = True,
+    processes: Processes | None = None,
+) -> CollectedAnswers:
     """A model's answers after every level, for all images of a loader; all must have the same sizes.
 
     Every level is read once. What is kept is `4 * L * K` bytes an image, in the CPU's memory.
@@ -86,11 +103,12 @@ def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = 
         model: in eval mode.
         loader: batches of images or levels, with their class indices `(B,)`.
         progress: whether to show a progress bar.
+        processes: that share an `ImageLoader`; all of them get all answers.
 
     Raises:
         ValueError: for no image, batches of different sizes, classes that are no indices of the model's, a model in
-            training mode, without a classifier or of another task than classification, and a variant that cannot stop
-            early.
+            training mode, without a classifier or of another task than classification, a variant that cannot stop
+            early, and a stream that processes cannot share.
     """
     from tqdm import tqdm
 
@@ -99,34 +117,59 @@ def collect(model: SRNN, loader: Iterable[tuple[Any, Tensor]], progress: bool = 
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
     model = for_inference(model)
-    logits, alone, targets = list[Tensor](), list[Tensor](), list[Tensor]()
-    sizes: list[tuple[int, int]] = []
-    for images, classes in tqdm(loader, unit="batch", leave=False, disable=None if progress else True):
-        levels = model.lazy_levels(model.as_input(images))
-        if isinstance(levels, PackedPyramid):
-            raise ValueError("all images must have levels of the same sizes; got a batch of mixed heights")
-        targets.append(torch.as_tensor(classes).cpu())
-        _check_classes(targets[-1], levels.batch_size, model.num_classes)
-        if sizes and sizes != levels.sizes:
-            raise ValueError(f"all images must have levels of the same sizes; got {sizes}, then {levels.sizes}")
-        sizes = levels.sizes
-        features = [model.read_level(levels, level) for level in range(levels.height)]
-        logits.append(torch.stack(list(model.exit_logits(features))).float().cpu())
-        every = torch.stack([model.level_logits(x, level).float() for level, x in enumerate(features)])  # F(C(x_s))
-        alone.append(torch.stack([_classes(answer) for answer in (*every, *ensembles(every))]).cpu())
-    if not targets:
+    shared = processes if processes is not None and processes.count > 1 else None
+    parts: list[_Part] = []
+    with tqdm(total=length_hint(loader) or None, unit="batch", leave=False, disable=None if progress else True) as bar:
+        found = _shared(model, loader, shared) if shared else (_part(model, *batch) for batch in loader)
+        for part in found:
+            if parts and part.sizes != parts[0].sizes:
+                theirs = f"{list(parts[0].sizes)}, then {list(part.sizes)}"
+                raise ValueError(f"all images must have levels of the same sizes; got {theirs}")
+            parts.append(part)
+            bar.update()
+    if not parts:
         raise ValueError("the loader gave no image")
+    logits, alone, targets, sizes = zip(*parts, strict=True)
     *single_scales, logit_ensemble, prob_ensemble = torch.cat(alone, dim=1)
     return CollectedAnswers(
         logits=torch.cat(logits, dim=1),
         targets=torch.cat(targets).long(),
-        gmacs=torch.tensor([model.level_gmacs(size) for size in sizes], dtype=torch.float64).cumsum(0),
-        sizes=tuple(sizes),
+        gmacs=torch.tensor([model.level_gmacs(size) for size in sizes[0]], dtype=torch.float64).cumsum(0),
+        sizes=sizes[0],
         zooms=model.zooms,
         single_scales=torch.stack(single_scales),
         logit_ensemble=logit_ensemble,
         prob_ensemble=prob_ensemble,
     )
+
+
+def _part(model: SRNN, images: Any, classes: Any) -> _Part:
+    levels = model.lazy_levels(model.as_input(images))
+    if isinstance(levels, PackedPyramid):
+        raise ValueError("all images must have levels of the same sizes; got a batch of mixed heights")
+    targets = torch.as_tensor(classes).cpu()
+    _check_classes(targets, levels.batch_size, model.num_classes)
+    features = [model.read_level(levels, level) for level in range(levels.height)]
+    logits = torch.stack(list(model.exit_logits(features))).float().cpu()
+    every = torch.stack([model.level_logits(x, level).float() for level, x in enumerate(features)])  # F(C(x_s))
+    alone = torch.stack([_classes(answer) for answer in (*every, *ensembles(every))]).cpu()
+    return _Part(logits, alone, targets, tuple(levels.sizes))
+
+
+def _shared(model: SRNN, loader: Any, processes: Processes) -> Iterator[_Part]:
+    """The parts of all processes, in all of them."""
+
+    def answer(own: list[range]) -> Iterator[tuple[_Part | None, int, list[Skipped]]]:
+        for images, targets, skipped in loader.read(own):
+            yield _part(model, images, targets) if len(targets) else None, len(targets), skipped
+
+    loader.skipped.clear()
+    loader.seen = 0
+    for found in in_order(loader.batches, answer, 1, processes, everywhere=True):
+        for part, count, skipped in found:
+            loader.count(count, skipped)
+            if part is not None:
+                yield part
 
 
 def ensembles(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,11 +23,15 @@ class Processes:
         rank: 0 for the first.
         count: how many there are.
         local_rank: 0 for the first on this machine, which the first GPU is for.
+
+    Args:
+        alone: that this process shares nothing, whatever has started it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = False) -> None:
+        known = {} if alone else os.environ
         self.rank, self.count, self.local_rank = (
-            int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+            int(known.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
         )
         if self.count > 1 and not dist.is_initialized():
             dist.init_process_group("gloo")  # text goes between them, no tensors of a GPU
@@ -71,14 +75,32 @@ class Processes:
         _together(dist.gather_object, items, found)
         return [item for part in found or () for item in part]
 
+    def share(self, items: list[T]) -> list[T]:
+        """The items of all processes in order, in all of them."""
+        if self.count == 1:
+            return items
+        found: list[Any] = [None] * self.count
+        _together(dist.all_gather_object, found, items)
+        return [item for part in found for item in part]
+
     def end(self) -> None:
         """Leave the others."""
         if self.count > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
 
 def in_order(
-    items: Sequence[Any], answer: Callable[[list[Any]], Iterable[T]], batch_size: int, processes: Processes
+    items: Sequence[Any],
+    answer: Callable[[list[Any]], Iterable[T]],
+    batch_size: int,
+    processes: Processes,
+    everywhere: bool = False,
 ) -> Iterator[list[T]]:
     """What `answer` makes of items, shared out among processes; the first gets it in the order of the items.
 
@@ -89,9 +111,10 @@ def in_order(
         answer: gives one answer for every item.
         batch_size: items in a batch.
         processes: that share the items.
+        everywhere: whether all processes get it.
 
     Yields:
-        in the first process the next answers; in the others empty lists.
+        the next answers; if not `everywhere`, empty lists in the other processes.
     """
     batches = -(-len(items) // batch_size)
     alone = processes.count == 1
@@ -99,8 +122,9 @@ def in_order(
     starts = range(0, len(items), block)
     own = [item for start in starts[processes.rank :: processes.count] for item in items[start : start + block]]
     answers = iter(answer(own))
+    collect = processes.share if everywhere else processes.gather
     for _ in starts[:: processes.count]:
-        yield processes.gather(list(islice(answers, block)))
+        yield collect(list(islice(answers, block)))
 
 
 def _together(collective: Callable[..., Any], *arguments: Any) -> None:

@@ -166,7 +166,7 @@ def test_speed_is_measured_on_the_first_batches_while_nothing_is_read_ahead(mode
     """By a clock on which the first three batches take 1 second an image, and the others 100; one is a warm-up."""
     now, calls, level_features = [0.0], itertools.count(), model.level_features
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    for module in ("compare", "methods"):
+    for module in ("answering", "methods"):
         monkeypatch.setattr(f"srnn_zoo.evaluation.{module}.MEASURED_BATCHES", 3)
 
     def slow_level(level, index=None):

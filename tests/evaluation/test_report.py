@@ -29,7 +29,7 @@ def collected(first, last, targets, **options):
     )
     found = ByLevel("a", model, **options)  # pyright: ignore
     images = [torch.arange(len(targets)).float().view(-1, 1, 1, 1).expand(-1, 3, size, size) for size in (2, 4)]
-    found.add([str(n) for n in range(len(targets))], torch.tensor(targets), [], images)
+    found.keep(found.look([str(n) for n in range(len(targets))], torch.tensor(targets), [], images))
     return found
 
 
@@ -46,7 +46,7 @@ def test_the_most_changed_and_the_surest_mistakes_are_kept_best_first():
     assert [level[0, 0, 0, 0].item() for level in found.examples("worst")[0].images] == [3, 3]
     assert found.stopped_at.tolist() == [0, 1, 1, 0, 0, 1]  # pyright: ignore
     assert found.gmacs == [1, 3]
-    few = collected(first, last, [1, 1, 1, 0, 0, 1], keep=1)
+    few = collected(first, last, [1, 1, 1, 0, 0, 1], most=1)
     assert [example.name for example in few.examples("mended")] == ["0"]
     assert few.stopped_at is None
 

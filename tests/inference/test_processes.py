@@ -27,5 +27,9 @@ def test_any_number_of_processes_makes_the_batches_of_one_and_the_answers_come_i
     assert {len(rounds) for rounds in found} == {len(found[0])}  # all meet as often
     assert [item for parts in zip(*found, strict=True) for part in parts for item in part] == list(range(items))
     assert sorted(batch for own in batches for batch in own) == of_one
+    everywhere = list(
+        in_order([1, 2], iter, 4, SimpleNamespace(rank=0, count=1, gather=None, share=list), everywhere=True)
+    )
+    assert everywhere == [[1, 2]]
     most = max(map(len, batches)) - min(map(len, batches))
     assert most <= max(8, items // 40)  # of batches, by which one has more than another
