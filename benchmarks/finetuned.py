@@ -57,6 +57,11 @@ ABLATIONS = [
     GATED._replace(name="half_gru, cell as fast as the classifier", settings=(("lr_cell", 1.0),)),
 ]
 NETS = {net.name: net for net in [*SINGLES, *JOINT]}
+SWEPT = (
+    "single160-zoom1.6",
+    *(f"{variant} 160 + zoom" for variant in ("vanilla_scalar", "half_gru_diag", "mean_logit")),
+)
+TRIED = ((0.003, 10), (0.001, 10), (0.01, 10), (0.003, 20))  # learning rates and epochs; first the other networks'
 
 
 def main() -> None:
@@ -67,6 +72,9 @@ def main() -> None:
     parser.add_argument(
         "--ablation", action="store_true", help="train and compare other settings on 160 + zoom instead"
     )
+    parser.add_argument(
+        "--sweep", action="store_true", help="train at other rates and lengths instead, each method by itself"
+    )
     parser.add_argument("--table", action="store_true", help="write the table of what is trained, and train nothing")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -74,14 +82,42 @@ def main() -> None:
     srnn_zoo.keep_freed_memory()
     args.runs.mkdir(parents=True, exist_ok=True)
     chosen = [FIRST, GATED, *ABLATIONS] if args.ablation else [NETS[name] for name in args.nets]
+    chosen = [tried(name, *how) for name in SWEPT for how in TRIED] if args.sweep else chosen
     if not args.table:
         maps = Maps(args.runs)
         for seed, net in itertools.product(args.seeds, chosen):
             trained(args.runs, maps, net, seed)
     if args.ablation:
         report(list(ablation(args.runs, args.seeds)), RESULTS / "finetuned_ablation.csv")
+    elif args.sweep:
+        report(list(sweep(args.runs, args.seeds)), RESULTS / "finetuned_sweep.csv")
     elif args.table or set(args.nets) == set(NETS):
         write_table(args.runs, args.seeds, args.nets)
+
+
+def tried(name: str, lr: float, epochs: int) -> Net:
+    """A network, trained at this rate for so long."""
+    net = NETS[name]
+    if (lr, epochs) == TRIED[0]:
+        return net
+    return net._replace(name=f"{name}, lr {lr:g}, {epochs} epochs", settings=(("lr", lr), ("epochs", epochs)))
+
+
+def sweep(runs: Path, seeds: Sequence[int]) -> Iterator[Row]:
+    """A row for each method, rate and length, with its difference to the recipe's own."""
+    table = Table(runs, seeds, [])
+    for name in SWEPT:
+        ways = [table.way(tried(name, *how)).whole() for how in TRIED]
+        for (lr, epochs), found in zip(TRIED, ways, strict=True):
+            gap = difference(found, ways[0])
+            yield {
+                "method": name,
+                "lr": lr,
+                "epochs": epochs,
+                "val_top1": round(found.val_accuracy, 2),
+                "test_top1": round(found.accuracy, 2),
+                "over_recipe": f"{gap.mean:+.2f} ({gap.low:+.2f} to {gap.high:+.2f})",
+            }
 
 
 def ablation(runs: Path, seeds: Sequence[int]) -> Iterator[Row]:
