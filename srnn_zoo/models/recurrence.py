@@ -81,6 +81,11 @@ def check_every_exit(model: Any) -> None:
     """Refuse a model that has no answer after some level."""
     if not model.cell.anytime:
         raise ValueError(f"variant {model.variant!r} answers after the last level only; it cannot stop early")
+    check_answers(model)
+
+
+def check_answers(model: Any) -> None:
+    """Refuse a model without a classifier."""
     if model.num_classes == 0:
         raise ValueError("the model has no classifier (num_classes=0), so that no level has an answer")
 

@@ -10,7 +10,7 @@ from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srnn_zoo.models.recurrence import check_every_exit
+from srnn_zoo.models.recurrence import check_answers
 from srnn_zoo.models.srnn import SRNN
 from srnn_zoo.transforms.packed import PackedPyramid
 from srnn_zoo.transforms.pyramid import Pyramid
@@ -25,10 +25,10 @@ class EveryExit(nn.Module):
     Distributed training sees only the forward of the module it wraps: wrap this one, and save the model inside it.
 
     Args:
-        model: with a cell whose state after any level can be classified (all but `concat`), and a classifier.
+        model: with a classifier. With a cell that answers once (`concat`) there is that answer alone, `(1, B, K)`.
 
     Raises:
-        ValueError: for another model.
+        ValueError: for a model without a classifier.
 
     Examples:
         >>> loss = AnytimeLoss()(EveryExit(model)(images), targets)
@@ -36,11 +36,13 @@ class EveryExit(nn.Module):
 
     def __init__(self, model: SRNN) -> None:
         super().__init__()
-        check_every_exit(model)
+        check_answers(model)
         self.model = model
 
     def forward(self, x: Any) -> Tensor:
         """Logits `(L, B, num_classes)`; an image whose levels have ended keeps its last answer."""
+        if not self.model.cell.anytime:
+            return self.model(x)[None]
         return torch.stack([step.logits for step in self.model.steps(x)])
 
 
@@ -154,7 +156,7 @@ def random_heights(
 class TrainingForward(nn.Module):
     """The model as training calls it: the largest level in, logits `(B, K)` of the last level, or `(L, B, K)` of all.
 
-    It refuses a model that cannot answer as the recipe's loss needs, or has classifiers that the loss would not train.
+    It refuses a model without a classifier, or with classifiers that the recipe's loss would not train.
     """
 
     def __init__(self, model: SRNN, recipe: Recipe) -> None:

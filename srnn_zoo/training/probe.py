@@ -94,7 +94,7 @@ def _check(model: SRNN, recipe: Recipe) -> None:
         )
     if recipe.loss == "last" and model.exits == "separate":
         raise ValueError('exits="separate" needs loss="anytime": else only the last is trained')
-    TrainingForward(model, recipe)  # refuses a variant that does not answer after every level
+    TrainingForward(model, recipe)  # refuses a model without a classifier
     if recipe.anytime_weights and len(recipe.anytime_weights) < len(model.scales):
         raise ValueError(f"{len(model.scales)} levels need as many weights; got {len(recipe.anytime_weights)}")
 

@@ -59,7 +59,8 @@ class Recipe:
         grad_checkpointing: compute the backbone's activations twice rather than keep them.
         seed: of every random number.
         patience: stop after this many epochs without a better one (by validation accuracy); 0 for never.
-        loss: `"last"`: of the last level, as in the paper; `"anytime"`: of every level (`AnytimeLoss`).
+        loss: `"last"`: of the last level, as in the paper; `"anytime"`: of every level that has an answer
+            (`AnytimeLoss`).
         anytime_weights: one for every level; none for equal ones.
         distillation: of the last level's answers into the earlier ones, by the anytime loss, in [0, 1].
         temperature: of the distillation.

@@ -34,6 +34,14 @@ def test_a_model_overfits_one_batch(variant):
     assert losses[-1] < 0.02
 
 
+@trained_and_probed
+def test_a_cell_that_answers_once_is_trained_at_that_answer_by_either_loss(chosen):
+    models = [tiny(variant="concat") for _ in range(2)]
+    for model, loss in zip(models, ("last", "anytime"), strict=True):
+        fit(model, images(), images(2), dataclasses.replace(chosen, loss=loss, epochs=2), workers=0)
+    assert same_weights(*models)
+
+
 @pytest.mark.parametrize(
     ("options", "settings"),
     [

@@ -63,6 +63,11 @@ def test_every_exit_answers_as_the_steps_and_trains_the_whole_model(variant):
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_a_cell_that_answers_once_has_that_answer_alone():
+    model, images = tiny(3, 64, variant="concat").eval(), torch.randn(6, 3, 64, 64)
+    assert torch.equal(EveryExit(model)(images), model(images)[None])
+
+
 def test_random_heights_cut_every_image_and_keep_its_first_levels():
     levels = [torch.randn(400, 1, size, size) for size in (1, 2, 4)]
     generator = torch.Generator().manual_seed(0)
@@ -89,7 +94,6 @@ def test_what_cannot_be_honoured_is_refused():
         (lambda: AnytimeLoss((1, 3))(torch.zeros(3, 6, 5), TARGETS), "3 levels need as many weights; got 2"),
         (lambda: AnytimeLoss((0, 0, 1))(torch.zeros(2, 6, 5), TARGETS), "first 2 of 3 levels are all 0"),
         (lambda: AnytimeLoss()(torch.zeros(4, 10), TARGETS), r"logits must be \(L, B, K\), .* got \(4, 10\)"),
-        (lambda: EveryExit(tiny(variant="concat")), "'concat' answers after the last level only"),
         (lambda: EveryExit(tiny(0)), "no classifier"),
         (lambda: random_heights([torch.zeros(1, 3, 4, 4)], min_height=0), "min_height must be 1 or more; got 0"),
     ):

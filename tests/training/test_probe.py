@@ -207,7 +207,6 @@ def test_what_a_probe_cannot_do_is_refused_before_it_begins(probe, tmp_path):
     for options, settings, reason in (
         ({}, {"mixup": 0.1, "ema_decay": 0.9}, "cannot honour mixup=0.1, ema_decay=0.9: leave that as in the recipe"),
         ({"exits": "separate"}, {}, 'exits="separate" needs loss="anytime"'),
-        ({"variant": "concat"}, {"loss": "anytime"}, "variant 'concat' answers after the last level only"),
         ({}, {"loss": "anytime", "anytime_weights": (1.0,)}, "2 levels need as many weights; got 1"),
     ):
         with pytest.raises(ValueError, match=re.escape(reason)):
