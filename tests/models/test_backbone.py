@@ -123,6 +123,7 @@ def test_an_srnn_reads_two_sizes_and_with_one_level_is_the_base_cnn(architecture
         if architecture in SAMPLE and isinstance(base_cnn.get_classifier(), nn.Linear):  # taken over as it is
             assert torch.equal(one, expected)
         assert model.cell.activation == "identity" or (model.level_features(levels[0]) >= 0).all()
+    del base_cnn  # of up to 412 million weights, before there are as many gradients
     check_forward_and_backward(model, levels)
 
 
