@@ -73,11 +73,11 @@ class Answering:
         Raises:
             ValueError: if no image can be read.
         """
-        found = (
-            in_order(batches, self._answer, 1, processes, everywhere=True) if batches else ([x] for x in self._answer())
-        )
+        found: Iterable[Answers] = self._answer()
+        if batches:
+            found = itertools.chain.from_iterable(in_order(batches, self._answer, 1, processes, everywhere=True))
         skipped: list[Skipped] = []
-        for answers in itertools.chain.from_iterable(found):
+        for answers in found:
             skipped += answers.skipped
             self._keep(answers, writer)
             bar.update(len(answers.names) + len(answers.skipped))
@@ -100,20 +100,20 @@ class Answering:
         position = 0
         for number, batch in enumerate(read_ahead(self.load(own), start=MEASURED_BATCHES)):
             position = position if own is None else own[number].start
-            scored: list[ScoredBatch] = []
-            seen: dict[str, Part] = {}
-            for source in dict.fromkeys(method.source for method in self.methods if batch.names):
-                source.read(batch.levels[source.view])
-            for method, indices in zip(self.methods, self._indices, strict=True):
-                if not batch.names:
-                    break
-                targets = batch.targets_of(indices)
-                scored.append(method.answer(targets))
-                if model := self.watched.get(method.name):
-                    levels = batch.levels[method.source.view]
-                    seen[method.name] = model.look(batch.names, targets, method.source.features, levels, position)
-            yield Answers(batch.names, batch.targets, scored, seen, batch.skipped)
+            yield self._answer_batch(batch, position) if batch.names else Answers([], [], [], {}, batch.skipped)
             position += len(batch.names) + len(batch.skipped)
+
+    def _answer_batch(self, batch: Batch, position: int) -> Answers:
+        for source in dict.fromkeys(method.source for method in self.methods):
+            source.read(batch.levels[source.view])
+        targets = [batch.targets_of(indices) for indices in self._indices]
+        scored = [method.answer(own) for method, own in zip(self.methods, targets, strict=True)]
+        seen: dict[str, Part] = {}
+        for method, own in zip(self.methods, targets, strict=True):
+            if model := self.watched.get(method.name):
+                levels = batch.levels[method.source.view]
+                seen[method.name] = model.look(batch.names, own, method.source.features, levels, position)
+        return Answers(batch.names, batch.targets, scored, seen, batch.skipped)
 
     def _keep(self, answers: Answers, writer: Any) -> None:
         for method, scored in zip(self.methods, answers.scored, strict=bool(answers.names)):
