@@ -69,7 +69,7 @@ def load(name: str, variant: str | None, levels: LevelOptions, device: str | Non
 
 def load_in_all(processes: Processes, name: str, variant: str | None, levels: LevelOptions, device: str | None) -> SRNN:
     """The same in every process, on a GPU of its own if there are any; the first may fetch it for all."""
-    chosen = device or processes.device()
+    chosen = processes.device(device)
     return processes.first_then_all(lambda: load(name, variant, levels, chosen))
 
 

@@ -107,7 +107,7 @@ def predict(
         if plot is not None and processes.count > 1:
             app.fail("--plot draws in one process: leave it out, or start one")
         found = _find(images, split, data_dir, processes)
-        chosen = device or processes.device()
+        chosen = processes.device(device)
         network = processes.first_then_all(lambda: loading.load(model, variant, level_options, chosen))
         if plot is not None and network.task == "regression":
             app.fail("--plot draws probabilities, and this model is for regression")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -26,25 +26,34 @@ class Processes:
 
     Args:
         alone: that this process shares nothing, whatever has started it.
+
+    Raises:
+        ValueError: if WORLD_SIZE is set in the environment, and what goes with it is not.
+        ChildProcessError: if the others do not come.
     """
 
     def __init__(self, alone: bool = False) -> None:
         known = {} if alone else os.environ
         self.rank, self.count, self.local_rank = (
-            int(known.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+            _number(known, name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
         )
         if self.count > 1 and not dist.is_initialized():
-            dist.init_process_group("gloo")  # text goes between them, no tensors of a GPU
+            if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in known]:
+                raise ValueError(
+                    f"WORLD_SIZE is {self.count} in the environment, but {', '.join(missing)} not set: start the "
+                    "processes with torchrun or accelerate launch, which set them all, or unset WORLD_SIZE"
+                )
+            _together(dist.init_process_group, "gloo")  # text goes between them, no tensors of a GPU
 
     @property
     def is_first(self) -> bool:
         """Whether this process decides and writes."""
         return self.rank == 0
 
-    def device(self) -> str | None:
-        """A GPU of its own, if there are several processes and any GPUs."""
-        gpus = torch.cuda.device_count() if self.count > 1 else 0
-        return f"cuda:{self.local_rank % gpus}" if gpus else None
+    def device(self, asked: str | None = None) -> str | None:
+        """A GPU of its own, if there are several processes and any GPUs; else, or if another was asked for, that."""
+        gpus = torch.cuda.device_count() if self.count > 1 and asked in (None, "cuda") else 0
+        return f"cuda:{self.local_rank % gpus}" if gpus else asked
 
     def first(self, work: Callable[[], T]) -> T:
         """What `work` gives in the first process. If it fails there, the others end quietly, as it says why."""
@@ -127,8 +136,21 @@ def in_order(
         yield collect(list(islice(answers, block)))
 
 
+def _number(known: Mapping[str, str], name: str, default: int) -> int:
+    try:
+        return int(known.get(name, default))
+    except ValueError:
+        raise ValueError(f"{name} must be a number in the environment; got {known[name]!r}") from None
+
+
 def _together(collective: Callable[..., Any], *arguments: Any) -> None:
     try:
         collective(*arguments)
-    except RuntimeError as error:  # gloo's, where one of them is gone
+    except RuntimeError as error:  # gloo's
+        said = str(error).lower()
+        if "timed out" in said or "timeout" in said:
+            raise ChildProcessError(
+                "another process of this run did not answer in time: it hangs, cannot be reached, or its images take "
+                "far longer than those of the others"
+            ) from error
         raise ChildProcessError("another process of this run has ended before its work was done") from error
