@@ -103,7 +103,7 @@ class Written:
     Args:
         output: the file.
         network: that answers.
-        settings: the options that its answers follow from; `model` and `split` may be written in another way.
+        settings: the options that its answers follow from; `model` may be written in another way.
         items: the images.
     """
 
@@ -113,7 +113,7 @@ class Written:
         from srnn_zoo.inference.answer_file import AnswerFile, fingerprint, names_digest
         from srnn_zoo.inference.rows import table_columns
 
-        about = {"model": settings.pop("model"), "split": settings.pop("split"), "srnn_zoo": srnn_zoo.__version__}
+        about = {"model": settings.pop("model"), "srnn_zoo": srnn_zoo.__version__}
         exits = settings["exit"] is not None or settings["budget"] is not None
         self.columns = table_columns(network, settings["topk"], exits)
         self.is_json = output.suffix == ".jsonl"

@@ -131,6 +131,7 @@ def predict(
             target = Printed(lambda result: _as_text(result, network.task), network.task, as_json)
         else:
             settings = {"exit": exit, "budget": budget, "topk": topk, "exact": exact, "model": model, "split": split}
+            settings["data_dir"] = None if data_dir is None else str(data_dir.resolve())  # an image's name lacks both
             target = Written(output, network, settings, found)
         tally = target.answer_all(found, answer, batch_size, processes, resume)
         if processes.is_first:

@@ -68,6 +68,7 @@ class AnswerFile:
 
     Attributes:
         rows: how many are written.
+        complete: whether the file itself is there with all its rows; then `write` and `finish` are over.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class AnswerFile:
         self.columns, self.settings, self.names = columns, dict(settings), names
         self.partial, self._beside = (Path(f"{self.path}{end}") for end in (PARTIAL, SETTINGS))
         self.rows = 0
+        self.complete = False
         self._file: BinaryIO | None = None
 
     def start(self, resume: bool = False, multiple: int = 1, count: Callable[[Row], Any] = lambda _: None) -> None:
@@ -85,11 +87,11 @@ class AnswerFile:
         Args:
             resume: go on with what an interrupted run has written, or begin where there is nothing.
             multiple: keep a multiple of so many rows, to go on with whole batches.
-            count: is called with every row that is kept, without its text.
+            count: is called with every row that is there already, without its text.
 
         Raises:
             FileExistsError: if the file exists and `resume` is not set, or another process is writing it.
-            ValueError: to resume with other settings, which it lists, or a file that was changed.
+            ValueError: to resume with other settings, which it lists, or a file that was changed, also a complete one.
         """
         check_answer_file(self.path, resume)
         if not self.path.exists():
@@ -101,7 +103,8 @@ class AnswerFile:
                 self.close()
                 self._check_settings()
                 self.partial.unlink(missing_ok=True)  # left where a run ended between the two
-                self.rows = len(self.names)
+                self._count_all(count)
+                self.complete = True
                 return
             self._go_on(multiple, count)
         except BaseException:
@@ -120,7 +123,7 @@ class AnswerFile:
             self._append(self._header)
             return
         kept, end = [], len(header)
-        for row, after in self._found():
+        for row, after in self._found(self.partial):
             kept.append(row)
             if len(kept) == multiple or self.rows + len(kept) == len(self.names):
                 for each in kept:
@@ -128,10 +131,23 @@ class AnswerFile:
                 self.rows, end, kept = self.rows + len(kept), after, []
         self._file.truncate(end)
 
-    @property
-    def complete(self) -> bool:
-        """Whether the file itself is there; then `write` and `finish` are over."""
-        return self._file is None
+    def _count_all(self, count: Callable[[Row], Any]) -> None:
+        """Count the rows of the complete file."""
+        if self.path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            names = [name for name in ("stopped_at", "gmacs", "error") if name in self.columns]
+            batches = pq.ParquetFile(self.path).iter_batches(columns=names)
+            rows: Iterator[Row] = (_as_row(cells) for batch in batches for cells in batch.to_pylist())
+        else:
+            rows = (row for row, _ in self._found(self.path))
+        for row in rows:
+            count(row)
+            self.rows += 1
+        if self.rows != len(self.names):
+            raise ValueError(
+                f"{self.path} was changed: it has {self.rows} whole rows, and there are {len(self.names)} images"
+            )
 
     def write(self, rows: Iterable[Row]) -> None:
         """Append rows; OSError if the disk takes no more, and then those before are kept."""
@@ -155,6 +171,7 @@ class AnswerFile:
             else:
                 self.close()
                 self.partial.replace(self.path)
+        self.complete = True
 
     def close(self) -> None:
         """Let go of the file, which stays as it is."""
@@ -199,18 +216,16 @@ class AnswerFile:
                 "--output"
             )
 
-    def _found(self) -> Iterator[tuple[Row, int]]:
-        """The whole rows of the unfinished file, and where each ends; ValueError for those of another list."""
-        with self.partial.open("rb") as file:
+    def _found(self, path: Path) -> Iterator[tuple[Row, int]]:
+        """The whole rows of a file, and where each ends; ValueError for those of another list."""
+        with path.open("rb") as file:
             read = _json_rows if self.path.suffix == ".jsonl" else self._csv_rows
             for number, ((cells, end), name) in enumerate(zip(read(file), self.names, strict=False)):
                 if cells["path"] != name:
                     raise ValueError(
-                        f"{self.partial} was changed: row {number + 1} is of {cells['path']}, and the image of {name}"
+                        f"{path} was changed: row {number + 1} is of {cells['path']}, and the image of {name}"
                     )
-                stopped_at = cells.get("stopped_at")
-                level = None if stopped_at in (None, "") else int(stopped_at)
-                yield Row("", cells.get("error") or "", level, float(cells.get("gmacs") or 0)), end
+                yield _as_row(cells), end
 
     def _csv_rows(self, file: BinaryIO) -> Iterator[tuple[dict[str, str], int]]:
         end = 0
@@ -226,7 +241,7 @@ class AnswerFile:
         rows = csv.reader(lines(), strict=True)
         with contextlib.suppress(csv.Error):  # quotes that never end: cut short as well
             if next(rows, None) != list(self.columns):
-                raise ValueError(f"{self.partial} was changed: its first line does not name the columns")
+                raise ValueError(f"{file.name} was changed: its first line does not name the columns")
             for row in rows:
                 if len(row) != len(self.columns):
                     return
@@ -258,6 +273,13 @@ def names_digest(items: Iterable[str | Item]) -> str:
     for item in items:
         found.update(name_of(item).encode(errors="surrogateescape") + b"\0")
     return found.hexdigest()
+
+
+def _as_row(cells: Mapping[str, Any]) -> Row:
+    """What is counted of a row that was read; of an image that cannot be read, and of an empty cell, nothing."""
+    stopped_at = cells.get("stopped_at")
+    level = None if stopped_at in (None, "") else int(stopped_at)
+    return Row("", cells.get("error") or "", level, float(cells.get("gmacs") or 0))
 
 
 def _json_rows(file: BinaryIO) -> Iterator[tuple[dict[str, Any], int]]:

@@ -152,8 +152,9 @@ def fit_features(
             be smaller than `batch_size`. A batch is read in `grad_accum_steps` pieces, which large maps need.
         progress: whether to show a progress bar.
         own_loss: in place of the task's, of logits `(B, K)` and targets.
-        merit: how good the model is after an epoch; more is better. With the recipe's `patience` the best epoch is
-            kept, and training ends after so many without a better one.
+        merit: how good the model is after an epoch, a number or a tuple of numbers; more is better, and what has a NaN
+            is never the best. With the recipe's `patience` the best epoch is kept, and training ends after so many
+            without a better one; if none has a merit, the last epoch is kept.
 
     Raises:
         ValueError: if the features have another width than this model's, and for `patience` without a `merit`.
@@ -195,14 +196,18 @@ def fit_features(
             if not recipe.patience or merit is None:
                 continue
             now = merit()
-            if best is None or now > best[0]:
+            if not _has_nan(now) and (best is None or now > best[0]):
                 best = now, fitted, {key: value.clone() for key, value in _trained_state(model).items()}
-            elif fitted.epoch - best[1].epoch >= recipe.patience:
+            elif fitted.epoch - (best[1].epoch if best else 0) >= recipe.patience:
                 break
     if best is not None:
         fitted = best[1]
         model.load_state_dict(best[2], strict=False)
     return fitted
+
+
+def _has_nan(merit: Any) -> bool:
+    return any(math.isnan(number) for number in (merit if isinstance(merit, tuple) else (merit,)))
 
 
 def _trained_state(model: SRNN) -> dict[str, Tensor]:

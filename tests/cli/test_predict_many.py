@@ -17,6 +17,7 @@ from unittest import mock
 
 import pytest
 
+from srnn_zoo.datasets.inputs import BytesItem
 from srnn_zoo.inference import predict as module
 
 from .command import COMMAND, TORCHRUN, python, refused, run
@@ -52,10 +53,12 @@ def test_a_row_an_image_has_its_best_classes_or_why_it_cannot_be_read(images, mo
         said = run("predict", images, *model, "-o", tmp_path / "a.csv", "--exit", "confidence:0.5")
         assert run("predict", images, *model, "-o", tmp_path / "a.jsonl", "--exit", "confidence:0.5").code == 1
         as_json = run("predict", images, *model, "--json", "--exit", "confidence:0.5")
+        again = run("predict", images, *model, "-o", tmp_path / "a.csv", "--exit", "confidence:0.5", "--resume")
     finally:
         (images / "red" / "huge.png").unlink()
     assert (said.code, said.out) == (1, "")
     assert f"{tmp_path / 'a.csv'}: 14 rows" in said.err
+    assert again == said._replace(err=said.err.replace("a.csv: 14", "a.csv was complete already: 14"))
     assert said.err.splitlines()[-3:-1] == ["skipped 2 of 14 images:", f"  {broken}: not an image that Pillow can read"]
     assert "huge.png: refused as a decompression bomb (Image size (200000000 pixels)" in said.err
     rows = table(tmp_path / "a.csv")
@@ -132,6 +135,18 @@ def test_a_list_and_a_tar_give_the_answers_of_the_files_themselves(images, model
     assert said.code == 1
     assert said.out.replace(f"{tmp_path / 'red.tar'}/", f"{images / 'red'}/") == expected
     assert f"  {tmp_path / 'bad.tar'}: no tar file, or one that is damaged from its first byte on" in said.err
+
+
+def test_an_image_of_a_data_set_is_called_by_its_number_so_a_run_goes_on_with_the_same_split(
+    images, model, tmp_path, monkeypatch
+):
+    found = [BytesItem("hfds/own[0]", (images / "red" / "0.png").read_bytes())]
+    monkeypatch.setattr("srnn_zoo.datasets.inputs.find_inputs", lambda *_: found)
+    command = ("predict", "hfds/own", *model, "-o", tmp_path / "a.csv", "--resume", "--split")
+    assert run(*command, "train", "--data-dir", tmp_path).code == 0
+    assert run(*command, "train", "--data-dir", tmp_path / "b" / "..").code == 0
+    assert "split test, was train" in refused(*command, "test", "--data-dir", tmp_path)
+    assert f"data_dir none, was {tmp_path}" in refused(*command, "train")
 
 
 def test_processes_that_read_give_the_same_and_one_that_is_killed_costs_no_row(images, model, tmp_path, broken):

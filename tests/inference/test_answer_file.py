@@ -99,8 +99,28 @@ def test_what_exists_is_kept_and_a_complete_file_is_not_written_again(tmp_path):
     content = path.read_bytes()
     with pytest.raises(FileExistsError, match=r"answers.csv exists: go on with --resume, or give another --output"):
         write(path)
-    assert write(path, resume=True) == []
+    assert [kept.error for kept in write(path, resume=True)] == [row(name).error for name in NAMES]
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_the_rows_of_a_complete_file_are_counted_as_they_were_written(suffix, tmp_path):
+    path = tmp_path / f"answers{suffix}"
+    file = AnswerFile(path, COLUMNS, SETTINGS, NAMES)
+    file.start()
+    assert not file.complete
+    file.close()
+    assert not file.complete  # it is closed alone
+    write(path, resume=True)
+    again = AnswerFile(path, COLUMNS, SETTINGS, NAMES)
+    kept = []
+    again.start(resume=True, count=kept.append)
+    assert again.complete
+    assert kept == [row(name)._replace(text="") for name in NAMES]
+    if suffix != ".parquet":
+        path.write_bytes(path.read_bytes()[:-2])
+        with pytest.raises(ValueError, match=r"was changed: it has 6 whole rows, and there are 7 images"):
+            write(path, resume=True)
 
 
 def test_other_settings_other_images_and_a_changed_file_are_refused_with_what_differs(tmp_path):

@@ -1,5 +1,6 @@
 """Probes: features are the backbone's, come back from a file, and only cell and classifiers are fitted to them."""
 
+import math
 import os
 import re
 import shutil
@@ -90,6 +91,20 @@ def test_patience_keeps_the_best_epoch_and_ends_the_fit(features):
     torch.testing.assert_close(model.state_dict(), kept[1], rtol=0, atol=0)
     with pytest.raises(ValueError, match="patience needs images that choose"):
         fit_features(model, features, recipe("probe", patience=3), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("merits", "kept"),
+    [
+        ([math.nan, 0.5, 0.3, 0.4], 2),
+        ([0.5, math.nan, math.nan], 1),
+        ([(math.nan, -1.0), (0.1, -1.0), (0.2, math.nan), (0.1, -2.0)], 2),
+        ([math.nan, math.nan, 0.5], 2),  # patience ends it, without a best one
+    ],
+)
+def test_an_epoch_without_a_merit_is_never_the_best(features, merits, kept):
+    settings, left = recipe("probe", epochs=len(merits), patience=2), iter(merits)
+    assert fit_features(tiny(), features, settings, progress=False, merit=lambda: next(left)).epoch == kept
 
 
 def test_optimiser_and_schedule_are_the_recipes(features):
