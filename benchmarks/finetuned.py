@@ -26,8 +26,9 @@ import srnn_zoo
 from srnn_zoo.comparison.picture import plot_comparison
 from srnn_zoo.comparison.result import Comparison, advice, difference, lines_of
 from srnn_zoo.comparison.views import View
-from srnn_zoo.comparison.ways import Answers, Operating, Way, all_answer, last_answer
+from srnn_zoo.comparison.ways import Answers, Operating, Way
 from srnn_zoo.inference.answers import CollectedAnswers
+from srnn_zoo.inference.cascade import all_answer, last_answer
 from srnn_zoo.weights.files import read_weights
 
 SINGLES = [

@@ -15,6 +15,8 @@ from .inference.activation_maps import activation_maps as activation_maps
 from .inference.answers import collect as collect
 from .inference.calibrate import budget_rule as budget_rule
 from .inference.calibrate import calibrate as calibrate
+from .inference.cascade import cascade as cascade
+from .inference.cascade import rivals as rivals
 from .inference.curve import pareto as pareto
 from .inference.curve import write_pareto as write_pareto
 from .inference.early_exit import Anytime as Anytime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,6 +100,13 @@ def pareto(
     calibration_split: Annotated[
         str | None, typer.Option(help="Subfolder of the calibration data, or timm's split.", show_default=False)
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Another model to show. Repeatable: of two or more also the ensemble and cascades in this order.",
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write all points to this CSV file.")] = None,
     plot: app.PlotOption = None,
     rule: RuleOption = None,
@@ -114,12 +122,13 @@ def pareto(
     """Show accuracy against mean cost: early exit, every level, single scales of the base CNN, and its ensembles.
 
     Everything is measured on DATA. Thresholds come from --calibration-data, or from the calibration saved with the
-    model; without either they are chosen on DATA itself, and the curve promises too much. Processes that torchrun or
-    accelerate launch starts share the images.
+    model; without either they are chosen on DATA itself, and the curve promises too much. Those of cascades come from
+    --calibration-data alone. Processes that torchrun or accelerate launch starts share the images.
     """
     from srnn_zoo.datasets.loader import ImageLoader
     from srnn_zoo.evaluation.table import check_can_write
     from srnn_zoo.inference.calibrate import check_calibrated
+    from srnn_zoo.inference.cascade import rivals
     from srnn_zoo.inference.curve import pareto as measure
     from srnn_zoo.inference.curve import write_pareto
     from srnn_zoo.inference.exits import score_rule
@@ -133,29 +142,41 @@ def pareto(
     level_options = loading.level_options(sizes, zooms, views)
     with Processes() as processes:
         network = _load(model, variant, level_options, device, processes)
+        others = _load_beside(beside or [], network, device, processes)
         options: dict[str, Any] = {"data_dir": data_dir, "batch_size": batch_size, "workers": workers}
-
-        def open_images(place: str, split: str | None) -> ImageLoader:
-            return processes.first_then_all(lambda: ImageLoader(place, network, split=split, **options))
-
-        loaders = [open_images(data, split)]
-        source: Any = None
+        places = [(data, split)]
         if calibration_data is not None:
-            loaders.insert(0, open_images(calibration_data, calibration_split))
-            source = _collect(network, loaders[0], processes)
-        elif "exit" in network.metadata:
+            places.append((calibration_data, calibration_split))
+        loaders: list[ImageLoader] = []
+
+        def answers_of(each: SRNN) -> list[CollectedAnswers]:
+            """On all images that are measured, and on those that choose thresholds."""
+            own = [
+                processes.first_then_all(lambda at=at, part=part: ImageLoader(at, each, split=part, **options))
+                for at, part in places
+            ]
+            loaders.extend(own)
+            return [_collect(each, loader, processes) for loader in own]
+
+        if calibration_data is None and "exit" in network.metadata:
             check_calibrated(network, network.level_sizes())
-            source = network
-        answers = _collect(network, loaders[-1], processes)
+        found = answers_of(network)
+        theirs = {name: answers_of(each) for name, each in others.items()}
         if not processes.is_first:
             return
-    points = measure(answers, thresholds_from=source, rule=rule)
+    source: Any = network if "exit" in network.metadata else None
+    points = measure(found[0], thresholds_from=found[1] if found[1:] else source, rule=rule)
+    if theirs:
+        held_out = {name: each[1] for name, each in theirs.items()} if found[1:] else None
+        points += rivals({name: each[0] for name, each in theirs.items()}, held_out, rule or "confidence")
     typer.echo(_points_as_text(points))
     if points[0].optimistic:
         app.say(
             "the thresholds were chosen on these same images, so the curve promises too much: give "
             "--calibration-data, or calibrate the model first"
         )
+    elif any(point.optimistic for point in points):
+        app.say("the thresholds of cascades were chosen on these same images: give --calibration-data")
     if output is not None:
         write_pareto(points, output)
         app.say(f"written to {output}")
@@ -164,6 +185,7 @@ def pareto(
 
         plot_pareto(points, plot)
         app.say(f"drawn to {plot}")
+    loaders = loaders[: len(places)]  # those of other models read the same images
     app.report_skipped([item.reason for each in loaders for item in each.skipped], sum(each.seen for each in loaders))
 
 
@@ -189,6 +211,19 @@ def _load(
     if len(network.scales) == 1:
         app.fail("a model of one level cannot stop early; give --sizes of two or more, such as 112,224")
     return network
+
+
+def _load_beside(names: list[str], network: SRNN, device: str | None, processes: Processes) -> dict[str, SRNN]:
+    """Other models by their names, which must have the same classes in the same order."""
+    from srnn_zoo.datasets.classes import label_names
+
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        app.fail(f"--beside: {repeated[0]} is named twice")
+    others = {name: loading.load_in_all(processes, name, None, loading.LevelOptions(), device) for name in names}
+    for name, each in others.items():
+        if label_names(each) != label_names(network):
+            app.fail(f"--beside: {name} has other classes than the model, or another order of them")
+    return others
 
 
 def _collect(network: SRNN, loader: ImageLoader, processes: Processes) -> CollectedAnswers:
@@ -232,13 +267,18 @@ def _calibration_as_text(network: SRNN, answers: CollectedAnswers) -> str:
 
 
 def _points_as_text(points: list[Point]) -> str:
-    """A table; of the curve at most ten points, at equal distances."""
-    curve = [point for point in points if point.kind == "curve"]
-    count = min(10, len(curve))
-    shown = [curve[round(index * (len(curve) - 1) / max(count - 1, 1))] for index in range(count)]
-    lines = [f"{'':<28}{'GMACs':>8}{'top-1':>10}   share that stops at each level"]
-    for point in shown + points[len(curve) :]:
-        name = f"early exit, {point.name}" if point.kind == "curve" else point.name
-        shares = "  ".join(f"{100 * share:.0f} %" for share in point.stop_shares)
-        lines.append(f"{name:<28}{point.gmacs:>8.3f}{point.accuracy:>8.2f} %   {shares}".rstrip())
+    """A table; of each curve at most ten points, at equal distances."""
+    width = max(28, *(len(_title(point)) + 2 for point in points))
+    lines = [f"{'':<{width}}{'GMACs':>8}{'top-1':>10}   share that stops at each level"]
+    for _, group in itertools.groupby(points, key=lambda point: (point.kind, point.name)):
+        curve = list(group)
+        count = min(10, len(curve))
+        for index in range(count):
+            point = curve[round(index * (len(curve) - 1) / max(count - 1, 1))]
+            shares = "  ".join(f"{100 * share:.0f} %" for share in point.stop_shares)
+            lines.append(f"{_title(point):<{width}}{point.gmacs:>8.3f}{point.accuracy:>8.2f} %   {shares}".rstrip())
     return "\n".join(lines)
+
+
+def _title(point: Point) -> str:
+    return f"early exit, {point.name}" if point.kind == "curve" else point.name

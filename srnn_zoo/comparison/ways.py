@@ -10,10 +10,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from srnn_zoo.inference.answers import CollectedAnswers
+from srnn_zoo.inference.cascade import all_answer, last_answer
 from srnn_zoo.inference.exits import ScoreRule
 from srnn_zoo.inference.thresholds import Outcome, family, fit_rule, measure, stops
-from srnn_zoo.models.cells import log_mean_probability
 
 from .fits import Answers, Fit, Fits
 from .views import EXPONENTS, View
@@ -228,16 +227,6 @@ class Ways:
             pairs = zip(splits, ("val", "test"), strict=True)
             found.append(Answers(*(self._fits.collected(logits, split, views) for logits, split in pairs)))
         return found
-
-
-def all_answer(logits: Tensor) -> Tensor:
-    """The mean of the probabilities so far, after each of the networks that are asked in turn, `(L, N, K)`."""
-    return torch.stack([log_mean_probability(logits[: level + 1], dim=0) for level in range(len(logits))])
-
-
-def last_answer(answers: CollectedAnswers) -> CollectedAnswers:
-    """What the last level says alone, at the cost of all."""
-    return CollectedAnswers(answers.logits[-1:], answers.targets, answers.gmacs[-1:])
 
 
 def _val(answers: Sequence[Answers]) -> float:

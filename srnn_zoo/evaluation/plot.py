@@ -39,7 +39,14 @@ _MARKERS: dict[str, dict[str, Any]] = {  # the open ones are larger, as a level 
     "level": {"marker": "o", "markersize": 6, "zorder": 4},
     "single scale": {"marker": "s", "markersize": 9, "markeredgewidth": 1.6},
     "ensemble": {"marker": "^", "markersize": 12, "markeredgewidth": 1.6},
+    "model": {"marker": "D", "markersize": 8, "markeredgewidth": 1.6},
 }
+
+_LINES: list[dict[str, Any]] = [
+    {"color": INK, "linewidth": 2},
+    {"color": COLOURS[1], "linewidth": 1.4, "linestyle": (0, (5, 2))},
+    {"color": COLOURS[2], "linewidth": 1.4, "linestyle": (0, (1, 1.5))},
+]
 
 
 def plot_predictions(predictions: Sequence[Prediction], file: StrPath) -> None:
@@ -80,12 +87,12 @@ def plot_predictions(predictions: Sequence[Prediction], file: StrPath) -> None:
 
 
 def plot_pareto(points: Sequence[Point], file: StrPath, title: str = "") -> None:
-    """Draw accuracy against mean cost: the curve of early exit, and levels, single scales and ensembles beside it.
+    """Draw accuracy against mean cost: curves of early exit and of cascades, and all other ways as points beside them.
 
     The legend has every point with its name: its shape says what it is, its colour which one.
 
     Args:
-        points: from `srnn_zoo.pareto`.
+        points: from `srnn_zoo.pareto`, with or without those of `srnn_zoo.rivals`.
         file: where to write, in any format that matplotlib knows by its suffix.
         title: above the axes.
 
@@ -100,9 +107,11 @@ def plot_pareto(points: Sequence[Point], file: StrPath, title: str = "") -> None
     axis.set_title(title, loc="left", **_TITLE)
     drawn: list[Any] = []
     names: list[str] = []
-    if curve := [point for point in points if point.kind == "curve"]:
-        drawn += axis.plot([p.gmacs for p in curve], [p.accuracy for p in curve], color=INK, linewidth=2, marker=".")
-        names.append(f"early exit, {curve[0].name}" + ",\nthresholds chosen on the same images" * curve[0].optimistic)
+    for (name, kind), look in zip(_curves(points), _LINES, strict=False):
+        curve = [point for point in points if (point.name, point.kind) == (name, kind)]
+        drawn += axis.plot([p.gmacs for p in curve], [p.accuracy for p in curve], marker=".", **look)
+        title = f"early exit, {name}" if kind == "curve" else name
+        names.append(title + ",\nthresholds chosen on the same images" * curve[0].optimistic)
     for kind, style in _MARKERS.items():
         own = [point for point in points if point.kind == kind]
         looks = itertools.cycle(itertools.product(("full" if kind == "level" else "none", "bottom", "left"), COLOURS))
@@ -113,6 +122,12 @@ def plot_pareto(points: Sequence[Point], file: StrPath, title: str = "") -> None
     axis.set_xlim(left=0)
     draw_legend(figure, drawn, names, loc="outside right upper")
     save_figure(figure, file, dpi=150)
+
+
+def _curves(points: Sequence[Point]) -> list[tuple[str, str]]:
+    """Name and kind of each curve, that of early exit first."""
+    found = dict.fromkeys((p.name, p.kind) for p in points if p.kind in ("curve", "cascade"))
+    return sorted(found, key=lambda each: each[1] != "curve")
 
 
 @dataclass(frozen=True)

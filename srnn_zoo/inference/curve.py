@@ -28,17 +28,18 @@ class Point:
 
     Attributes:
         name: of the rule, `level 0`, `single scale 224 x 224`, `logit ensemble`, ….
-        kind: `"curve"` (early exit), `"level"` (all stop there), `"single scale"` (the base CNN on one level alone), or
-            `"ensemble"` (the base CNN on all levels).
+        kind: `"curve"` (early exit), `"level"` (all stop there), `"single scale"` (the base CNN on one level alone),
+            `"ensemble"` (the base CNN on all levels, or several models), `"model"` (another model), or `"cascade"`
+            (several models in turn).
         gmacs: mean cost of an image.
         accuracy: top-1, in per cent.
-        stop_shares: the share of the images that stopped at each level, in [0, 1]; empty for the base CNN.
+        stop_shares: the share of the images that stopped at each level, or model, in [0, 1]; empty where none can.
         thresholds: for every level but the last.
         optimistic: whether the thresholds were chosen on the same images on which they were measured.
     """
 
     name: str
-    kind: Literal["curve", "level", "single scale", "ensemble"]
+    kind: Literal["curve", "level", "single scale", "ensemble", "model", "cascade"]
     gmacs: float
     accuracy: float
     stop_shares: tuple[float, ...] = ()

@@ -1,10 +1,12 @@
 """The commands that stop early: predict with a rule or a budget, calibrate, and pareto."""
 
+import csv
 import itertools
 import json
 import re
 import shutil
 import sys
+from collections import Counter
 
 import pytest
 from PIL import Image
@@ -178,6 +180,27 @@ def test_pareto_shows_writes_and_draws_every_kind_of_point(saved, images, tmp_pa
     assert kinds == {"curve", "level", "single scale", "ensemble"}
     with Image.open(plot) as image:
         assert image.width > 1000
+
+
+def test_pareto_shows_other_models_alone_together_and_in_turn(saved, place, images, tmp_path):
+    table, plot = tmp_path / "pareto.csv", tmp_path / "pareto.png"
+    one, two = place / "a", place / "c"
+    beside = ("--beside", one, "--beside", two)
+    said = run("pareto", images, "-m", saved, *beside, "--output", table, "--plot", plot, *FAST)
+    both = f"{one}, {two}"
+    for name in (one, two, f"ensemble of {both}", f"cascade {both}: last answers", f"cascade {both}: all answer"):
+        assert re.search(rf"^{re.escape(str(name))} +[\d.]+ +[\d.]+ %", said.out, re.MULTILINE), said
+    with table.open() as file:
+        kinds = Counter(row["kind"] for row in csv.DictReader(file))
+    assert (kinds["model"], kinds["ensemble"]) == (2, 3)
+    assert kinds["cascade"] >= 2
+    run("calibrate", images, "-m", saved, "--budget", 100, *FAST)
+    said = run("pareto", images, "-m", saved, *beside, *FAST)
+    assert said.err == "the thresholds of cascades were chosen on these same images: give --calibration-data\n"
+    assert not run("pareto", images, "-m", saved, *beside, "--calibration-data", images, *FAST).err
+    srnn_zoo.create_model("srnn_test_resnet", num_classes=3).save_pretrained(tmp_path / "other")
+    assert "other classes than the model" in refused("pareto", images, "-m", saved, "--beside", tmp_path / "other")
+    assert f"{one} is named twice" in refused("pareto", images, "-m", saved, "--beside", one, "--beside", one)
 
 
 @pytest.mark.data
