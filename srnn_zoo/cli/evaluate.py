@@ -34,6 +34,12 @@ def evaluate(
     zooms: app.ZoomsOption = None,
     views: app.ViewsOption = None,
     exact: app.ExactOption = False,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="A row for all models together: the mean of their probabilities.")
+    ] = False,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Rows of test-time augmentation: the base CNN on mirror images too.")
+    ] = False,
     reference: Annotated[
         str | None, typer.Option(help="Row that the others are tested against; by default the better ensemble.")
     ] = None,
@@ -107,6 +113,8 @@ def evaluate(
                 batch_size=batch_size,
                 workers=workers,
                 exact=exact,
+                ensemble=ensemble,
+                flip=flip,
                 output=output,
                 report=report,
                 exit=exit,

@@ -104,7 +104,7 @@ class Answering:
             position += len(batch.names) + len(batch.skipped)
 
     def _answer_batch(self, batch: Batch, position: int) -> Answers:
-        for source in dict.fromkeys(method.source for method in self.methods):
+        for source in dict.fromkeys(source for method in self.methods for source, _ in method.reads):
             source.read(batch.levels[source.view])
         targets = [batch.targets_of(indices) for indices in self._indices]
         scored = [method.answer(own) for method, own in zip(self.methods, targets, strict=True)]

@@ -22,7 +22,7 @@ from srnn_zoo.models.tasks import check_classifies
 
 from .answering import Answering
 from .by_level import ByLevel, rule_for
-from .methods import base_methods, passes, srnn_method
+from .methods import LOGIT_ENSEMBLE, PROBABILITY_ENSEMBLE, base_methods, ensemble_method, passes, srnn_method
 from .table import Row, Table, check_folder, predictions_file
 
 
@@ -37,6 +37,8 @@ def evaluate(
     batch_size: int = 8,
     workers: int | None = None,
     exact: bool = False,
+    ensemble: bool = False,
+    flip: bool = False,
     output: str | os.PathLike[str] | None = None,
     report: str | os.PathLike[str] | None = None,
     exit: str | ExitRule | None = None,
@@ -59,6 +61,10 @@ def evaluate(
         workers: processes that read images; by default none on a CPU, where a thread reads the next batch while one is
             computed, once the speed has been measured on the first 20.
         exact: decode and resize as Pillow does, as for `srnn_zoo.create_transform`.
+        ensemble: whether to add a row for all models together, the mean of their probabilities. They must have the same
+            classes in the same order.
+        flip: whether to add rows of test-time augmentation: the base CNN on image and mirror image, at the last level
+            and at all levels. This reads all levels twice.
         output: a folder for `table.csv`, `table.md` and `predictions.csv`.
         report: a file for a page that shows where the models are wrong (`evaluation.report`), such as `report.html`.
         exit: with a report, when its images stop: a text such as `"confidence:0.9"`, a rule, or `"calibrated"` for what
@@ -88,8 +94,9 @@ def evaluate(
     if workers is None:
         workers = 0 if next(base.parameters()).device.type == "cpu" else min(8, os.cpu_count() or 1)
     source, transforms = passes([base, *named.values()], exact)
-    methods = base_methods(base, source[base])
+    methods = base_methods(base, source[base], flip)
     methods += [srnn_method(name, model, source[model]) for name, model in named.items()]
+    methods += [ensemble_method(named, source)] if ensemble else []
     names = [method.name for method in methods]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two rows would be called {repeated[0]!r}: give the model another name")
@@ -111,7 +118,7 @@ def evaluate(
         skipped = answering.answer_all(batches, processes, writer, bar)
     rows = answering.rows(processes)
     if reference is None:  # the better ensemble, the logits' where both are as good; with one level the single scale
-        ensembles = rows[-len(named) - 2 : -len(named)]
+        ensembles = [row for row in rows if row.name in (PROBABILITY_ENSEMBLE, LOGIT_ENSEMBLE)] or rows[:1]
         reference = min(reversed(ensembles), key=lambda row: row.top1_error).name
     caption = _caption(rows, images.source, base, named, reference, batch_size, processes.count)
     table = Table(rows, reference, caption, tuple(skipped))

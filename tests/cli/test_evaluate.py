@@ -26,6 +26,13 @@ def methods(said):
 BASE = ["base CNN 32", "base CNN 64", "probability ensemble", "logit ensemble"]
 
 
+def test_rows_of_mirror_images_and_of_all_models_together_are_there_if_asked_for():
+    said = run("evaluate", "data", "a", "b", "--split", "test", "--ensemble", "--flip")
+    flipped = ["base CNN 64, flipped too", "probability ensemble, flipped too"]
+    assert methods(said) == [*BASE, *flipped, "vanilla", "half_gru", "ensemble of vanilla, half_gru"]
+    assert "an ensemble needs two models or more" in refused("evaluate", "data", "a", "--split", "test", "--ensemble")
+
+
 @pytest.mark.usefixtures("broken")
 def test_evaluate_prints_the_table_writes_it_and_lists_what_it_could_not_read(tmp_path):
     said = run("evaluate", "data", "a", "b", "--split", "test", "--output", tmp_path / "out")

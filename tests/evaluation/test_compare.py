@@ -77,6 +77,43 @@ def test_variants_have_the_figures_of_a_plain_loop_in_float64(make, fruit, tmp_p
 
 
 @torch.no_grad()
+def test_mirror_images_and_models_together_have_the_figures_of_a_plain_loop_in_float64(make, fruit):
+    models = {"a": make("vanilla"), "b": make("half_gru"), "c": make("gru", seed=1), "large": make(seed=2, img_size=96)}
+    found = evaluate(models, fruit, batch_size=7, ensemble=True, flip=True)
+    together = "ensemble of a, b, c, large"
+    flipped = ("base CNN 64, flipped too", "probability ensemble, flipped too")
+    assert [row.name for row in found.rows] == [*SINGLE, *ENSEMBLES, *flipped, *models, together]
+    exact = {name: copy.deepcopy(model).double() for name, model in models.items()}
+    read = {name: pyramids(model, fruit) for name, model in models.items()}
+    base = exact["a"]
+    for at, path in enumerate(read["a"]):
+        levels = [level.double() for level in read["a"][path]]
+        both = [(base.level_logits(base.level_features(x, i), i)) for i, x in enumerate(levels)]
+        both += [(base.level_logits(base.level_features(x.flip(-1), i), i)) for i, x in enumerate(levels)]
+        probabilities = {
+            flipped[0]: torch.stack([both[1], both[3]]).softmax(2).mean(0),
+            flipped[1]: torch.stack(both).softmax(2).mean(0),
+            together: torch.stack(
+                [model([level.double() for level in read[name][path]]).softmax(1) for name, model in exact.items()]
+            ).mean(0),
+        }
+        for name, mean in probabilities.items():
+            assert found.row(name).correct[at] == (FRUIT[mean.argmax().item()] == path.parent.name)
+    costs = {row.name: row.gmacs for row in found.rows}
+    assert costs[flipped[1]] == pytest.approx(2 * costs["probability ensemble"], rel=1e-3)
+    assert costs[together] == pytest.approx(costs["a"] + costs["c"] + costs["large"], rel=0.02)  # a and b share a pass
+    assert found.row(together).sizes == ((32, 32), (64, 64)) * 2 + ((48, 48), (96, 96))
+    assert found.reference in ENSEMBLES
+
+
+def test_an_ensemble_needs_models_of_the_same_classes(make, fruit):
+    with pytest.raises(ValueError, match="an ensemble needs two models or more"):
+        evaluate(make(), fruit, ensemble=True)
+    with pytest.raises(ValueError, match="b has other classes than a, or another order of them: no ensemble"):
+        evaluate({"a": make(), "b": make(names=FRUIT[::-1])}, fruit, ensemble=True)
+
+
+@torch.no_grad()
 def test_models_that_look_at_parts_have_rows_of_their_own(make, fruit):
     """Those whose views follow read whole images, and share no features."""
     plain = make("vanilla", scales=(1.0, 1.0), zooms=(1.0, 1.6), img_size=80)
