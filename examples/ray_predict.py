@@ -10,6 +10,7 @@ Needs `pip install "srnn-zoo[ray]"`.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,21 @@ from srnn_zoo.inference.rows import arrow_table, table_cells, table_columns
 class Answer:
     """An actor: it loads the model once, and answers batch after batch."""
 
-    def __init__(self, model: str, exit: str, device: str) -> None:
+    def __init__(self, model: str, exit: str, device: str, folder: str, root: str) -> None:
         self.model = SRNN.from_pretrained(model).eval().to(device)
         self.exit = exit_rule(exit)
         self.columns = table_columns(self.model, exit=True)
+        self.folder, self.root = Path(folder), root
 
     def __call__(self, files: Any) -> Any:
         """The rows of files, a `pyarrow.Table` with the columns `path` and `bytes`."""
-        images = [BytesItem(file["path"], file["bytes"]) for file in files.to_pylist()]
+        images = [BytesItem(self.name(file["path"]), file["bytes"]) for file in files.to_pylist()]
         answers = predict(self.model, images, batch_size=len(images), exit=self.exit)
         return arrow_table([table_cells(answer, self.columns) for answer in answers], self.columns)
+
+    def name(self, path: str) -> str:
+        """The path as `srnn-zoo predict` writes it: with the folder as it was given."""
+        return str(self.folder / os.path.relpath(path, self.root))
 
 
 def main() -> None:
@@ -47,6 +53,11 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="give every actor a GPU")
     args = parser.parse_args()
 
+    try:
+        exit_rule(args.exit)
+    except ValueError as error:
+        parser.error(f"--exit: {error}")
+
     import ray  # pyright: ignore[reportMissingImports]
 
     output = Path(args.output).resolve()
@@ -58,7 +69,13 @@ def main() -> None:
     files = ray.data.read_binary_files(paths, include_paths=True, ray_remote_args=waits)
     answers = files.map_batches(
         Answer,
-        fn_constructor_args=(str(model) if model.is_dir() else args.model, args.exit, "cuda" if args.gpu else "cpu"),
+        fn_constructor_args=(
+            str(model) if model.is_dir() else args.model,
+            args.exit,
+            "cuda" if args.gpu else "cpu",
+            args.folder,
+            str(Path(args.folder).absolute()),  # an actor works in a folder of its own
+        ),
         batch_size=args.batch_size,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=args.actors),

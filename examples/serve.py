@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ import srnn_zoo
 from srnn_zoo.datasets.images import Skipped
 from srnn_zoo.inference.exits import ExitRule
 from srnn_zoo.inference.predict import Prediction, predict
+from srnn_zoo.inference.rows import as_object
 
 Answer: TypeAlias = Prediction | Skipped | None  # None where the model failed
 
@@ -45,14 +45,26 @@ class Batches:
         self.batch_size = batch_size
         self.topk = topk
         self.waiting: asyncio.Queue[tuple[Question, asyncio.Future[Answer]]] = asyncio.Queue(max_waiting)
+        self.open: set[asyncio.Future[Answer]] = set()
+
+    def check_room(self) -> None:
+        """HTTPException where no more requests may wait."""
+        if self.waiting.full():
+            raise HTTPException(503, "too many requests are waiting; try again", {"Retry-After": "1"})
+
+    def stop(self) -> None:
+        """Tell all that still wait that nobody answers any more."""
+        for answer in self.open:
+            if not answer.done():
+                answer.set_exception(HTTPException(503, "the service is stopping"))
 
     async def ask(self, question: Question) -> Answer:
         """The answer, when its batch is ready."""
+        self.check_room()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        try:
-            self.waiting.put_nowait((question, answer))
-        except asyncio.QueueFull:
-            raise HTTPException(503, "too many requests are waiting; try again", {"Retry-After": "1"}) from None
+        self.open.add(answer)
+        answer.add_done_callback(self.open.discard)
+        self.waiting.put_nowait((question, answer))
         return await answer
 
     async def run(self) -> None:
@@ -100,6 +112,7 @@ def create_app(
         worker = asyncio.create_task(batches.run())
         yield
         worker.cancel()
+        batches.stop()
 
     app = FastAPI(title="srnn-zoo", version=srnn_zoo.__version__, lifespan=lifespan)
 
@@ -109,6 +122,7 @@ def create_app(
 
     @app.post("/predict")
     async def answer(request: Request, exit: str | None = None, budget: str | None = None) -> dict[str, Any]:
+        batches.check_room()  # before an image is read that nobody would look at
         image = await body_of(request, max_bytes)
         try:
             rule = usual if exit is None and budget is None else rule_of(model, exit, budget)
@@ -119,7 +133,7 @@ def create_app(
             raise HTTPException(422, f"the image cannot be read: {result.reason.partition(': ')[2]}")
         if result is None:
             raise HTTPException(500, "the model failed; the log of the service says how")
-        return as_dict(result, model.task)
+        return {key: value for key, value in as_object(result, model.task).items() if key != "path"}
 
     return app
 
@@ -156,22 +170,6 @@ async def body_of(request: Request, max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             raise HTTPException(413, f"the body may have {max_bytes:,} bytes, and this one has more")
     return bytes(body)
-
-
-def as_dict(prediction: Prediction, task: str) -> dict[str, Any]:
-    """A prediction as JSON has it; the keys are those of `srnn-zoo predict --json`."""
-    kind = "value" if task == "regression" else "probability"
-    return {
-        "levels": [
-            {
-                "size": answer.size,
-                "top": [{"label": name, kind: x if math.isfinite(x) else None} for name, x in answer.top],
-            }
-            for answer in prediction.answers
-        ],
-        "notes": prediction.notes,
-        **({} if prediction.stopped_at is None else {"stopped_at": prediction.stopped_at, "gmacs": prediction.gmacs}),
-    }
 
 
 def main() -> None:

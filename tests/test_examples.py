@@ -127,6 +127,23 @@ def test_two_actors_of_ray_write_the_rows_of_predict(run, photos, tmp_path):
         assert by_ray.column(name).to_pylist() == (pytest.approx(values, abs=1e-5) if is_number else values), name
 
 
+def test_ray_is_not_started_with_a_rule_that_there_is_not(run, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SystemExit):
+        run("ray_predict.py", "photos", "net", "rows", "--exit", "often")
+    assert "error: --exit: " in capfd.readouterr().err
+
+
+def test_an_actor_calls_an_image_as_predict_does(tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    monkeypatch.chdir(tmp_path)
+    srnn_zoo.create_model("srnn_test_resnet", num_classes=2).save_pretrained("net")
+    actor = runpy.run_path(str(ROOT / "examples" / "ray_predict.py"))["Answer"]
+    answer = actor("net", "level:0", "cpu", "photos", str(tmp_path / "photos"))
+    files = pyarrow.table({"path": [str(tmp_path / "photos" / "a" / "1.png")], "bytes": [b"no image"]})
+    assert answer(files).column("path").to_pylist() == ["photos/a/1.png"]
+
+
 @pytest.mark.parametrize("example", ["finetune.py", "hf_trainer.py", "ray_predict.py"])
 def test_an_example_says_how_it_is_used(run, example):
     assert "FOLDER" in run(example, "--help")

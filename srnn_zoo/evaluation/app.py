@@ -6,6 +6,7 @@ import html
 import importlib
 import importlib.resources
 import itertools
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -199,8 +200,9 @@ def create_app(model: SRNN, title: str = "") -> Any:
                 found = look(network, file)
         except ImageError as error:
             return None, _message(str(error))
-        except Exception as error:  # the page goes on, for this visitor and for the others
-            return None, _message(f"{Path(file).name}: {type(error).__name__}: {error}")
+        except Exception:  # the page goes on, for this visitor and for the others
+            logging.getLogger(__name__).exception("%s could not be answered", file)
+            return None, _message(f"{Path(file).name}: something went wrong; the log of the page says what")
         return found, show(found, *options)
 
     def show(found: Look | None, early: bool, name: str, value: float, maps: bool) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 from srnn_zoo.datasets.classes import class_names
@@ -44,7 +45,9 @@ def table_columns(model: SRNN, topk: int = 5, exit: bool = False) -> Columns:
     """
     columns: Columns = {"path": str}
     if model.task == "regression":
-        columns |= dict.fromkeys((f"value: {name}" for name in class_names(model)), float)
+        for name in class_names(model):
+            ends = ("" if rank == 1 else f"_{rank}" for rank in count(1))  # two outputs may have one name
+            columns[next(key for end in ends if (key := f"value: {name}{end}") not in columns)] = float
     else:
         for rank in range(1, min(topk, model.num_classes) + 1):
             end = "" if rank == 1 else f"_{rank}"

@@ -6,12 +6,13 @@ import io
 import json
 import resource
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
 from srnn_zoo.inference import answer_file
 from srnn_zoo.inference.answer_file import AnswerFile, check_answer_file, fingerprint
-from srnn_zoo.inference.rows import Row, csv_line
+from srnn_zoo.inference.rows import Row, csv_line, table_cells, table_columns
 
 from .conftest import small_model
 
@@ -86,6 +87,18 @@ def test_a_parquet_file_has_the_values_of_the_table(tmp_path):
     assert table.column("probability").to_pylist() == [None if '"' in name else 0.5 for name in NAMES]
     assert table.column("error").null_count == len(NAMES) - 1
     assert sorted(file.name for file in tmp_path.iterdir()) == [path.name, f"{path.name}.settings.json"]
+
+
+def test_outputs_of_one_name_have_a_column_each():
+    names = ["x", "x", "x_2", "x"]
+    model = SimpleNamespace(task="regression")
+    with mock.patch("srnn_zoo.inference.rows.class_names", return_value=names):
+        columns = table_columns(model)
+    assert list(columns)[1:5] == ["value: x", "value: x_2", "value: x_2_2", "value: x_3"]
+    found = SimpleNamespace(
+        path="a.png", answers=[SimpleNamespace(top=list(zip(names, [1.0, 2.0, 3.0, 4.0], strict=True)))], notes=()
+    )
+    assert list(table_cells(found, columns).values())[:5] == ["a.png", 1.0, 2.0, 3.0, 4.0]
 
 
 def test_what_exists_is_kept_and_a_complete_file_is_not_written_again(tmp_path):

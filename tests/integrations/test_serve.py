@@ -1,5 +1,6 @@
 """The example service, with a real client on loopback."""
 
+import asyncio
 import io
 import json
 import re
@@ -193,3 +194,49 @@ def test_more_than_may_wait_are_told_to_come_back(serve, images):
 
 def test_the_service_says_what_it_serves(service):
     assert service.get("/health") == {"levels": [[112, 112], [224, 224]], "num_classes": 1000, "waiting": 0}
+
+
+def small():
+    return srnn_zoo.create_model("srnn_test_resnet", num_classes=3, img_size=64).eval()
+
+
+def test_a_service_that_stops_tells_those_that_wait(serve):
+    async def stopped():
+        batches = serve["Batches"](small(), 1, 4, 1)
+        asked = [asyncio.create_task(batches.ask(serve["Question"](b"", "", None))) for _ in range(2)]
+        await asyncio.sleep(0)
+        batches.stop()
+        return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+
+    assert [(said.status_code, said.detail) for said in asyncio.run(stopped())] == [
+        (503, "the service is stopping")
+    ] * 2
+
+
+def test_where_no_more_may_wait_the_image_is_not_read(serve):
+    app = serve["create_app"](small(), max_waiting=1)
+    sent, image = [], {"type": "http.request", "body": b"", "more_body": False}
+
+    async def never():
+        raise AssertionError("the body was read")
+
+    async def ask(receive):
+        scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": []}
+
+        async def send(message):
+            sent.append(message)
+
+        await app(scope, receive, send)
+
+    async def once():
+        return image
+
+    async def both():  # no lifespan: nobody answers, so the first waits
+        first = asyncio.create_task(ask(once))
+        for _ in range(50):
+            await asyncio.sleep(0.01)
+        await ask(never)
+        first.cancel()
+
+    asyncio.run(both())
+    assert sent[0]["status"] == 503
