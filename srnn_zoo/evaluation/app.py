@@ -206,7 +206,8 @@ def create_app(model: SRNN, title: str = "") -> Any:
         return found, show(found, *options)
 
     def show(found: Look | None, early: bool, name: str, value: float, maps: bool) -> str:
-        return _EMPTY if found is None else render(found, f"{name}:{value}" if early and can_stop else None, maps)
+        chosen = _rule_text(model, name, value) if early and can_stop else None
+        return _EMPTY if found is None else render(found, chosen, maps)
 
     heading = title or model.pretrained_cfg.get("architecture", "SRNN")
     with gradio.Blocks(title=heading, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
@@ -271,6 +272,14 @@ def _start(model: SRNN) -> tuple[str, float]:
     if (stored := _stored(model)) and stored["thresholds"]:
         return stored["rule"], round(min(max(stored["thresholds"][0], 0.0), 1.0), 2)
     return "confidence", 0.8
+
+
+def _rule_text(model: SRNN, rule: str, threshold: float) -> str:
+    """The rule of the controls; where they stand as they started, a calibrated model's own, exactly."""
+    stored = _stored(model)
+    if stored.get("thresholds") and (rule, threshold) == _start(model):
+        return f"{rule}:{','.join(map(repr, stored['thresholds']))}"
+    return f"{rule}:{threshold}"
 
 
 def _path_of(upload: Any) -> str | None:

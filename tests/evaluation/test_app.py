@@ -9,8 +9,10 @@ from PIL import Image
 
 import srnn_zoo
 from srnn_zoo.datasets.images import ImageError
+from srnn_zoo.evaluation import app
 from srnn_zoo.evaluation.app import create_app, launch, look, render
 from srnn_zoo.inference.early_exit import Anytime
+from srnn_zoo.inference.exits import ScoreRule, exit_rule, stored_rule
 
 from .conftest import FRUIT, pyramids
 
@@ -51,6 +53,20 @@ def test_a_calibrated_model_stops_as_it_does_elsewhere_whatever_probabilities_ar
     stops = [found.stops_at("margin:0.25") for found in looks]
     assert stops == [Anytime(net)(levels[path]).stopped_at.item() for path in paths[:8]]
     assert stops != [look(model, path).stops_at("margin:0.25") for path in paths[:8]]
+
+
+def test_until_a_control_is_moved_a_calibrated_model_stops_by_its_own_thresholds(model):
+    net = calibrated(model)
+    for thresholds in ([0.2468], [0.2468, 0.9], [2.0, 0.1]):
+        net.metadata["exit"]["thresholds"] = thresholds
+        rule, value = app._start(net)
+        found = exit_rule(app._rule_text(net, rule, value))
+        wanted = stored_rule(net)
+        assert isinstance(found, ScoreRule)
+        assert (type(found), found.thresholds) == (type(wanted), wanted.thresholds if len(thresholds) > 1 else 0.2468)
+        assert app._rule_text(net, rule, 0.5) == "margin:0.5"
+        assert app._rule_text(net, "entropy", value) == f"entropy:{value}"
+    assert app._rule_text(model, "confidence", 0.8) == "confidence:0.8"
 
 
 def test_the_page_names_the_answer_where_it_stops_and_what_that_saves(model, paths, monkeypatch):
