@@ -29,7 +29,9 @@ def summarise(result: FitResult, network: SRNN, data: Sequence[str], imports: Se
         f"top-5 {best['val_top5']:.1f} %, of {images} validation images; saved in {result.output}/best"
     )
     if result.skipped:
-        typer.echo(f"skipped {len(result.skipped)} images that cannot be read, listed in {result.output}/skipped.txt")
+        count = len(result.skipped)
+        what = "1 image that cannot be read" if count == 1 else f"{count} images that cannot be read"
+        typer.echo(f"skipped {what}, listed in {result.output}/skipped.txt")
     if images < FEW_IMAGES:
         app.say(
             f"warning: {images} validation images are few, and the interval is wide: take {FEW_IMAGES} or more to tell "

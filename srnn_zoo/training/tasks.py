@@ -66,8 +66,12 @@ class TrainingTask:
         return []
 
     def merit(self, row: Mapping[str, float]) -> tuple[float, float]:
-        """The best epoch has the greatest: of the first metric, and where that is the same of the lower loss."""
-        return self.better * row[next(iter(self.metrics))], -row["val_loss"]
+        """The best epoch has the greatest: of the first metric, and where that is the same of the lower loss.
+
+        What is not a number is worse than any.
+        """
+        first, loss = self.better * row[next(iter(self.metrics))], -row["val_loss"]
+        return -math.inf if math.isnan(first) else first, -math.inf if math.isnan(loss) else loss
 
     def say(self, row: Mapping[str, float]) -> str:
         """The metrics of an epoch in words."""

@@ -54,7 +54,7 @@ def test_options_choose_recipe_exits_norms_and_what_becomes_of_damaged_images(cl
     for folder, *options in (("run", "paper", "--set", "lr=0.5", "--epochs", 2), ("again", recipe)):
         said = run(*train, "-o", tmp_path / folder, "--recipe", *options)
         assert said.code == 0
-        assert "skipped 1 images that cannot be read, listed in" in said.out
+        assert "skipped 1 image that cannot be read, listed in" in said.out
     written = Recipe.from_toml(recipe)
     assert (written.lr, written.epochs, written.batch_size, written.decay_epochs) == (0.5, 2, 8, 30)
     model, again = (SRNN.from_pretrained(tmp_path / folder / "last") for folder in ("run", "again"))

@@ -204,3 +204,15 @@ def test_such_a_model_predicts_and_stops_by_level_or_time_and_is_no_classifier(t
     }.items():
         with pytest.raises(ValueError, match=f"^{what} is about one class an image, and this model is for {task}$"):
             call()
+
+
+def test_an_epoch_that_measures_no_number_is_never_the_best():
+    nan, task = float("nan"), training_task("classification")
+    rows = [
+        {"val_top1": 10.0, "val_loss": nan},
+        {"val_top1": nan, "val_loss": 1.0},
+        {"val_top1": 10.0, "val_loss": 2.0},
+        {"val_top1": 9.0, "val_loss": 0.1},
+    ]
+    for turned in (rows, rows[::-1]):
+        assert max(turned, key=task.merit) is rows[2]
