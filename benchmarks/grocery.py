@@ -140,7 +140,9 @@ def sizes_of(args: argparse.Namespace, name: str, trial: Trial) -> list[int]:
 
 def recipe_of(args: argparse.Namespace, trial: Trial, seed: int) -> Recipe:
     """How a row is trained: U starts at the identity, as in the paper, unless the row says another start."""
-    start = recipe("probe" if args.probe else "finetune", **{"seed": seed, "recurrence": 1.0, **trial.settings})
+    start = recipe(
+        "probe" if args.probe else "finetune", **{"seed": seed, "recurrence": 1.0, "loss": "last", **trial.settings}
+    )
     return start.with_settings(args.set)
 
 

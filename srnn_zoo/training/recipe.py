@@ -306,6 +306,7 @@ _FINETUNE = Recipe(
     crop_scale=(0.5, 1.0),
     color_jitter=0.0,
     ema_decay=0.995,
+    loss="anytime",
 )
 
 _PROBE = Recipe(
@@ -319,6 +320,7 @@ _PROBE = Recipe(
     schedule="cosine",
     epochs=20,
     batch_size=256,
+    loss="anytime",
     freeze_backbone=True,
 )
 

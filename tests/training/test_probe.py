@@ -210,7 +210,8 @@ def test_damaged_features_are_extracted_anew_and_such_as_cannot_be_kept_do_not_e
 
 def test_any_dataset_is_probed_after_a_stop_too_and_only_folders_of_images_are_cached(tmp_path):
     stopped = Hooked(8, lambda: signal.raise_signal(signal.SIGTERM))
-    chosen, run = recipe("probe", epochs=60, lr=0.05, lr_cell=0.1, recurrence=1.0), tmp_path / "run"
+    chosen = recipe("probe", epochs=60, lr=0.05, lr_cell=0.1, recurrence=1.0, loss="last")
+    run = tmp_path / "run"
     with pytest.raises(Interrupted, match="stopped by SIGTERM at the features of the training split: resume to go on"):
         fit(tiny(), stopped, images(), chosen, run, workers=0)
     result = fit(tiny(), images(), images(), chosen, run, workers=0, resume=True)
@@ -221,7 +222,7 @@ def test_any_dataset_is_probed_after_a_stop_too_and_only_folders_of_images_are_c
 def test_what_a_probe_cannot_do_is_refused_before_it_begins(probe, tmp_path):
     for options, settings, reason in (
         ({}, {"mixup": 0.1, "ema_decay": 0.9}, "cannot honour mixup=0.1, ema_decay=0.9: leave that as in the recipe"),
-        ({"exits": "separate"}, {}, 'exits="separate" needs loss="anytime"'),
+        ({"exits": "separate"}, {"loss": "last"}, 'exits="separate" needs loss="anytime"'),
         ({}, {"loss": "anytime", "anytime_weights": (1.0,)}, "2 levels need as many weights; got 1"),
     ):
         with pytest.raises(ValueError, match=re.escape(reason)):

@@ -118,7 +118,10 @@ def test_what_no_recipe_can_have_is_refused_in_one_sentence():
         (["crop_scale=0.5"], "crop_scale must be a list of numbers; got 0.5"),
         (["batch_size=10", "grad_accum_steps=3"], "batch_size must be a multiple of grad_accum_steps; got 10 and 3"),
         (["warmup_epochs=99"], "warmup_epochs must be no more than epochs; got 99 and 20"),
-        (["distillation=0.5"], 'anytime_weights and distillation belong to loss="anytime"; got loss="last"'),
+        (
+            ["loss=last", "distillation=0.5"],
+            'anytime_weights and distillation belong to loss="anytime"; got loss="last"',
+        ),
         (["loss=anytime", "anytime_weights=[0, 0]"], "anytime_weights must be 0 or more, one of them positive"),
         (
             ["loss=anytime", "anytime_weights=[0, 1]", "random_heights=true"],
