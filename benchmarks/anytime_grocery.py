@@ -136,7 +136,9 @@ class SRNNRun:
 
 def fit(args: argparse.Namespace, model: srnn_zoo.SRNN, train: Features, seed: int, **settings: Any) -> None:
     """Fit the classifiers; the cell stays as it starts."""
-    chosen = recipe("probe", epochs=args.epochs, lr_cell=0.0, seed=seed, **{"recurrence": 1.0, **settings})
+    chosen = recipe(
+        "probe", epochs=args.epochs, lr_cell=0.0, seed=seed, **{"recurrence": 1.0, "loss": "last", **settings}
+    )
     fit_features(model, train, chosen, progress=False)
 
 
