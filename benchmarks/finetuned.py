@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/finetuned"), help="folder of everything that is kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS), help="these only")
+    parser.add_argument("--nets", nargs="+", help="these only, by their names in the table")
     parser.add_argument(
         "--ablation", action="store_true", help="train and compare other settings on 160 + zoom instead"
     )
@@ -82,18 +82,22 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     srnn_zoo.keep_freed_memory()
     args.runs.mkdir(parents=True, exist_ok=True)
-    chosen = [FIRST, GATED, *ABLATIONS] if args.ablation else [NETS[name] for name in args.nets]
-    chosen = [tried(name, *how) for name in SWEPT for how in TRIED] if args.sweep else chosen
+    nets = [FIRST, GATED, *ABLATIONS] if args.ablation else list(NETS.values())
+    nets = [tried(name, *how) for name in SWEPT for how in TRIED] if args.sweep else nets
+    every = {net.name: net for net in nets}
+    if unknown := sorted({*(args.nets or ())} - {*every}):
+        parser.error(f"no network {', '.join(unknown)}; there are {', '.join(every)}")
+    chosen = [every[name] for name in args.nets or every]
     if not args.table:
         maps = Maps(args.runs)
         for seed, net in itertools.product(args.seeds, chosen):
             trained(args.runs, maps, net, seed)
     if args.ablation:
-        report(list(ablation(args.runs, args.seeds)), RESULTS / "finetuned_ablation.csv")
+        report(list(ablation(args.runs, args.seeds, chosen)), RESULTS / "finetuned_ablation.csv")
     elif args.sweep:
         report(list(sweep(args.runs, args.seeds)), RESULTS / "finetuned_sweep.csv")
-    elif args.table or set(args.nets) == set(NETS):
-        write_table(args.runs, args.seeds, args.nets)
+    elif args.table or not args.nets:
+        write_table(args.runs, args.seeds, [net.name for net in chosen])
 
 
 def tried(name: str, lr: float, epochs: int) -> Net:
@@ -121,11 +125,11 @@ def sweep(runs: Path, seeds: Sequence[int]) -> Iterator[Row]:
             }
 
 
-def ablation(runs: Path, seeds: Sequence[int]) -> Iterator[Row]:
+def ablation(runs: Path, seeds: Sequence[int], nets: Sequence[Net]) -> Iterator[Row]:
     """A row for each setting, with its difference to the first of its variant."""
     table = Table(runs, seeds, [])
     beside: dict[str, Operating] = {}
-    for net in (FIRST, GATED, *ABLATIONS):
+    for net in nets:
         way = table.way(net)
         found, early = way.whole(), way.at(1.5 * table.gmacs(SMALL))
         gap = difference(found, beside.setdefault(net.variant, found))
