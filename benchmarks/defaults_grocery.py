@@ -52,11 +52,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/regimes"), help="folder of the features")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--pyramids", nargs="+", default=list(PYRAMIDS), choices=list(PYRAMIDS))
+    parser.add_argument("--csv", type=Path, default=RESULTS / "defaults_grocery.csv", help="file to write")
     args = parser.parse_args()
     srnn_zoo.keep_freed_memory()
     (args.runs / "features").mkdir(parents=True, exist_ok=True)
     found = sorted(rows(args), key=lambda row: (list(PYRAMIDS).index(row["pyramid"]), METHODS.index(row["method"])))
-    report(found, RESULTS / "defaults_grocery.csv")
+    report(found, args.csv)
 
 
 def rows(args: argparse.Namespace) -> Iterator[Row]:
@@ -65,7 +67,7 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
     create = Creator(DEFAULT, len(images.classes))
     views = FrozenViews(create.of_views, images.splits, args.runs / "features", 224, images.versions())
     base: dict[tuple[str, str], Operating] = {}
-    for title, method, setting in tqdm([*trials(args.settings)], desc="settings"):
+    for title, method, setting in tqdm([*trials(args.settings, args.pyramids)], desc="settings"):
         how = recipe("probe", **{**BASE, **SETTINGS[setting]})
         fits = Fits(views, create.of_levels, how, RATES, range(args.seeds), args.runs / "fits.jsonl")
         fit = fits.best([PYRAMIDS[title]], method)
@@ -84,11 +86,11 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         }
 
 
-def trials(settings: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+def trials(settings: Sequence[str], pyramids: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """Pyramids, methods and settings; what is about several levels, or about U, only where there are some."""
-    for setting, (title, levels), method in itertools.product(settings, PYRAMIDS.items(), METHODS):
+    for setting, title, method in itertools.product(settings, pyramids, METHODS):
         changed = set(SETTINGS[setting])
-        single = len(levels) == 1
+        single = len(PYRAMIDS[title]) == 1
         if single and (method != "vanilla_scalar" or changed - {"epochs"}):
             continue
         if method == "mean_logit" and changed & {"lr_cell", "recurrence", "identity_decay"}:
