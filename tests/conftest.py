@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("SRNN_ZOO_DATA", ROOT / ".." / "shared" / "data"))
 SKIMAGE = Path(skimage.__file__).parent / "data"
 STATM = Path("/proc/self/statm")  # on Linux: pages, the second number those in memory
-LARGE = 3 * 2**29  # bytes
+LARGE = 3 * 2**30  # bytes
 IMAGENET_IDS = {"chelsea.png": "n02124075", "coffee.png": "n07920052", "motorcycle_left.png": "n03785016"}
 
 
