@@ -59,7 +59,7 @@ REFUSED = {
     },
     "pareto data/test -m b": {
         "--output no/where.csv": "--output: no folder no to write to",
-        "--output data": "--output: data is a folder",
+        "--output data": "--output: cannot write data: it is a folder",
         "--plot no/where.png": "--plot: no folder no to write to",
         "--rule margins": "unknown rule 'margins'; did you mean 'margin'?",
     },
