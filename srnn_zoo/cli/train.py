@@ -55,7 +55,9 @@ def train(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(metavar="N", rich_help_panel=app.RECIPE, help="The same as --set epochs=…", show_default=False),
+        typer.Option(
+            metavar="N", min=1, rich_help_panel=app.RECIPE, help="The same as --set epochs=…", show_default=False
+        ),
     ] = None,
     sizes: app.SizesOption = None,
     zooms: app.ZoomsOption = None,

@@ -91,8 +91,12 @@ class RunFolder:
     def start(self, recipe: Recipe, holdout: Holdout | None = None) -> None:
         """Make the folder, with the recipe and how one folder was split; unless it holds another run."""
         if any((self.path / name).exists() for name in ("state", "log.csv")):
-            raise FileExistsError(f"{self.path} holds another run: resume it, or choose another folder")
-        self.path.mkdir(parents=True, exist_ok=True)
+            remedy = "resume it with --resume (resume=True), or choose another folder"
+            raise FileExistsError(f"{self.path} holds another run: {remedy}")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot make the folder {self.path}: {error.strerror}") from None
         recipe.to_toml(self.path / RECIPE_FILE)
         if holdout is not None:
             holdout.save(self.path / SPLIT_FILE)

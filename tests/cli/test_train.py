@@ -128,6 +128,7 @@ def test_mistakes_are_refused_in_one_sentence(class_folders, tmp_path):
     for arguments, reason in {
         ("-r", "papr"): "--recipe: unknown recipe 'papr'; did you mean 'paper'?",
         ("--set", "lrr=1"): "--set: unknown setting of a recipe 'lrr'; did you mean 'lr'?",
+        (*TINY, "--epochs", 0): "Invalid value for '--epochs'",
         ("--data-dir", "."): "data_dir goes with the name of a data set",
         (*TINY, "--norm", "per-level"): "per_level",
         (*TINY, "--corrupt", "maybe"): "--corrupt is skip or fatal; got 'maybe'",
@@ -135,6 +136,9 @@ def test_mistakes_are_refused_in_one_sentence(class_folders, tmp_path):
     }.items():
         assert reason in refused("train", class_folders, *arguments, "-o", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert f"srnn-zoo: cannot make the folder {place}: " in refused("train", class_folders, *TINY, "-o", place)
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ def test_a_run_is_resumed_only_as_itself_and_takes_no_other_runs_place(kind, tmp
         (tiny(variant="vanilla"), images(), short, resumed, "variant vanilla, was half_gru"),
         (tiny(), images(12), short, resumed, "training images 12, was 8"),
         (tiny(), named, other, resumed, "other classes"),
-        (tiny(), named, other, {}, "run holds another run: resume it, or choose another folder"),
+        (tiny(), named, other, {}, "run holds another run: resume it with --resume "),
     ):
         model.zero_shot, model.metadata = True, {"exit": {"rule": "margin"}}
         before = copy.deepcopy(model)
