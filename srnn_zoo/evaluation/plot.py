@@ -107,7 +107,7 @@ def plot_pareto(points: Sequence[Point], file: StrPath, title: str = "") -> None
     axis.set_title(title, loc="left", **_TITLE)
     drawn: list[Any] = []
     names: list[str] = []
-    for (name, kind), look in zip(_curves(points), _LINES, strict=False):
+    for (name, kind), look in zip(_curves(points), itertools.cycle(_LINES), strict=False):
         curve = [point for point in points if (point.name, point.kind) == (name, kind)]
         drawn += axis.plot([p.gmacs for p in curve], [p.accuracy for p in curve], marker=".", **look)
         title = f"early exit, {name}" if kind == "curve" else name

@@ -52,7 +52,7 @@ def rivals(
 
     Args:
         answers: of each model on the same images, by its name, in the order in which a cascade asks them.
-        held_out: the same on images that choose temperatures and thresholds. Without them the same images choose, and
+        held_out: the same models, by the same names, on images that choose temperatures and thresholds. Without them the same images choose, and
             the points of cascades are marked as optimistic.
         rule: one of `list_exits(scored=True)`.
 
@@ -61,12 +61,15 @@ def rivals(
         both cascades, cheapest first.
 
     Raises:
-        ValueError: as `cascade`, and for an unknown rule.
+        ValueError: as `cascade`, for an unknown rule, and for held-out answers of other models.
 
     Examples:
         >>> answers = {name: collect(model, loader) for name, model in (("small", small), ("large", large))}
         >>> points = pareto(srnn, loader) + rivals(answers)
     """
+    if held_out is not None and held_out.keys() != answers.keys():
+        theirs = f"{', '.join(held_out)} rather than {', '.join(answers)}"
+        raise ValueError(f"the held-out answers must be of the same models; got {theirs}")
     points = [Point(name, "model", each.gmacs[-1].item(), _top1(each.right[-1])) for name, each in answers.items()]
     if len(answers) < 2:
         return points
@@ -74,7 +77,7 @@ def rivals(
     name = f"ensemble of {', '.join(answers)}"
     points.append(Point(name, "ensemble", together.gmacs[-1].item(), _top1(together.right[-1])))
     for all_together, words in ((False, "last answers"), (True, "all answer")):
-        chosen_on = cascade(list((held_out or answers).values()), all_together)
+        chosen_on = cascade([(held_out or answers)[name] for name in answers], all_together)
         fitted = fit_rule(chosen_on, rule)
         thresholds = [outcome.thresholds for outcome in search(chosen_on, fitted)]
         name = f"cascade {', '.join(answers)}: {words}"

@@ -153,6 +153,13 @@ def test_every_point_of_a_curve_has_its_name_and_a_look_of_its_own(tmp_path):
     assert "thresholds chosen on the same images" in drawn(plot_pareto, optimistic, tmp_path)[1]
 
 
+def test_no_curve_is_left_out_however_many_cascades_there_are(tmp_path):
+    names = [f"cascade {index}" for index in range(5)]
+    cascades = [Point(name, "cascade", gmacs, 60 + gmacs) for name in names for gmacs in (1.0, 2.0)]
+    texts, _ = drawn(plot_pareto, [*CURVE, *cascades], tmp_path)
+    assert [text for text in texts if text in names] == names
+
+
 def line(epoch, top1):
     return f"{epoch},0.001,2.5,2.25,{top1},90.5,12.25"
 

@@ -76,6 +76,16 @@ def test_a_cascade_is_measured_as_any_model_by_thresholds_from_other_images():
     assert [(p.gmacs, p.accuracy) for p in curve] == [(p.gmacs, p.accuracy) for p in same if p.kind == "curve"]
 
 
+def test_held_out_answers_are_found_by_the_names_of_the_models():
+    models, others = of_models(), of_models(seed=1)
+    assert rivals(models, dict(reversed(others.items()))) == rivals(models, others)
+    with pytest.raises(ValueError, match="of the same models; got small rather than small, middle, large"):
+        rivals(models, {"small": others["small"]})
+    others["huge"] = others.pop("large")
+    with pytest.raises(ValueError, match="of the same models; got small, middle, huge"):
+        rivals(models, others)
+
+
 def test_what_does_not_belong_together_is_refused():
     small, _, large = of_models().values()
     fewer = CollectedAnswers(large.logits[..., :5], large.targets % 5, large.gmacs)
