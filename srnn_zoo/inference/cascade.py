@@ -52,8 +52,8 @@ def rivals(
 
     Args:
         answers: of each model on the same images, by its name, in the order in which a cascade asks them.
-        held_out: the same models, by the same names, on images that choose temperatures and thresholds. Without them the same images choose, and
-            the points of cascades are marked as optimistic.
+        held_out: the same models, by the same names, on images that choose temperatures and thresholds. Without them
+            the same images choose, and the points of cascades are marked as optimistic.
         rule: one of `list_exits(scored=True)`.
 
     Returns:
