@@ -59,9 +59,10 @@ def draw(axis: Any, ways: dict[tuple[str, str], list[dict[str, float]]], title: 
             found = named[name.format(pyramid)]
             costs, accuracies = [p["gmacs"] for p in found], [p["accuracy"] for p in found]
             axis.plot(costs, accuracies, color=colour, **{**look, "label": f"{look['label']} {pyramid}"})
-    for place, names in singles(ways).items():
+    alone = singles(ways)
+    for place, names in alone.items():
         axis.plot(*place, "s", color="#777777", markersize=5)
-        left = place[0] == min(x for x, _ in singles(ways))  # where no curve passes
+        left = place[0] == min(x for x, _ in alone)  # where no curve passes
         offset, side = ((-6, -3), "right") if left else ((6, -3), "left")
         axis.annotate(", ".join(names), place, offset, textcoords="offset points", fontsize=7, ha=side)
     axis.set_xlim(left=0)
