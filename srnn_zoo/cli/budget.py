@@ -147,21 +147,19 @@ def pareto(
         places = [(data, split)]
         if calibration_data is not None:
             places.append((calibration_data, calibration_split))
-        loaders: list[ImageLoader] = []
 
-        def answers_of(each: SRNN) -> list[CollectedAnswers]:
+        def answers_of(each: SRNN) -> tuple[list[ImageLoader], list[CollectedAnswers]]:
             """On all images that are measured, and on those that choose thresholds."""
-            own = [
+            loaders = [
                 processes.first_then_all(lambda at=at, part=part: ImageLoader(at, each, split=part, **options))
                 for at, part in places
             ]
-            loaders.extend(own)
-            return [_collect(each, loader, processes) for loader in own]
+            return loaders, [_collect(each, loader, processes) for loader in loaders]
 
         if calibration_data is None and "exit" in network.metadata:
             check_calibrated(network, network.level_sizes())
-        found = answers_of(network)
-        theirs = {name: answers_of(each) for name, each in others.items()}
+        loaders, found = answers_of(network)  # others read the same images
+        theirs = {name: answers_of(each)[1] for name, each in others.items()}
         if not processes.is_first:
             return
     source: Any = network if "exit" in network.metadata else None
@@ -185,7 +183,6 @@ def pareto(
 
         plot_pareto(points, plot)
         app.say(f"drawn to {plot}")
-    loaders = loaders[: len(places)]  # those of other models read the same images
     app.report_skipped([item.reason for each in loaders for item in each.skipped], sum(each.seen for each in loaders))
 
 

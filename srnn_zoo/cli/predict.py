@@ -101,14 +101,12 @@ def predict(
     if exit is not None and budget is not None:
         app.fail("give --exit or --budget, not both")
     given = None if exit in (None, CALIBRATED) else _parse_exit(exit)
-    processes = Processes()
-    try:
+    with Processes() as processes:
         processes.first(lambda: _check_output(output, resume, as_json))
         if plot is not None and processes.count > 1:
             app.fail("--plot draws in one process: leave it out, or start one")
         found = _find(images, split, data_dir, processes)
-        chosen = processes.device(device)
-        network = processes.first_then_all(lambda: loading.load(model, variant, level_options, chosen))
+        network = loading.load_in_all(processes, model, variant, level_options, device)
         if plot is not None and network.task == "regression":
             app.fail("--plot draws probabilities, and this model is for regression")
         levels = network.level_sizes()
@@ -136,8 +134,6 @@ def predict(
         tally = target.answer_all(found, answer, batch_size, processes, resume)
         if processes.is_first:
             _conclude(tally, target, network, levels, kept, plot)
-    finally:
-        processes.end()
 
 
 def _check_output(output: Path | None, resume: bool, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from srnn_zoo.inference.cascade import all_answer, last_answer
+from srnn_zoo.inference.curve import top1
 from srnn_zoo.inference.exits import ScoreRule
 from srnn_zoo.inference.thresholds import Outcome, family, fit_rule, measure, stops
 
@@ -76,7 +77,7 @@ class Way:
 
     def whole(self) -> Operating:
         """All of it, for every image, without early exit."""
-        return _mean([(_top1(val.right[-1]), self.gmacs, test.right[-1]) for val, test in self.answers])
+        return _mean([(top1(val.right[-1]), self.gmacs, test.right[-1]) for val, test in self.answers])
 
     def at(self, budget: float) -> Operating | None:
         """What it does for so many GMACs an image on average; None where it cannot be that cheap.
@@ -115,10 +116,6 @@ class Way:
 def _mean(found: Sequence[tuple[float, float, Tensor]]) -> Operating:
     accuracies, costs, right = zip(*found, strict=True)
     return Operating(sum(accuracies) / len(found), sum(costs) / len(found), torch.stack(right))
-
-
-def _top1(right: Tensor) -> float:
-    return 100 * right.double().mean().item()
 
 
 class Ways:
@@ -230,7 +227,7 @@ class Ways:
 
 
 def _val(answers: Sequence[Answers]) -> float:
-    return sum(_top1(each.val.right[-1]) for each in answers)
+    return sum(top1(each.val.right[-1]) for each in answers)
 
 
 def _chosen(fit: Fit, choice: bool) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from srnn_zoo.models.cells import log_mean_probability
 
 from .answers import CollectedAnswers
-from .curve import Point
+from .curve import Point, top1
 from .thresholds import fit_rule, measure, search
 
 
@@ -70,12 +70,12 @@ def rivals(
     if held_out is not None and held_out.keys() != answers.keys():
         theirs = f"{', '.join(held_out)} rather than {', '.join(answers)}"
         raise ValueError(f"the held-out answers must be of the same models; got {theirs}")
-    points = [Point(name, "model", each.gmacs[-1].item(), _top1(each.right[-1])) for name, each in answers.items()]
+    points = [Point(name, "model", each.gmacs[-1].item(), top1(each.right[-1])) for name, each in answers.items()]
     if len(answers) < 2:
         return points
     together = last_answer(cascade(list(answers.values()), all_together=True))
     name = f"ensemble of {', '.join(answers)}"
-    points.append(Point(name, "ensemble", together.gmacs[-1].item(), _top1(together.right[-1])))
+    points.append(Point(name, "ensemble", together.gmacs[-1].item(), top1(together.right[-1])))
     for all_together, words in ((False, "last answers"), (True, "all answer")):
         chosen_on = cascade([(held_out or answers)[name] for name in answers], all_together)
         fitted = fit_rule(chosen_on, rule)
@@ -97,7 +97,3 @@ def all_answer(logits: Tensor) -> Tensor:
 def last_answer(answers: CollectedAnswers) -> CollectedAnswers:
     """What the last level says alone, at the cost of all."""
     return CollectedAnswers(answers.logits[-1:], answers.targets, answers.gmacs[-1:])
-
-
-def _top1(right: Tensor) -> float:
-    return 100 * right.double().mean().item()

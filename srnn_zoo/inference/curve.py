@@ -141,7 +141,7 @@ def _levels(answers: CollectedAnswers) -> list[Point]:
     costs = answers.gmacs.tolist()
     stops = torch.eye(len(costs)).tolist()
     return [
-        Point(f"level {index}", "level", cost, _top1(right), tuple(stops[index]))
+        Point(f"level {index}", "level", cost, top1(right), tuple(stops[index]))
         for index, (cost, right) in enumerate(zip(costs, answers.right, strict=True))
     ]
 
@@ -153,17 +153,18 @@ def _base_cnn(answers: CollectedAnswers) -> list[Point]:
         costs = answers.gmacs.diff(prepend=answers.gmacs.new_zeros(1)).tolist()
         names = level_names(answers.sizes, answers.zooms) if answers.sizes else map(str, range(len(costs)))
         points += [
-            Point(f"single scale {name}", "single scale", cost, _top1(classes == answers.targets))
+            Point(f"single scale {name}", "single scale", cost, top1(classes == answers.targets))
             for name, cost, classes in zip(names, costs, answers.single_scales, strict=True)
         ]
     for name, classes in (("logit", answers.logit_ensemble), ("probability", answers.prob_ensemble)):
         if classes is not None:
             cost = answers.gmacs[-1].item()
-            points.append(Point(f"{name} ensemble", "ensemble", cost, _top1(classes == answers.targets)))
+            points.append(Point(f"{name} ensemble", "ensemble", cost, top1(classes == answers.targets)))
     return points
 
 
-def _top1(right: Tensor) -> float:
+def top1(right: Tensor) -> float:
+    """The share that is right, in per cent."""
     return 100 * right.double().mean().item()
 
 

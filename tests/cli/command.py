@@ -56,8 +56,8 @@ def refused(*args):
     return said.reason
 
 
-def python(*arguments, cwd=ROOT):
+def python(*arguments, cwd=ROOT, timeout=180):
     """A new Python with these arguments; what it said, and its exit code."""
     command, environment = [sys.executable, *map(str, arguments)], {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    options = {"env": os.environ | environment, "capture_output": True, "text": True, "timeout": 180}
+    options = {"env": os.environ | environment, "capture_output": True, "text": True, "timeout": timeout}
     return subprocess.run(command, cwd=cwd, check=False, **options)
