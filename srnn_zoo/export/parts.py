@@ -6,6 +6,7 @@ None of them may use anything that `run.py` does not import.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +25,22 @@ Graph = Callable[..., Sequence[Any]]
 
 def open_graph(path: Path, threads: int | None = None) -> Graph:
     """A graph in any format, as a function from arrays to arrays; with as many threads as PyTorch by default."""
-    openers = {".onnx": run.open_graph, ".xml": open_graph_openvino, ".pt2": open_graph_torch}
-    return openers[path.suffix](path, torch.get_num_threads() if threads is None else threads)
+    threads = torch.get_num_threads() if threads is None else threads
+    if path.suffix == ".xml":
+        return open_graph_openvino(path, threads, openvino_core())
+    return {".onnx": run.open_graph, ".pt2": open_graph_torch}[path.suffix](path, threads)
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """The one OpenVINO of this process, which lives as long.
+
+    Each has a stack for signals. Of two that go in the order in which they came, the second puts the freed stack of the
+    first back, and the next signal, such as of a child process that ends, kills the process without a word.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def write_run(path: Path, format: str, preprocessing: Mapping[str, Any], task: str) -> None:
@@ -47,13 +62,13 @@ def _with_part(source: str, part: Callable[..., Any], name: str) -> str:
     return "".join([*lines[: old.lineno - 1], new, *lines[old.end_lineno :]])
 
 
-def open_graph_openvino(path, threads=0):
+def open_graph_openvino(path, threads=0, core=None):
     """A graph as a function from arrays to arrays; with 0 threads the runtime chooses how many."""
     import openvino
 
     options = {"INFERENCE_PRECISION_HINT": "f32"}  # a CPU that knows bfloat16 would compute with three digits
     options |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
-    compiled = openvino.Core().compile_model(path, "CPU", options)
+    compiled = (core or openvino.Core()).compile_model(path, "CPU", options)
     return lambda *arrays: [np.array(array) for array in compiled(arrays).values()]
 
 

@@ -17,6 +17,7 @@ from srnn_zoo.export import check, export, formats, run
 from srnn_zoo.export.graphs import _same_padding
 from srnn_zoo.inference.predict import predict
 from srnn_zoo.transforms.presets import create_transform
+from tests.cli.command import python
 from tests.conftest import SKIMAGE
 from tests.models.harness import POOLED, trained
 
@@ -206,6 +207,28 @@ def test_views_that_follow_from_the_level_before_are_part_of_one_graph(format, t
     done = model.export(tmp_path / "whole", kind="whole", format=format, images=photographs())
     assert done.any_size
     assert max(done.differences.values()) < 1e-4
+
+
+SIGNALS = """
+import faulthandler, signal, subprocess, sys
+from pathlib import Path
+from srnn_zoo.export.parts import open_graph
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+graphs = [open_graph(Path(sys.argv[1])) for _ in range(2)]
+while graphs:
+    del graphs[0]
+subprocess.run([sys.executable, "-c", ""])
+"""
+
+
+@pytest.mark.slow
+def test_graphs_of_openvino_that_go_leave_signals_as_they_were(tmp_path):
+    openvino = pytest.importorskip("openvino")
+    graph = openvino.convert_model(torch.nn.Conv2d(3, 8, 3), example_input=torch.randn(1, 3, 32, 32))
+    openvino.save_model(graph, tmp_path / "graph.xml")
+    done = python("-c", SIGNALS, tmp_path / "graph.xml")
+    assert done.returncode == 0, done
 
 
 def test_run_py_of_a_multi_label_model_gives_each_class_its_own_probability(tmp_path):

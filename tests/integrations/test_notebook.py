@@ -23,7 +23,6 @@ def test_the_notebook_is_kept_without_outputs():
 def test_every_cell_of_the_notebook_runs_and_says_what_the_text_beside_it_does(tmp_path):
     for package in ("nbconvert", "ipykernel"):
         pytest.importorskip(package)
-    # what starts kernels has a process of its own, and no threads of others
     shutil.copy(NOTEBOOK, tmp_path / "in.ipynb")
     execute = "-m nbconvert --to notebook --execute --output out.ipynb --ExecutePreprocessor.timeout=300 in.ipynb"
     done = python(*execute.split(), cwd=tmp_path, timeout=900)

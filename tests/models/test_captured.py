@@ -11,6 +11,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from srnn_zoo import SRNN, Anytime, Pyramid
+from srnn_zoo.export.parts import openvino_core
 from srnn_zoo.transforms.resizing import DECOMPOSITIONS, INTERPOLATIONS
 from tests.models.harness import ANY_SIZE, trained
 
@@ -92,7 +93,7 @@ def test_onnxruntime_and_openvino_agree_at_any_size(interpolation, tmp_path):
     program = exported(model)
     torch.onnx.export(program, dynamo=True).save(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    network = openvino.compile_model(openvino.convert_model(program), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    network = openvino_core().compile_model(openvino.convert_model(program), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for shape in SIZES:
         images = torch.randn(shape[0], 3, *shape[1:])
         (by_onnx,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
@@ -106,7 +107,7 @@ def test_a_vits_own_resize_is_decomposed_for_openvino():
     openvino = pytest.importorskip("openvino")
     model = trained("srnn_test_vit", std=0.05)
     program = exported(model).run_decompositions(DECOMPOSITIONS)
-    network = openvino.compile_model(openvino.convert_model(program), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    network = openvino_core().compile_model(openvino.convert_model(program), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for shape in SIZES:
         images = torch.randn(shape[0], 3, *shape[1:])
         assert torch.allclose(torch.from_numpy(network(images.numpy())[0]), model(images), atol=1e-4)
