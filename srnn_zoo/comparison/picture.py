@@ -35,6 +35,8 @@ def plot_comparison(comparison: Comparison, file: str | os.PathLike[str]) -> Non
     Raises:
         ImportError, ValueError: see `srnn_zoo.evaluation.plot.check_plot_file`.
     """
+    from matplotlib.patheffects import withStroke
+
     figure = new_figure(file, 9.6, 5.4)
     axis = figure.add_subplot()
     style_axes(axis, "mean cost of an image in GMACs", "top-1 accuracy in %")
@@ -55,9 +57,11 @@ def plot_comparison(comparison: Comparison, file: str | os.PathLike[str]) -> Non
         look = _LOOKS.get(way.group) or {"linestyle": styles[_kind(way)], "linewidth": 2.4, "zorder": 4}
         [line] = axis.plot(costs, accuracies, color=colours[way.reads], **look)
         drawn.setdefault(_kind(way), line)
+    halo = [withStroke(linewidth=3, foreground="white")]  # so that no curve strikes a name through
     for place, names in singles.items():
-        axis.plot(*place, "s", color="#777777", markersize=5)
-        axis.annotate(", ".join(names), place, (6, -3), textcoords="offset points", fontsize=7, color=INK)
+        axis.plot(*place, "s", color="#777777", markersize=5, zorder=5)
+        label = axis.annotate(", ".join(names), place, (6, -3), textcoords="offset points", fontsize=7, color=INK)
+        label.set(path_effects=halo, zorder=5)
     for reads, colour in colours.items():
         [drawn[f"reads {reads}"]] = axis.plot([], [], "o", color=colour)
     axis.set_xlim(left=0)

@@ -255,7 +255,7 @@ def _advice(ways: Sequence[Way], way: Way, budget: float, point: Operating) -> s
     others = [other for other in ways if (other.group == "SRNN") != (way.group == "SRNN")]
     best = best_at(others, budget)
     early = " with early exit" if way.stops_early and point.gmacs < way.gmacs * 0.999 else ""
-    says = f"For up to {budget:.3g} GMACs an image use {way.name} ({way.chosen}){early}: {point.accuracy:.1f} % right "
+    says = f"For up to {budget:.3g} GMACs an image use {_called(way)}{early}: {point.accuracy:.1f} % right "
     says += f"at {point.gmacs:.3g}"
     ours = way.group == "SRNN"
     if best is None:
@@ -266,12 +266,16 @@ def _advice(ways: Sequence[Way], way: Way, budget: float, point: Operating) -> s
         return f"{says}; {beside}, may be as good ({gap.p})."
     if gap.mean > 0:
         return f"{says}, {gap.mean:.1f} points more than {beside} ({gap.p})."
-    chosen = f"{way.name} ({way.chosen}){early} was best on the images that choose"
-    better = f"on those that measure {best[0].name} ({best[0].chosen}) is {-gap.mean:.1f} points better ({gap.p})"
+    chosen = f"{_called(way)}{early} was best on the images that choose"
+    better = f"on those that measure {_called(best[0])} is {-gap.mean:.1f} points better ({gap.p})"
     return (
         f"For up to {budget:.3g} GMACs an image {chosen}, but {better}: {best[1].accuracy:.1f} against "
         f"{point.accuracy:.1f} %. Give more images that choose before you decide."
     )
+
+
+def _called(way: Way) -> str:
+    return f"{way.name} ({way.chosen})" if way.chosen else way.name
 
 
 def _texts(line: Line) -> list[str]:
