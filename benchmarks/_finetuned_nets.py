@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from _common import grocery
+from _shown import Shown
 from timm.layers import BatchNormAct2d
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ SMALL, LARGE, CROP, ZOOM = View(160), View(240), View(160, 1.25), View(160, 1.6)
 VIEWS = (SMALL, LARGE, CROP, ZOOM)
 FROZEN = 6  # blocks
 SPLITS = ("train", "val", "test")
+SHOWN = {"test": 1.0, "half": 0.5, "twice": 2.0}  # splits that measure: test images, and how large they are shown
 VERSIONS = 4  # of a training image
 HOW = recipe("finetune", loss="anytime", epochs=10)
 
@@ -64,13 +66,15 @@ class Maps:
 
     Args:
         folder: for the files.
+        splits: of the images.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, splits: Sequence[str] = SPLITS) -> None:
         self._folder = folder
         self._opened: dict[Path, Any] = {}
-        self.targets = {split: targets(split) for split in SPLITS}
-        for split, version in [("val", 0), ("test", 0), *(("train", version) for version in range(VERSIONS))]:
+        self.targets = {split: targets(split) for split in splits}
+        versions = [(split, version) for split in splits for version in range(VERSIONS if split == "train" else 1)]
+        for split, version in versions:
             if not all(self._file(view, split, version).exists() for view in VIEWS):
                 self._compute(split, version)
 
@@ -119,6 +123,8 @@ class _Numbered(Dataset[Tensor]):
 @functools.cache
 def opened(split: str) -> Any:
     """The images of a split, with the classes of the training images."""
+    if (times := SHOWN.get(split, 1.0)) != 1:
+        return Shown(opened("test"), times)
     return open_split(grocery() / split, "", None if split == "train" else opened("train").classes)
 
 
@@ -248,5 +254,15 @@ def answered(model: Any, net: Net, maps: Maps, split: str) -> Tensor:
     return torch.cat(found, dim=1)
 
 
-def answers_file(runs: Path, net: Net, seed: int) -> Path:
-    return runs / f"{net.name}-seed{seed}.safetensors"
+def answered_shown(runs: Path, maps: Maps, net: Net, seed: int) -> None:
+    """Keep what a trained network answers where test images are shown at other sizes."""
+    path = answers_file(runs, net, seed, shown=True)
+    if path.exists():
+        return
+    model = create(net)
+    model.load_state_dict(torch.load(runs / f"{net.name}-seed{seed}.pt", weights_only=True))
+    write_weights({split: answered(model, net, maps, split) for split in maps.targets}, path, {})
+
+
+def answers_file(runs: Path, net: Net, seed: int, shown: bool = False) -> Path:
+    return runs / f"{net.name}-seed{seed}{'-shown' if shown else ''}.safetensors"

@@ -18,8 +18,24 @@ from pathlib import Path
 
 import torch
 from _common import RESULTS, Row, report
-from _finetuned_nets import CROP, LARGE, SMALL, SPLITS, ZOOM, Maps, Net, answers_file, create, opened, targets, trained
+from _finetuned_nets import (
+    CROP,
+    LARGE,
+    SHOWN,
+    SMALL,
+    ZOOM,
+    Maps,
+    Net,
+    answered_shown,
+    answers_file,
+    create,
+    opened,
+    targets,
+    trained,
+)
+from _shown import report_shift
 from torch import Tensor
+from tqdm import tqdm
 
 import srnn_zoo
 from srnn_zoo.comparison.picture import plot_comparison
@@ -75,6 +91,9 @@ def main() -> None:
     parser.add_argument(
         "--sweep", action="store_true", help="train at other rates and lengths instead, each method by itself"
     )
+    parser.add_argument(
+        "--shift", action="store_true", help="measure what is trained on smaller and larger objects, and train nothing"
+    )
     parser.add_argument("--table", action="store_true", help="write the table of what is trained, and train nothing")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -87,6 +106,9 @@ def main() -> None:
     if unknown := sorted({*(args.nets or ())} - {*every}):
         parser.error(f"no network {', '.join(unknown)}; there are {', '.join(every)}")
     chosen = [every[name] for name in args.nets or every]
+    if args.shift:
+        report_shift(shifted(args.runs, args.seeds, chosen), RESULTS / "scale_shift_finetuned.csv")
+        return
     if not args.table:
         maps = Maps(args.runs)
         for seed, net in itertools.product(args.seeds, chosen):
@@ -143,6 +165,16 @@ def ablation(runs: Path, seeds: Sequence[int], nets: Sequence[Net]) -> Iterator[
         }
 
 
+def shifted(runs: Path, seeds: Sequence[int], nets: Sequence[Net]) -> dict[float, dict[str, Way]]:
+    """All ways by name, for each size at which objects are shown."""
+    there = [net for net in nets if all(answers_file(runs, net, seed).exists() for seed in seeds)]
+    maps = Maps(runs, [split for split in SHOWN if split != "test"])
+    for seed, net in tqdm([*itertools.product(seeds, there)], desc="networks", unit="network", disable=None):
+        answered_shown(runs, maps, net, seed)
+    names = [net.name for net in there]
+    return {times: {way.name: way for way in Table(runs, seeds, names, split).ways()} for split, times in SHOWN.items()}
+
+
 def write_table(runs: Path, seeds: Sequence[int], nets: Sequence[str]) -> None:
     """The table, the curves and the sentence of `srnn-zoo compare`, of these networks."""
     found = list(Table(runs, seeds, nets).ways())
@@ -166,11 +198,12 @@ class Table:
         runs: where these answers are.
         seeds: of the networks.
         nets: the names of those that are there; of SRNNs and trained means some may be missing.
+        measured: the split that measures, one of `SHOWN`.
     """
 
-    def __init__(self, runs: Path, seeds: Sequence[int], nets: Sequence[str]) -> None:
-        self._runs, self._seeds, self._nets = runs, seeds, nets
-        self._targets = {split: targets(split) for split in SPLITS[1:]}
+    def __init__(self, runs: Path, seeds: Sequence[int], nets: Sequence[str], measured: str = "test") -> None:
+        self._runs, self._seeds, self._nets, self._measured = runs, seeds, nets, measured
+        self._targets = targets("val"), targets("test")
         model = create(Net("", (SMALL,)))
         self._gmacs = {size: model.level_gmacs((size, size)) for size in (SMALL.size, LARGE.size)}
 
@@ -214,24 +247,25 @@ class Table:
                     yield Way(f"trained mean {title}" if mean else name, group, "", self._of(NETS[name]), reads=title)
 
     def _of(self, net: Net) -> list[Answers]:
-        states = [read_weights(answers_file(self._runs, net, seed))[0] for seed in self._seeds]
-        return [
-            Answers(*(self._collected(state[split], split, net.views) for split in ("val", "test"))) for state in states
-        ]
+        found: list[Answers] = []
+        for seed in self._seeds:
+            of_val = of_measured = read_weights(answers_file(self._runs, net, seed))[0]
+            if self._measured != "test":
+                of_measured = read_weights(answers_file(self._runs, net, seed, shown=True))[0]
+            found.append(self._answers(of_val["val"], of_measured[self._measured], net.views))
+        return found
 
     def _together(self, alone: Sequence[Answers], views: Sequence[View], both: bool) -> Answers:
         """Networks of one view each, as levels: the last that was asked answers, or the mean of all asked so far."""
-        splits: list[CollectedAnswers] = []
-        for split, of_split in zip(("val", "test"), zip(*alone, strict=True), strict=True):
-            logits = torch.cat([answers.logits for answers in of_split])
-            if both:
-                logits = all_answer(logits)
-            splits.append(self._collected(logits, split, views))
-        return Answers(*splits)
+        val, measured = (torch.cat([answers.logits for answers in of_split]) for of_split in zip(*alone, strict=True))
+        return (
+            self._answers(all_answer(val), all_answer(measured), views) if both else self._answers(val, measured, views)
+        )
 
-    def _collected(self, logits: Tensor, split: str, views: Sequence[View]) -> CollectedAnswers:
+    def _answers(self, val: Tensor, measured: Tensor, views: Sequence[View]) -> Answers:
         gmacs = torch.tensor([self._gmacs[view.size] for view in views], dtype=torch.float64).cumsum(0)
-        return CollectedAnswers(logits, self._targets[split], gmacs)
+        known, wanted = self._targets
+        return Answers(CollectedAnswers(val, known, gmacs), CollectedAnswers(measured, wanted, gmacs))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,9 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from _common import RESULTS, Row, grocery, report
-from PIL import Image, ImageOps
+from _shown import TIMES, Shown, report_shift
 from tqdm import tqdm
 
 import srnn_zoo
@@ -57,7 +56,7 @@ def main() -> None:
     srnn_zoo.keep_freed_memory()
     (args.runs / "features").mkdir(parents=True, exist_ok=True)
     if args.shift:
-        report(list(shifted(args)), RESULTS / "scale_shift_grocery.csv")
+        report_shift(shifted(args), RESULTS / "scale_shift_grocery.csv")
     else:
         report(list(regimes(args)), RESULTS / "regimes_grocery.csv")
 
@@ -121,69 +120,22 @@ def compared(found: Sequence[Way], kind: str, first: int, second: str) -> Iterat
         }
 
 
-class Shown:
-    """A split whose images are shown at another size, the canvas as before: smaller ones are mirrored at the edges.
-
-    Args:
-        split: of images.
-        times: how many times as large; half or twice.
-    """
-
-    def __init__(self, split: Any, times: float) -> None:
-        self._split, self._times, self.transform, self.samples = split, times, None, split.samples
-
-    def __len__(self) -> int:
-        return len(self._split)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        self._split.transform = self._changed
-        return self._split[index]
-
-    def _changed(self, image: Image.Image) -> Any:
-        width, height = image.size
-        if self._times > 1:
-            left, top = (round(side * (1 - 1 / self._times) / 2) for side in (width, height))
-            image = image.crop((left, top, width - left, height - top))
-        else:
-            image = mirrored(image, round(width * (1 / self._times - 1) / 2), round(height * (1 / self._times - 1) / 2))
-        assert self.transform is not None
-        return self.transform(image)
-
-
-def mirrored(image: Image.Image, x: int, y: int) -> Image.Image:
-    """The image on a larger canvas, whose margins are its mirror images."""
-    width, height = image.size
-    canvas = Image.new("RGB", (width + 2 * x, height + 2 * y))
-    for column, across in enumerate((ImageOps.mirror, None, ImageOps.mirror)):
-        for row, down in enumerate((ImageOps.flip, None, ImageOps.flip)):
-            tile = across(image) if across else image
-            canvas.paste(down(tile) if down else tile, (x + (column - 1) * width, y + (row - 1) * height))
-    return canvas
-
-
-def shifted(args: argparse.Namespace) -> Iterator[Row]:
-    """A row for each way, with what it does at each size at which test images are shown."""
+def shifted(args: argparse.Namespace) -> dict[float, dict[str, Way]]:
+    """All ways by name, for each size at which objects are shown."""
     measured: dict[float, dict[str, Way]] = {}
-    for times in tqdm((1.0, 0.5, 2.0), desc="sizes of objects"):
+    for times in tqdm(TIMES, desc="sizes of objects"):
         fits = opened(args, times)
         found = ways(fits, (224, 336), (1.6,), "single scale", "tight crop", *KINDS)
         found += ways(fits, (112, 224, 336), (), *KINDS)
         measured[times] = {way.name: way for way in found}
-    for name, way in measured[1.0].items():
-        row: Row = {"way": name, "chosen": way.chosen, "gmacs": round(way.gmacs, 3)}
-        for times, found in measured.items():
-            here, beside = found[name].whole(), found["single scale 336"].whole()
-            gap = difference(here, beside)
-            row[f"shown_at_{times:g}"] = round(here.accuracy, 2)
-            row[f"over_336_at_{times:g}"] = f"{gap.mean:+.2f} ({gap.low:+.2f} to {gap.high:+.2f})"
-        yield row
+    return measured
 
 
 def draw(file: Path) -> None:
     """A heat map of SRNN less best rival: pairs of sizes, and zooms; bold where p < 0.05."""
     with (RESULTS / "regimes_grocery.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
-    figure = new_figure(file, 11, 8)
+    figure = new_figure(file, 8.4, 7)
     axes = figure.subplots(2, 2, squeeze=False)
     for (kind, levels), axis in zip(
         itertools.product(("sizes", "zoom"), ("all", "early exit")), axes.flat, strict=True

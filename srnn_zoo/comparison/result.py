@@ -145,12 +145,7 @@ class Comparison:
     def curves(self) -> Iterator[tuple[Way, list[Operating]]]:
         """Every way with its points from the cheapest on; of early exit, at twenty budgets."""
         for way in self.ways:
-            if not way.stops_early:
-                yield way, [way.whole()]
-                continue
-            first = way.answers[0].val.gmacs[0].item()
-            budgets = [first + (way.gmacs - first) * step / 19 for step in range(20)]
-            yield way, [point for point in map(way.at, budgets) if point is not None]
+            yield way, [point for point in map(way.at, way.budgets) if point is not None]
 
     def pairs(self) -> Iterator[Pair]:
         """Every SRNN beside every rival at the same budgets: nothing is chosen among them."""

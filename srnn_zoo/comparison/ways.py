@@ -75,6 +75,12 @@ class Way:
         """Whether it answers before its end as well."""
         return len(self.answers[0].val.gmacs) > 1
 
+    @property
+    def budgets(self) -> list[float]:
+        """What its curve is drawn at: twenty, from its first answer to all of it; one where it does not stop early."""
+        first = self.answers[0].val.gmacs[0].item()
+        return [first + (self.gmacs - first) * step / 19 for step in range(20)] if self.stops_early else [self.gmacs]
+
     def whole(self) -> Operating:
         """All of it, for every image, without early exit."""
         return _mean([(top1(val.right[-1]), self.gmacs, test.right[-1]) for val, test in self.answers])
