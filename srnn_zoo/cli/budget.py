@@ -213,13 +213,18 @@ def _load(
 def _load_beside(names: list[str], network: SRNN, device: str | None, processes: Processes) -> dict[str, SRNN]:
     """Other models by their names, which must have the same classes in the same order."""
     from srnn_zoo.datasets.classes import label_names
+    from srnn_zoo.models.tasks import check_classifies
 
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         app.fail(f"--beside: {repeated[0]} is named twice")
     others = {name: loading.load_in_all(processes, name, None, loading.LevelOptions(), device) for name in names}
     for name, each in others.items():
-        if label_names(each) != label_names(network):
-            app.fail(f"--beside: {name} has other classes than the model, or another order of them")
+        with app.about(f"--beside {name}"):
+            check_classifies(each, "pareto")
+        theirs, ours = label_names(each), label_names(network)
+        if theirs != ours:
+            which = "the model's classes in another order" if {*theirs} == {*ours} else "other classes than the model"
+            app.fail(f"--beside: {name} has {which}")
     return others
 
 

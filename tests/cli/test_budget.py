@@ -201,6 +201,14 @@ def test_pareto_shows_other_models_alone_together_and_in_turn(saved, place, imag
     srnn_zoo.create_model("srnn_test_resnet", num_classes=3).save_pretrained(tmp_path / "other")
     assert "other classes than the model" in refused("pareto", images, "-m", saved, "--beside", tmp_path / "other")
     assert f"{one} is named twice" in refused("pareto", images, "-m", saved, "--beside", one, "--beside", one)
+    turned = SRNN.from_pretrained(one)
+    turned.save_pretrained(tmp_path / "turned", label_names=NAMES[::-1])
+    reason = refused("pareto", images, "-m", saved, "--beside", tmp_path / "turned")
+    assert reason.endswith("turned has the model's classes in another order")
+    turned.metadata["task"] = "multi_label"
+    turned.save_pretrained(tmp_path / "several")
+    reason = refused("pareto", images, "-m", saved, "--beside", tmp_path / "several")
+    assert reason.endswith("several: pareto is about one class an image, and this model is for multi_label")
 
 
 @pytest.mark.data
