@@ -125,7 +125,7 @@ def shifted(args: argparse.Namespace) -> dict[float, dict[str, Way]]:
     measured: dict[float, dict[str, Way]] = {}
     for times in tqdm(TIMES, desc="sizes of objects"):
         fits = opened(args, times)
-        found = ways(fits, (224, 336), (1.6,), "single scale", "tight crop", *KINDS)
+        found = ways(fits, (224, 336), (1.6,), "single scale", "tight crop", "FixRes 336", "GeM 336", *KINDS)
         found += ways(fits, (112, 224, 336), (), *KINDS)
         measured[times] = {way.name: way for way in found}
     return measured

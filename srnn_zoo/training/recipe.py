@@ -311,14 +311,14 @@ _FINETUNE = Recipe(
 
 _PROBE = Recipe(
     optimizer="adamw",
-    lr=5e-3,
+    lr=1e-2,
     lr_cell=0.02,
     weight_decay=0.05,
     decay_1d=True,
     recurrence=0.25,
     identity_decay=0.05,
     schedule="cosine",
-    epochs=20,
+    epochs=40,
     batch_size=256,
     loss="anytime",
     freeze_backbone=True,
