@@ -32,7 +32,7 @@ SMALL, LARGE, CROP, ZOOM = View(160), View(240), View(160, 1.25), View(160, 1.6)
 VIEWS = (SMALL, LARGE, CROP, ZOOM)
 FROZEN = 6  # blocks
 SPLITS = ("train", "val", "test")
-SHOWN = {"test": 1.0, "half": 0.5, "twice": 2.0}  # splits that measure: test images, and how large they are shown
+SHOWN = {"half": 0.5, "plain half": 0.5, "twice": 2.0}  # splits of test images, and how large they are shown
 VERSIONS = 4  # of a training image
 HOW = recipe("finetune", loss="anytime", epochs=10)
 
@@ -123,8 +123,8 @@ class _Numbered(Dataset[Tensor]):
 @functools.cache
 def opened(split: str) -> Any:
     """The images of a split, with the classes of the training images."""
-    if (times := SHOWN.get(split, 1.0)) != 1:
-        return Shown(opened("test"), times)
+    if split in SHOWN:
+        return Shown(opened("test"), SHOWN[split], plain=split.startswith("plain"))
     return open_split(grocery() / split, "", None if split == "train" else opened("train").classes)
 
 
@@ -256,13 +256,15 @@ def answered(model: Any, net: Net, maps: Maps, split: str) -> Tensor:
 
 def answered_shown(runs: Path, maps: Maps, net: Net, seed: int) -> None:
     """Keep what a trained network answers where test images are shown at other sizes."""
-    path = answers_file(runs, net, seed, shown=True)
-    if path.exists():
+    missing = [split for split in maps.targets if not answers_file(runs, net, seed, split).exists()]
+    if not missing:
         return
     model = create(net)
     model.load_state_dict(torch.load(runs / f"{net.name}-seed{seed}.pt", weights_only=True))
-    write_weights({split: answered(model, net, maps, split) for split in maps.targets}, path, {})
+    for split in missing:
+        write_weights({split: answered(model, net, maps, split)}, answers_file(runs, net, seed, split), {})
 
 
-def answers_file(runs: Path, net: Net, seed: int, shown: bool = False) -> Path:
-    return runs / f"{net.name}-seed{seed}{'-shown' if shown else ''}.safetensors"
+def answers_file(runs: Path, net: Net, seed: int, shown: str = "") -> Path:
+    """The answers on the splits of training, or on one of `SHOWN`."""
+    return runs / f"{net.name}-seed{seed}{f'-{shown}' if shown else ''}.safetensors"

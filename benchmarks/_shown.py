@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from _common import Row, report
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageStat
 
 from srnn_zoo.comparison.result import difference
 from srnn_zoo.comparison.ways import Operating, Way
@@ -18,15 +18,17 @@ TIMES = (1.0, 0.5, 2.0)
 
 
 class Shown:
-    """A split whose images are shown at another size, the canvas as before: smaller ones are mirrored at the edges.
+    """A split whose images are shown at another size, the canvas as before.
 
     Args:
         split: of images.
         times: how many times as large; half or twice.
+        plain: whether the margin around smaller ones has their mean colour; else they are mirrored at their edges.
     """
 
-    def __init__(self, split: Any, times: float) -> None:
-        self._split, self._times, self.transform, self.samples = split, times, None, split.samples
+    def __init__(self, split: Any, times: float, plain: bool = False) -> None:
+        self._split, self._times, self._plain = split, times, plain
+        self.transform, self.samples = None, split.samples
 
     def __len__(self) -> int:
         return len(self._split)
@@ -41,9 +43,14 @@ class Shown:
             left, top = (round(side * (1 - 1 / self._times) / 2) for side in (width, height))
             image = image.crop((left, top, width - left, height - top))
         else:
-            image = mirrored(image, round(width * (1 / self._times - 1) / 2), round(height * (1 / self._times - 1) / 2))
+            x, y = (round(side * (1 / self._times - 1) / 2) for side in (width, height))
+            image = ImageOps.expand(image, (x, y), mean_colour(image)) if self._plain else mirrored(image, x, y)
         assert self.transform is not None
         return self.transform(image)
+
+
+def mean_colour(image: Image.Image) -> tuple[int, ...]:
+    return tuple(round(value) for value in ImageStat.Stat(image).mean)
 
 
 def mirrored(image: Image.Image, x: int, y: int) -> Image.Image:

@@ -107,7 +107,8 @@ def main() -> None:
         parser.error(f"no network {', '.join(unknown)}; there are {', '.join(every)}")
     chosen = [every[name] for name in args.nets or every]
     if args.shift:
-        report_shift(shifted(args.runs, args.seeds, chosen), RESULTS / "scale_shift_finetuned.csv")
+        for half, file in (("half", "scale_shift_finetuned.csv"), ("plain half", "scale_shift_finetuned_plain.csv")):
+            report_shift(shifted(args.runs, args.seeds, chosen, half), RESULTS / file)
         return
     if not args.table:
         maps = Maps(args.runs)
@@ -165,14 +166,17 @@ def ablation(runs: Path, seeds: Sequence[int], nets: Sequence[Net]) -> Iterator[
         }
 
 
-def shifted(runs: Path, seeds: Sequence[int], nets: Sequence[Net]) -> dict[float, dict[str, Way]]:
+def shifted(runs: Path, seeds: Sequence[int], nets: Sequence[Net], half: str) -> dict[float, dict[str, Way]]:
     """All ways by name, for each size at which objects are shown."""
     there = [net for net in nets if all(answers_file(runs, net, seed).exists() for seed in seeds)]
-    maps = Maps(runs, [split for split in SHOWN if split != "test"])
+    maps = Maps(runs, [half, "twice"])
     for seed, net in tqdm([*itertools.product(seeds, there)], desc="networks", unit="network", disable=None):
         answered_shown(runs, maps, net, seed)
     names = [net.name for net in there]
-    return {times: {way.name: way for way in Table(runs, seeds, names, split).ways()} for split, times in SHOWN.items()}
+    return {
+        SHOWN.get(split, 1.0): {way.name: way for way in Table(runs, seeds, names, split).ways()}
+        for split in ("test", half, "twice")
+    }
 
 
 def write_table(runs: Path, seeds: Sequence[int], nets: Sequence[str]) -> None:
@@ -198,7 +202,7 @@ class Table:
         runs: where these answers are.
         seeds: of the networks.
         nets: the names of those that are there; of SRNNs and trained means some may be missing.
-        measured: the split that measures, one of `SHOWN`.
+        measured: the split that measures, `test` or one of `SHOWN`.
     """
 
     def __init__(self, runs: Path, seeds: Sequence[int], nets: Sequence[str], measured: str = "test") -> None:
@@ -251,7 +255,7 @@ class Table:
         for seed in self._seeds:
             of_val = of_measured = read_weights(answers_file(self._runs, net, seed))[0]
             if self._measured != "test":
-                of_measured = read_weights(answers_file(self._runs, net, seed, shown=True))[0]
+                of_measured = read_weights(answers_file(self._runs, net, seed, self._measured))[0]
             found.append(self._answers(of_val["val"], of_measured[self._measured], net.views))
         return found
 
