@@ -69,7 +69,7 @@ def draw(axis: Any, ways: dict[tuple[str, str], list[dict[str, float]]], title: 
         offset, side = ((-6, -3), "right") if left else ((6, -3), "left")
         axis.annotate(", ".join(names), place, offset, textcoords="offset points", fontsize=7, ha=side)
     axis.set_xlim(left=0)
-    axis.legend(loc="lower right" if "mean" not in title else "lower left", fontsize=6.5, frameon=False)
+    axis.legend(loc="lower left" if "mean" in title else "lower right", fontsize=6.5, frameon=False)
 
 
 def singles(ways: dict[tuple[str, str], list[dict[str, float]]]) -> dict[tuple[float, float], list[str]]:

@@ -107,8 +107,9 @@ def main() -> None:
         parser.error(f"no network {', '.join(unknown)}; there are {', '.join(every)}")
     chosen = [every[name] for name in args.nets or every]
     if args.shift:
+        found = shifted(args.runs, args.seeds, chosen)
         for half, file in (("half", "scale_shift_finetuned.csv"), ("plain half", "scale_shift_finetuned_plain.csv")):
-            report_shift(shifted(args.runs, args.seeds, chosen, half), RESULTS / file)
+            report_shift({1.0: found["test"], 0.5: found[half], 2.0: found["twice"]}, RESULTS / file)
         return
     if not args.table:
         maps = Maps(args.runs)
@@ -166,17 +167,14 @@ def ablation(runs: Path, seeds: Sequence[int], nets: Sequence[Net]) -> Iterator[
         }
 
 
-def shifted(runs: Path, seeds: Sequence[int], nets: Sequence[Net], half: str) -> dict[float, dict[str, Way]]:
-    """All ways by name, for each size at which objects are shown."""
+def shifted(runs: Path, seeds: Sequence[int], nets: Sequence[Net]) -> dict[str, dict[str, Way]]:
+    """All ways by name, for the test images as they are and for each split that shows them at another size."""
     there = [net for net in nets if all(answers_file(runs, net, seed).exists() for seed in seeds)]
-    maps = Maps(runs, [half, "twice"])
+    maps = Maps(runs, list(SHOWN))
     for seed, net in tqdm([*itertools.product(seeds, there)], desc="networks", unit="network", disable=None):
         answered_shown(runs, maps, net, seed)
     names = [net.name for net in there]
-    return {
-        SHOWN.get(split, 1.0): {way.name: way for way in Table(runs, seeds, names, split).ways()}
-        for split in ("test", half, "twice")
-    }
+    return {split: {way.name: way for way in Table(runs, seeds, names, split).ways()} for split in ("test", *SHOWN)}
 
 
 def write_table(runs: Path, seeds: Sequence[int], nets: Sequence[str]) -> None:
@@ -262,9 +260,9 @@ class Table:
     def _together(self, alone: Sequence[Answers], views: Sequence[View], both: bool) -> Answers:
         """Networks of one view each, as levels: the last that was asked answers, or the mean of all asked so far."""
         val, measured = (torch.cat([answers.logits for answers in of_split]) for of_split in zip(*alone, strict=True))
-        return (
-            self._answers(all_answer(val), all_answer(measured), views) if both else self._answers(val, measured, views)
-        )
+        if both:
+            val, measured = all_answer(val), all_answer(measured)
+        return self._answers(val, measured, views)
 
     def _answers(self, val: Tensor, measured: Tensor, views: Sequence[View]) -> Answers:
         gmacs = torch.tensor([self._gmacs[view.size] for view in views], dtype=torch.float64).cumsum(0)
